@@ -1,0 +1,62 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Noise2Void for MONAI: denoise images and volumes with a network trained on the noisy images alone.
+
+Importing the package loads neither torch nor MONAI; its names are looked up when they are first used.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from monai_n2v.bundles import find_bundle, find_config
+    from monai_n2v.data import PatchLoader
+    from monai_n2v.denoising import denoise
+    from monai_n2v.inference import AlignedTileInferer
+    from monai_n2v.losses import N2VLoss
+    from monai_n2v.networks import N2VUNet
+    from monai_n2v.transforms import RandN2VMask, RandN2VMaskd
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "AlignedTileInferer",
+    "N2VLoss",
+    "N2VUNet",
+    "PatchLoader",
+    "RandN2VMask",
+    "RandN2VMaskd",
+    "__version__",
+    "denoise",
+    "find_bundle",
+    "find_config",
+]
+
+_HOMES = {
+    "AlignedTileInferer": "inference",
+    "N2VLoss": "losses",
+    "N2VUNet": "networks",
+    "PatchLoader": "data",
+    "RandN2VMask": "transforms",
+    "RandN2VMaskd": "transforms",
+    "denoise": "denoising",
+    "find_bundle": "bundles",
+    "find_config": "bundles",
+}
+_MODULES = frozenset(
+    {"bundles", "cli", "data", "denoising", "engines", "inference", "losses", "masking", "networks", "report", "saving"}
+    | {"transforms", "volumes"}
+)
+
+
+def __getattr__(name: str) -> Any:  # noqa: ANN401 - whatever the name stands for
+    if name in _HOMES:
+        return getattr(importlib.import_module(f"monai_n2v.{_HOMES[name]}"), name)
+    if name in _MODULES:
+        return importlib.import_module(f"monai_n2v.{name}")
+    raise AttributeError(f"module 'monai_n2v' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__, *_MODULES})

@@ -1,0 +1,181 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The bundles as programs: finding them, and running them on images in memory through MONAI's ConfigWorkflow."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import warnings
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from monai.bundle import ConfigWorkflow
+from monai.data import MetaTensor
+
+__all__ = ["bundle_name", "find_bundle", "find_config", "load_image_stack", "predict", "require_checkpoint", "train"]
+
+
+def _resource(kind: str, name: str) -> Path:
+    package = Path(__file__).resolve().parent
+    # In the wheel the folders lie inside the package, in a checkout beside it.
+    for root in (package / "share", package.parent):
+        if (root / kind / name).exists():
+            return root / kind / name
+    raise FileNotFoundError(f"{kind} must hold {name}, got none beside {package}. Reinstall monai-n2v.")
+
+
+def find_bundle(name: str) -> Path:
+    """Find a bundle of this package, from the wheel and from a checkout alike.
+
+    Args:
+        name: ``"n2v_denoise_2d"`` or ``"n2v_denoise_3d"``.
+
+    Returns:
+        its folder.
+
+    Raises:
+        FileNotFoundError: for another name.
+    """
+    return _resource("bundles", name)
+
+
+def find_config(name: str) -> Path:
+    """Find a config overlay of this package, from the wheel and from a checkout alike.
+
+    Args:
+        name: file name in ``configs/``, for example ``"anneal.json"``.
+
+    Returns:
+        its path.
+
+    Raises:
+        FileNotFoundError: for another name.
+    """
+    return _resource("configs", name)
+
+
+def bundle_name(spatial_dims: int) -> str:
+    """Name of the bundle for images (2) or volumes (3)."""
+    return f"n2v_denoise_{spatial_dims}d"
+
+
+def require_checkpoint(path: str | Path) -> str:
+    """Return the path of a trained network's weights, or say that there are none.
+
+    Args:
+        path: of the weights.
+
+    Returns:
+        the same path.
+
+    Raises:
+        FileNotFoundError: where the file is missing. Noise2Void has no general weights: it learns from your images.
+    """
+    if not Path(path).is_file():
+        raise FileNotFoundError(
+            f"ckpt_path must be the weights of a trained network, got {path}, which does not exist. "
+            "Noise2Void learns from your own images: run train.json first, or pass --ckpt_path FILE."
+        )
+    return str(path)
+
+
+def as_image(data: np.ndarray, spacing: Sequence[float]) -> MetaTensor:
+    """Wrap channel-first voxels with their spacing, as the bundles' loaders would."""
+    sides = [*spacing, 1.0, 1.0, 1.0][:3]
+    return MetaTensor(torch.from_numpy(data), affine=torch.diag(torch.tensor([*sides, 1.0], dtype=torch.float64)))
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep the global random states of the caller, and MONAI's notices about trusted configs away from users."""
+    python_state, torch_state = np.random.get_state(), torch.random.get_rng_state()
+    deterministic, benchmark = torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", module="monai")
+            warnings.filterwarnings("ignore", message=".*bundle.*", category=UserWarning)
+            yield
+    finally:
+        np.random.set_state(python_state)
+        torch.random.set_rng_state(torch_state)
+        torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = deterministic, benchmark
+
+
+def _run(workflow: ConfigWorkflow) -> ConfigWorkflow:
+    logging.getLogger("ignite").setLevel(logging.WARNING)
+    workflow.initialize()
+    workflow.run()
+    workflow.finalize()
+    return workflow
+
+
+def train(
+    bundle: Path, images: Sequence[MetaTensor], output_dir: Path, overlays: Sequence[str] = (), **overrides: Any
+) -> dict[str, Any]:
+    """Train a bundle's network on images in memory.
+
+    Args:
+        bundle: folder of the bundle.
+        images: ``(C, *spatial)`` each, noisy.
+        output_dir: where the bundle writes ``models/model.pt``.
+        overlays: names in ``configs/``, laid over the bundle's ``train.json`` in order.
+        overrides: config entries by id.
+
+    Returns:
+        the record of the run: ``epochs``, ``epoch_length``, ``steps``, ``loss``.
+    """
+    configs = [str(bundle / "configs" / "train.json"), *(str(find_config(name)) for name in overlays)]
+    data = [{"image": image} for image in images]
+    with _quiet():
+        workflow = ConfigWorkflow(
+            config_file=configs,
+            meta_file=str(bundle / "configs" / "metadata.json"),
+            logging_file=False,
+            workflow_type="train",
+            **{"bundle_root": str(bundle), "output_dir": str(output_dir), "train#dataset#data": data},
+            **overrides,
+        )
+        trainer = _run(workflow).parser.get_parsed_content("train#trainer")
+    state = trainer.state
+    return {
+        "epochs": state.max_epochs,
+        "epoch_length": state.epoch_length,
+        "steps": state.iteration,
+        "loss": float(state.output["loss"]),
+    }
+
+
+def predict(
+    bundle: Path, image: MetaTensor, ckpt_path: Path, overlays: Sequence[str] = (), **overrides: Any
+) -> np.ndarray:
+    """Denoise an image in memory by a bundle's inference.
+
+    Args:
+        bundle: folder of the bundle.
+        image: ``(C, *spatial)``, noisy.
+        ckpt_path: weights of the trained network.
+        overlays: names in ``configs/``, laid over the bundle's ``inference.json`` in order.
+        overrides: config entries by id.
+
+    Returns:
+        float32, of the shape and in the units of ``image``.
+
+    Raises:
+        FileNotFoundError: where the weights are missing.
+    """
+    configs = [str(bundle / "configs" / "inference.json"), *(str(find_config(name)) for name in overlays)]
+    with _quiet():
+        workflow = ConfigWorkflow(
+            config_file=configs,
+            meta_file=str(bundle / "configs" / "metadata.json"),
+            logging_file=False,
+            workflow_type="inference",
+            **{"bundle_root": str(bundle), "ckpt_path": str(ckpt_path), "dataset#data": [{"image": image}]},
+            **overrides,
+        )
+        evaluator = _run(workflow).parser.get_parsed_content("evaluator")
+    pred: torch.Tensor = evaluator.state.output[0]["pred"]
+    return pred.cpu().numpy()

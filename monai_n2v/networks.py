@@ -1,0 +1,113 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The paper's U-Net, built from the blocks of MONAI's BasicUNet."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn as nn
+import torch.nn.functional as F
+from monai.networks.blocks import Convolution
+from monai.networks.nets.basic_unet import Down, TwoConv, UpCat
+
+__all__ = ["N2VUNet"]
+
+
+class N2VUNet(nn.Module):
+    """The U-Net of the Noise2Void paper ([1]_, Sec. 4): shallow, batch norm before each activation, linear last layer.
+
+    Two convolutions per level, max pooling, features doubling with depth, upsampling by nearest neighbor after a
+    halving 1x1 convolution, concatenation with the skip. Its receptive field is small (22 voxels to each side for
+    depth 2 and kernel 3), so tiles with that halo give exactly the whole image's result.
+
+    Args:
+        spatial_dims: 2 or 3.
+        in_channels: channels of the noisy image.
+        out_channels: channels of the prediction.
+        features: feature maps of the first level; 96 for BSD68 in the paper, 32 elsewhere.
+        depth: number of poolings; 2 in the paper.
+        kernel_size: odd side of the convolutions; 3, or 5 for the simulated data of the paper.
+        act: activation, as MONAI names it.
+        norm: feature normalization, as MONAI names it. Instance norm erases absolute intensity: avoid it.
+
+    Raises:
+        ValueError: for a depth below 1, an even kernel, or other ``spatial_dims`` than 2 and 3.
+
+    References:
+        .. [1] Krull et al., "Noise2Void - Learning Denoising from Single Noisy Images", CVPR 2019.
+    """
+
+    def __init__(
+        self,
+        spatial_dims: int,
+        in_channels: int = 1,
+        out_channels: int = 1,
+        features: int = 32,
+        depth: int = 2,
+        kernel_size: int = 3,
+        act: str | tuple = "relu",
+        norm: str | tuple = "batch",
+    ) -> None:
+        super().__init__()
+        if spatial_dims not in (2, 3):
+            raise ValueError(f"spatial_dims must be 2 or 3, got {spatial_dims}. Use 2 for images, 3 for volumes.")
+        if depth < 1:
+            raise ValueError(f"depth must be at least 1, got {depth}. The paper uses 2.")
+        if kernel_size < 3 or kernel_size % 2 == 0:
+            raise ValueError(f"kernel_size must be odd and at least 3, got {kernel_size}. The paper uses 3 and 5.")
+        self.spatial_dims = spatial_dims
+        self.divisor = 2**depth
+        # Each level sees 2 kernels going down and 2 going up; nearest upsampling and pooling stay inside a cell.
+        self.halo = (kernel_size // 2) * 2 * (2 ** (depth + 1) + 2**depth - 2) + self.divisor
+
+        widths = [features * 2**level for level in range(depth + 1)]
+        block = {"act": act, "norm": norm, "bias": norm is None}
+        self.first = TwoConv(spatial_dims, in_channels, widths[0], **block)
+        self.down = nn.ModuleList(Down(spatial_dims, a, b, **block) for a, b in zip(widths, widths[1:]))
+        nearest = {"upsample": "nontrainable", "interp_mode": "nearest", "align_corners": None, "is_pad": False}
+        self.up = nn.ModuleList(
+            UpCat(spatial_dims, b, a, a, **block, **nearest) for a, b in reversed(list(zip(widths, widths[1:])))
+        )
+        self.last = Convolution(spatial_dims, widths[0], out_channels, kernel_size=1, conv_only=True)
+        if kernel_size != 3:
+            _widen_kernels(self, kernel_size)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Predict the signal.
+
+        Args:
+            x: noisy images ``(B, in_channels, *spatial)`` of any spatial size; replicated at the far borders up to a
+                multiple of ``2 ** depth`` and cropped back.
+
+        Returns:
+            ``(B, out_channels, *spatial)``.
+        """
+        size = x.shape[2:]
+        pad: list[int] = []
+        for axis in range(self.spatial_dims):
+            pad = [0, -size[axis] % self.divisor] + pad
+        skips = [self.first(F.pad(x, pad, mode="replicate") if sum(pad) > 0 else x)]
+        for down in self.down:
+            skips.append(down(skips[-1]))
+        y = skips[-1]
+        for level, up in enumerate(self.up):
+            y = up(y, skips[len(skips) - 2 - level])
+        y = self.last(y)
+        for axis in range(self.spatial_dims):
+            y = y.narrow(2 + axis, 0, size[axis])
+        return y
+
+
+def _widen_kernels(network: nn.Module, kernel_size: int) -> None:
+    """Replace 3-wide convolutions; BasicUNet's blocks know no other width."""
+    for name, module in network.named_children():
+        if isinstance(module, (nn.Conv2d, nn.Conv3d)) and module.kernel_size[0] == 3:
+            wide = type(module)(
+                module.in_channels,
+                module.out_channels,
+                kernel_size,
+                padding=kernel_size // 2,
+                bias=module.bias is not None,
+            )
+            setattr(network, name, wide)
+        else:
+            _widen_kernels(module, kernel_size)

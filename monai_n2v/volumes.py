@@ -1,0 +1,161 @@
+# SPDX-License-Identifier: Apache-2.0
+"""NIfTI in and out with the whole header: MONAI's writer keeps the affine only, so nibabel is used directly."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    import nibabel
+
+__all__ = ["NIFTI_SUFFIXES", "Volume", "read_nifti", "save_nifti", "stem_of", "to_nifti", "to_volume"]
+
+NIFTI_SUFFIXES = (".nii", ".nii.gz")
+
+
+@dataclass(frozen=True)
+class Volume:
+    """An image as the network sees it, and the NIfTI image it came from.
+
+    Attributes:
+        data: float32 ``(n_volumes, *spatial)`` in stored orientation; axes of a single voxel are left out.
+        spacing: voxel sides in mm, one per axis of ``data`` after the first.
+        source: the image with its header.
+    """
+
+    data: np.ndarray
+    spacing: tuple[float, ...]
+    source: nibabel.Nifti1Image
+
+
+def stem_of(path: Path) -> str:
+    """File name without its NIfTI suffix."""
+    name = path.name
+    for suffix in sorted(NIFTI_SUFFIXES, key=len, reverse=True):
+        if name.lower().endswith(suffix):
+            return name[: -len(suffix)]
+    return path.stem
+
+
+def read_nifti(path: str | Path) -> Volume:
+    """Read a NIfTI file.
+
+    Args:
+        path: ``.nii`` or ``.nii.gz``, 2D, 3D, or 4D with further volumes along the last axis.
+
+    Returns:
+        the volume, intensities scaled by the header's slope and intercept.
+
+    Raises:
+        FileNotFoundError: where there is no such file.
+        ValueError: where it cannot be read or is not an image of real numbers.
+    """
+    import nibabel
+
+    path = Path(path)
+    if not path.exists():
+        raise FileNotFoundError(f"IN must be an existing file, got {path}. Check the path.")
+    if not path.name.lower().endswith(NIFTI_SUFFIXES):
+        raise ValueError(f"IN must be a NIfTI file ({', '.join(NIFTI_SUFFIXES)}), got {path}. Convert it first.")
+    try:
+        image = nibabel.load(path)
+        if not isinstance(image, nibabel.Nifti1Image):  # NIfTI-2 is a subclass
+            raise nibabel.filebasedimages.ImageFileError("not a single-file NIfTI image")
+        stored = image.get_data_dtype()
+        if stored.fields is None and stored.kind != "c":
+            np.asarray(image.dataobj)  # a truncated file fails here, in the reader
+    except Exception as error:  # noqa: BLE001 - nibabel, gzip and zlib raise a dozen kinds for a damaged file
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ValueError(f"IN must be a readable NIfTI file, got {path} ({reason}). Check that it is complete.") from error
+    return to_volume(image, str(path))
+
+
+def to_volume(image: nibabel.Nifti1Image, name: str = "") -> Volume:
+    """Take the voxels of a NIfTI image, further axes than three merged into volumes.
+
+    Args:
+        image: the image.
+        name: for messages.
+
+    Returns:
+        the volume.
+
+    Raises:
+        ValueError: for complex or RGB voxels, or fewer than two spatial axes.
+    """
+    where = f" for {name}" if name else ""
+    stored = image.get_data_dtype()
+    if stored.fields is not None or stored.kind == "c":
+        kind = "RGB" if stored.fields is not None else "complex"
+        raise ValueError(f"IN must hold one real number per voxel, got {kind} voxels{where}. Convert it first.")
+    data = np.asarray(image.dataobj, dtype=np.float32)
+    spatial = [n for n in data.shape[:3] if n > 1]
+    if len(spatial) < 2:
+        raise ValueError(f"IN must have 2 or 3 spatial axes, got shape {data.shape}{where}. Use an image or a volume.")
+    zooms = [float(zoom) for n, zoom in zip(data.shape[:3], image.header.get_zooms()[:3]) if n > 1]
+    volumes = np.moveaxis(data.reshape(*spatial, -1), -1, 0)
+    return Volume(np.ascontiguousarray(volumes), tuple(zooms), image)
+
+
+def to_nifti(data: np.ndarray, source: nibabel.Nifti1Image, dtype: str = "float32") -> nibabel.Nifti1Image:
+    """Put denoised voxels into a copy of the source image: same affine, codes, units, TR, description, extensions.
+
+    Args:
+        data: ``(n_volumes, *spatial)`` as in `Volume`, in the intensity units of the source.
+        source: the image whose header is kept.
+        dtype: ``"float32"``, or ``"input"`` for the source's stored type, slope and intercept: rounded to the nearest
+            stored value and clipped to the type's range.
+
+    Returns:
+        a new image of the source's shape and kind.
+    """
+    values = np.moveaxis(data, 0, -1).reshape(source.shape)
+    header = source.header.copy()
+    stored = source.get_data_dtype()
+    if dtype == "input" and stored.kind in "iu":
+        slope, intercept = (float(v) for v in (source.dataobj.slope, source.dataobj.inter)) if _is_proxy(source) else (1.0, 0.0)
+        info = np.iinfo(stored)
+        steps = np.clip(np.rint((values.astype(np.float64) - intercept) / slope), info.min, info.max)
+        if (slope, intercept) == (1.0, 0.0):
+            values = steps.astype(stored)
+        else:
+            values = steps * slope + intercept
+        header.set_data_dtype(stored)
+        image = type(source)(values, source.affine, header)
+        image.header.set_slope_inter(slope, intercept)
+        return image
+    kind = stored if dtype == "input" else np.dtype(np.float32)
+    header.set_data_dtype(kind)
+    return type(source)(values.astype(kind.newbyteorder("=")), source.affine, header)
+
+
+def _is_proxy(image: nibabel.Nifti1Image) -> bool:
+    return hasattr(image.dataobj, "slope")
+
+
+def save_nifti(image: nibabel.Nifti1Image, path: str | Path) -> None:
+    """Write an image whole or not at all: beside its place, then renamed.
+
+    Args:
+        image: the image.
+        path: ``.nii`` or ``.nii.gz``; its folder is made.
+
+    Raises:
+        OSError: where it cannot be written.
+    """
+    import nibabel
+
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    suffix = path.name[len(stem_of(path)) :]
+    part = path.with_name(f".{stem_of(path)}.{os.getpid()}.part{suffix}")
+    try:
+        nibabel.save(image, part)
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
