@@ -15,7 +15,7 @@ import torch
 from monai.bundle import ConfigWorkflow
 from monai.data import MetaTensor
 
-__all__ = ["bundle_name", "find_bundle", "find_config", "load_image_stack", "predict", "require_checkpoint", "train"]
+__all__ = ["as_image", "bundle_name", "find_bundle", "find_config", "predict", "require_checkpoint", "train"]
 
 
 def _resource(kind: str, name: str) -> Path:
@@ -90,8 +90,12 @@ def as_image(data: np.ndarray, spacing: Sequence[float]) -> MetaTensor:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep the global random states of the caller, and MONAI's notices about trusted configs away from users."""
-    python_state, torch_state = np.random.get_state(), torch.random.get_rng_state()
+    """Keep the global random states of the caller, and MONAI's notices to bundle authors away from users."""
+    bundle_logger, ignite_logger = logging.getLogger("monai.bundle.workflows"), logging.getLogger("ignite")
+    levels = bundle_logger.level, ignite_logger.level
+    bundle_logger.setLevel(logging.ERROR)
+    ignite_logger.setLevel(logging.ERROR)
+    numpy_state, torch_state = np.random.get_state(), torch.random.get_rng_state()
     deterministic, benchmark = torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark
     try:
         with warnings.catch_warnings():
@@ -99,13 +103,14 @@ def _quiet() -> Iterator[None]:
             warnings.filterwarnings("ignore", message=".*bundle.*", category=UserWarning)
             yield
     finally:
-        np.random.set_state(python_state)
+        np.random.set_state(numpy_state)
         torch.random.set_rng_state(torch_state)
         torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = deterministic, benchmark
+        bundle_logger.setLevel(levels[0])
+        ignite_logger.setLevel(levels[1])
 
 
 def _run(workflow: ConfigWorkflow) -> ConfigWorkflow:
-    logging.getLogger("ignite").setLevel(logging.WARNING)
     workflow.initialize()
     workflow.run()
     workflow.finalize()
@@ -144,7 +149,7 @@ def train(
         "epochs": state.max_epochs,
         "epoch_length": state.epoch_length,
         "steps": state.iteration,
-        "loss": float(state.output["loss"]),
+        "loss": state.output["loss"].item(),
     }
 
 

@@ -249,7 +249,7 @@ class TrainingBar:
             done = (time.perf_counter() - self._started) / self.max_time
         output = engine.state.output
         if isinstance(output, Mapping):
-            self._bar.set_postfix_str(f"loss {float(output['loss']):.4f}", refresh=False)
+            self._bar.set_postfix_str(f"loss {output['loss'].item():.4f}", refresh=False)
         self._bar.update(min(1.0, done) - self._bar.n)
 
     def close(self, engine: Engine, error: BaseException | None = None) -> None:
