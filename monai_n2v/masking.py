@@ -99,8 +99,8 @@ def draw_sites(
 
     A point is drawn uniformly in every stratum of a grid that covers the image; points that fall outside are dropped,
     not moved. Hence every voxel, at borders and in shapes the strata do not divide, is hidden with probability
-    ``mask_fraction``. (Two strata that meet inside one voxel may both pick it, at most a few in a thousand sites; it
-    is hidden once. An image smaller than one stratum still gets one blind spot.)
+    ``mask_fraction``. Where two strata meet inside one voxel and both pick it, one of them draws again. An image
+    smaller than one stratum still gets one blind spot.
 
     Args:
         shape: spatial shape in voxels.
@@ -118,10 +118,23 @@ def draw_sites(
     inside = (voxels < np.asarray(shape)).all(axis=-1)
     image, stratum = np.nonzero(inside)
     sites = np.column_stack([image, voxels[image, stratum]])
-    if not all(side.is_integer() for side in sides):
-        flat = np.ravel_multi_index(tuple(sites.T), (n_images, *shape))
-        sites = sites[np.unique(flat, return_index=True)[1]]
-    return sites
+    if all(side.is_integer() for side in sides):
+        return sites
+    for _ in range(_MAX_REDRAWS):
+        repeated = _repeated(sites, (n_images, *shape))
+        if not repeated.any():
+            return sites
+        again = np.flatnonzero(repeated)
+        redrawn = np.floor((strata[stratum[again]] + rng.random_sample((len(again), len(shape)))) * sides)
+        valid = (redrawn < np.asarray(shape)).all(axis=1)
+        sites[again[valid], 1:] = redrawn[valid]
+    return sites[~_repeated(sites, (n_images, *shape))]
+
+
+def _repeated(sites: np.ndarray, batch_shape: tuple[int, ...]) -> np.ndarray:
+    repeated = np.ones(len(sites), dtype=bool)
+    repeated[np.unique(np.ravel_multi_index(tuple(sites.T), batch_shape), return_index=True)[1]] = False
+    return repeated
 
 
 def check_footprint(footprint: object, radius: int) -> np.ndarray | None:

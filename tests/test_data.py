@@ -1,0 +1,229 @@
+# SPDX-License-Identifier: Apache-2.0
+from __future__ import annotations
+
+import logging
+
+import laws
+import numpy as np
+import pytest
+import torch
+from monai.data import DataLoader, Dataset, MetaTensor, list_data_collate
+from monai.transforms import Compose, RandFlipd, RandSpatialCropSamplesd
+
+from monai_n2v.data import PatchLoader, find_images
+from monai_n2v.transforms import RandN2VMaskd
+
+
+def image(shape: tuple[int, ...], spacing: tuple[float, ...] = (1.0, 1.0, 1.0), start: int = 0) -> dict:
+    voxels = laws.distinct_image(shape).float() + start
+    return {"image": MetaTensor(voxels, affine=torch.diag(torch.tensor([*spacing, 1.0], dtype=torch.float64)))}
+
+
+def loader(items: list[dict], patch_size: tuple[int, ...], **kwargs) -> PatchLoader:
+    return PatchLoader(items, patch_size, **{"batch_size": 8, "epoch_length": 3, **kwargs})
+
+
+def is_oriented_patch(patch: torch.Tensor, volume: torch.Tensor, permute: bool = True) -> tuple[tuple, tuple]:
+    """Find where in a `distinct_image` a patch was cut and how it is oriented; fails where it is not from there."""
+    corner = np.array(np.unravel_index(int(patch.flatten()[0] - volume.flatten()[0]), volume.shape))
+    steps = []
+    for axis in range(patch.ndim):
+        neighbor = [0] * patch.ndim
+        neighbor[axis] = 1
+        other = np.array(np.unravel_index(int(patch[tuple(neighbor)] - volume.flatten()[0]), volume.shape))
+        steps.append(other - corner)
+    rebuilt = np.empty(patch.shape)
+    for position in np.ndindex(*patch.shape):
+        at = corner + sum(p * step for p, step in zip(position, steps))
+        rebuilt[position] = volume[tuple(at)]
+    assert np.array_equal(rebuilt, patch.numpy())
+    axes = tuple(int(np.argmax(np.abs(step))) for step in steps)
+    signs = tuple(int(step.sum()) for step in steps)
+    return axes, signs
+
+
+@pytest.mark.parametrize("spatial_dims", [2, 3])
+def test_patches_are_oriented_cuts_of_the_volume(spatial_dims):
+    shape = (13, 15, 12)[:spatial_dims]
+    items = [image((1, *shape))]
+    orientations = set()
+    for batch in loader(items, (5,) * spatial_dims, batch_size=32):
+        assert batch["image"].shape == (32, 1, *(5,) * spatial_dims)
+        orientations |= {is_oriented_patch(patch[0], items[0]["image"][0].as_tensor()) for patch in batch["image"]}
+    if spatial_dims == 2:
+        assert len(orientations) == 8, "all symmetries of the square"
+    else:
+        assert len(orientations) > 30, "most of the 48 symmetries of the cube"
+
+
+def test_patches_rotate_only_between_equal_axes():
+    volume = image((1, 16, 16, 16), spacing=(1.0, 1.0, 3.0))
+    seen = {
+        is_oriented_patch(patch[0], volume["image"][0].as_tensor())[0]
+        for batch in loader([volume], (4, 4, 4), batch_size=32)
+        for patch in batch["image"]
+    }
+    assert seen == {(0, 1, 2), (1, 0, 2)}
+    uneven = loader([image((1, 16, 16, 16))], (4, 5, 6), batch_size=32)
+    for batch in uneven:
+        assert {is_oriented_patch(p[0], volume["image"][0].as_tensor())[0] for p in batch["image"]} == {(0, 1, 2)}
+
+
+@pytest.mark.parametrize(("augment", "rotate", "n_orientations"), [(False, True, 1), (True, False, 4), (True, True, 8)])
+def test_patches_augmentation_can_be_limited(augment, rotate, n_orientations):
+    item = image((1, 20, 20))
+    seen = {
+        is_oriented_patch(patch[0], item["image"][0].as_tensor())
+        for batch in loader([item], (6, 6), augment=augment, rotate=rotate, batch_size=64)
+        for patch in batch["image"]
+    }
+    assert len(seen) == n_orientations
+
+
+def test_patches_cover_every_position_equally():
+    item = image((1, 9, 8))
+    corners = [
+        int(patch.min()) for batch in loader([item], (3, 3), batch_size=2000, epoch_length=5) for patch in batch["image"]
+    ]
+    laws.draws_are_uniform([(c // 8, c % 8) for c in corners], [(y, x) for y in range(7) for x in range(6)])
+
+
+def test_volumes_chosen_by_size():
+    items = [image((1, 10, 10)), image((1, 10, 30), start=1000)]
+    first = torch.cat([b["image"].flatten(1)[:, 0] for b in loader(items, (4, 4), batch_size=4000, epoch_length=1)])
+    assert (first >= 1000).float().mean() == pytest.approx(0.75, abs=0.03)
+
+
+def test_slices_cut_from_volumes():
+    item = image((1, 12, 14, 5))
+    slices = set()
+    for batch in loader([item], (6, 6), batch_size=64):
+        for patch in batch["image"]:
+            slices |= {int(n) % 5 for n in patch.flatten()}
+            assert len({int(n) % 5 for n in patch.flatten()}) == 1, "a patch crosses slices"
+    assert slices == set(range(5))
+
+
+def test_channels_together_or_each_on_its_own():
+    item = image((2, 12, 12))
+    together = next(iter(loader([item], (6, 6), in_channels=2)))["image"]
+    assert together.shape == (8, 2, 6, 6)
+    assert (together[:, 1] - together[:, 0] == 144).all()
+    alone = torch.cat([batch["image"] for batch in loader([item], (6, 6))])
+    assert alone.shape[1] == 1
+    assert (alone >= 144).any()
+    assert (alone < 144).any()
+
+
+def test_thin_volumes_cut_with_smaller_patches_said_once(caplog):
+    items = [image((1, 17, 21, 3)), image((1, 40, 40, 40), start=10_000), image((1, 17, 21, 3), start=90_000)]
+    with caplog.at_level(logging.INFO, logger="monai_n2v"):
+        patches = loader(items, (32, 32, 32), divisor=16, epoch_length=40)
+    messages = [record.getMessage() for record in caplog.records]
+    assert messages == ["2 volume(s) thinner than the patch (32, 32, 32): cut with (16, 16, 3)."]
+    assert {tuple(batch["image"].shape[2:]) for batch in patches} == {(16, 16, 3), (32, 32, 32)}
+
+
+def test_batches_repeat_for_the_same_seed_rank_and_epoch():
+    def first(seed: int = 0, rank: int = 0, epoch: int = 1) -> torch.Tensor:
+        patches = loader([image((1, 40, 40))], (16, 16), seed=seed, rank=rank, transform=RandN2VMaskd("image", batched=True))
+        patches.set_epoch(epoch)
+        batch = list(patches)[-1]
+        return torch.cat([batch["image"], batch["mask"]])
+
+    assert torch.equal(first(), first())
+    for other in (first(seed=1), first(rank=1), first(epoch=2)):
+        assert not torch.equal(first(), other)
+
+
+def test_epochs_differ_in_one_loader_and_repeat_on_return():
+    patches = loader([image((1, 40, 40))], (16, 16))
+    epochs = []
+    for epoch in (1, 2, 1):
+        patches.set_epoch(epoch)
+        epochs.append(torch.cat([batch["image"] for batch in patches]))
+    assert torch.equal(epochs[0], epochs[2])
+    assert not torch.equal(epochs[0], epochs[1])
+    assert len(patches) == 3
+
+
+def test_fixed_batches_are_bit_identical_on_repeat():
+    patches = loader([image((1, 40, 40))], (16, 16), fixed=True, transform=RandN2VMaskd("image", batched=True))
+    first = list(patches)
+    patches.set_epoch(7)
+    assert all(torch.equal(a[k], b[k]) for a, b in zip(first, patches) for k in a)
+    assert len(first) == 3
+
+
+def test_masked_patches_pair_image_and_label():
+    patches = loader([image((1, 40, 40))], (16, 16), transform=RandN2VMaskd("image", batched=True))
+    for batch in patches:
+        laws.unmasked_voxels_are_bit_identical(batch["label"], batch["image"], batch["mask"])
+        assert batch["mask"].sum() == 8 * 4
+
+
+@pytest.mark.parametrize("spatial_dims", [2, 3])
+def test_per_sample_way_sees_the_same_statistics(spatial_dims):
+    rng = np.random.default_rng(0)
+    shape = (1, 48, 40, 44)[: 1 + spatial_dims]
+    ramp = np.linspace(0, 3, shape[1]).reshape(1, -1, *(1,) * (spatial_dims - 1))
+    item = {"image": MetaTensor(torch.from_numpy((rng.normal(size=shape) + ramp).astype(np.float32)))}
+    patch = (12,) * spatial_dims
+    per_sample = Compose(
+        [
+            RandSpatialCropSamplesd("image", roi_size=patch, num_samples=200, random_size=False),
+            *(RandFlipd("image", prob=0.5, spatial_axis=axis) for axis in range(spatial_dims)),
+            RandN2VMaskd("image"),
+        ]
+    ).set_random_state(0)
+    slow = DataLoader(Dataset([item] * 4, per_sample), batch_size=4, collate_fn=list_data_collate)
+    fast = loader([item], patch, batch_size=800, epoch_length=1, transform=RandN2VMaskd("image", batched=True))
+    (a,), (b,) = list(slow), list(fast)
+    for key in ("image", "label", "mask"):
+        x, y = torch.as_tensor(a[key]).double(), b[key].double()
+        assert x.shape == y.shape
+        n = x.shape[0]
+        for statistic in (lambda t: t.flatten(1).mean(1), lambda t: t.flatten(1).std(1)):
+            first, second = statistic(x), statistic(y)
+            error = np.sqrt(float(first.var() + second.var()) / n)
+            assert abs(float(first.mean() - second.mean())) < 5 * error + 1e-9, key
+    changed = [(torch.as_tensor(d["image"]) - torch.as_tensor(d["label"]))[torch.as_tensor(d["mask"]) == 1] for d in (a, b)]
+    assert changed[0].std() == pytest.approx(float(changed[1].std()), rel=0.05)
+
+
+@pytest.mark.parametrize(
+    ("item", "arguments", "message"),
+    [
+        (image((1, 8)), {}, "image must have 2 or 3 spatial axes"),
+        (image((3, 16, 16)), {"in_channels": 2}, "image must have 2 channels"),
+        (image((1, 16, 16)), {"batch_size": 0}, "batch_size must be at least 1"),
+    ],
+)
+def test_unfit_images_refused(item, arguments, message):
+    with pytest.raises(ValueError, match=message):
+        loader([item], (4, 4), **arguments)
+
+
+def test_find_images_recursive_sorted_hidden_left_out(tmp_path):
+    for name in ("b.nii.gz", "sub/a.PNG", "sub/c.tif", "notes.txt", ".hidden/x.nii", "sub/._c.tif"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    assert [item["image"] for item in find_images(tmp_path)] == [
+        str(tmp_path / name) for name in ("b.nii.gz", "sub/a.PNG", "sub/c.tif")
+    ]
+
+
+@pytest.mark.parametrize(
+    ("name", "error", "message"),
+    [
+        ("", FileNotFoundError, "dataset_dir must be a folder with images"),
+        ("missing", FileNotFoundError, "dataset_dir must be an existing folder"),
+        ("file", NotADirectoryError, "dataset_dir must be a folder, got the file"),
+        ("empty", FileNotFoundError, "got none below"),
+    ],
+)
+def test_find_images_mistakes_named(tmp_path, name, error, message):
+    (tmp_path / "file").touch()
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(error, match=message):
+        find_images(str(tmp_path / name) if name else "")

@@ -1,0 +1,132 @@
+# SPDX-License-Identifier: Apache-2.0
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from monai.data import MetaTensor
+from monai.networks.nets import BasicUNet
+
+from monai_n2v.inference import AlignedTileInferer, PaddedInferer
+from monai_n2v.networks import N2VUNet
+
+
+def random_network(network: torch.nn.Module) -> torch.nn.Module:
+    """Batch norm with statistics as after training, so that evaluation is no identity."""
+    generator = torch.Generator().manual_seed(0)
+    for module in network.modules():
+        if isinstance(module, (torch.nn.BatchNorm2d, torch.nn.BatchNorm3d)):
+            module.running_mean.normal_(0, 0.2, generator=generator)
+            module.running_var.uniform_(0.3, 1.5, generator=generator)
+    return network.eval()
+
+
+@pytest.mark.parametrize(
+    ("spatial_dims", "size", "tile", "depth"),
+    [
+        (2, (131, 97), 64, 2),
+        (2, (200, 70), 64, 2),
+        (2, (61, 62), 64, 2),
+        (2, (129, 65), 40, 1),
+        (3, (53, 38, 29), 32, 1),
+        (3, (70, 20, 9), 64, 2),
+    ],
+)
+def test_tiled_equals_whole_for_the_papers_network(spatial_dims, size, tile, depth):
+    torch.manual_seed(0)
+    network = random_network(N2VUNet(spatial_dims, features=4, depth=depth))
+    image = torch.rand(1, 1, *size)
+    whole = PaddedInferer(network.divisor)
+    tiled = AlignedTileInferer(spatial_dims, 1, tile, halo=network.halo, divisor=network.divisor)
+    with torch.inference_mode():
+        torch.testing.assert_close(tiled(image, network), whole(image, network), rtol=0, atol=1e-5)
+
+
+def test_tiled_equals_whole_for_basic_unet_with_a_large_halo():
+    torch.manual_seed(0)
+    network = random_network(BasicUNet(2, 1, 1, features=(4, 4, 8, 8, 16, 4), norm="batch"))
+    image = torch.rand(1, 1, 411, 387)
+    tiled = AlignedTileInferer(2, 1, tile_size=304, halo=112)
+    with torch.inference_mode():
+        torch.testing.assert_close(tiled(image, network), PaddedInferer()(image, network), rtol=0, atol=1e-5)
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    size=st.lists(st.integers(1, 70), min_size=2, max_size=3),
+    divisor=st.sampled_from([1, 2, 4, 8, 16]),
+    halo=st.integers(0, 9),
+    extra=st.integers(1, 3),
+)
+def test_tiles_cover_every_voxel_once_and_lie_on_the_grid(size, divisor, halo, extra):
+    halo_on_grid = -(-halo // divisor) * divisor
+    tile = 2 * halo_on_grid + extra * divisor
+    shapes = []
+
+    def check(x: torch.Tensor) -> torch.Tensor:
+        assert all(side % divisor == 0 and side <= max(tile, 1) for side in x.shape[2:])
+        shapes.append(x.shape)
+        return x + 1
+
+    image = torch.rand(1, 1, *size)
+    inferer = AlignedTileInferer(len(size), 1, tile, halo, divisor)
+    assert torch.equal(inferer(image, check), image + 1)
+    for side in size:
+        padded = -(-side // divisor) * divisor
+        cuts = inferer._cuts(padded, inferer.tile_size[0])
+        assert all(whole.start % divisor == 0 for whole, _, _ in cuts)
+        kept = [voxel for _, part, _ in cuts for voxel in range(part.start, part.stop)]
+        assert kept == list(range(padded))
+        for whole, part, _ in cuts:
+            assert part.start - whole.start >= halo_on_grid or whole.start == 0
+            assert whole.stop - part.stop >= halo_on_grid or whole.stop == padded
+
+
+@pytest.mark.parametrize("size", [(17, 21, 3), (5, 6, 7)])
+def test_padded_basic_unet_takes_thin_volumes(size):
+    network = BasicUNet(3, 1, 1, features=(2, 2, 4, 4, 8, 2), norm="batch").eval()
+    assert PaddedInferer()(torch.rand(2, 1, *size), network).shape == (2, 1, *size)
+
+
+def test_volume_slice_by_slice_equals_each_slice():
+    network = random_network(N2VUNet(2, features=4))
+    volume = torch.rand(2, 1, 30, 26, 11)
+    inferer = AlignedTileInferer(2, 1, 64, halo=24, divisor=4, n_slices=4)
+    with torch.inference_mode():
+        output = inferer(volume, network)
+        for k in range(11):
+            torch.testing.assert_close(output[..., k], inferer(volume[..., k], network), rtol=0, atol=1e-6)
+
+
+def test_channels_each_on_their_own_or_together():
+    single, double = random_network(N2VUNet(2, features=4)), random_network(N2VUNet(2, 2, 2, features=4))
+    image = torch.rand(1, 2, 24, 28)
+    with torch.inference_mode():
+        alone = AlignedTileInferer(2, 1, 64, divisor=4)(image, single)
+        torch.testing.assert_close(alone[:, :1], single(image[:, :1]))
+        together = AlignedTileInferer(2, 2, 64, divisor=4)(image, double)
+        torch.testing.assert_close(together, double(image))
+    with pytest.raises(ValueError, match="inputs must have 3 channels"):
+        AlignedTileInferer(2, 3)(image, single)
+
+
+def test_metatensor_taken_and_input_unchanged():
+    image = MetaTensor(torch.rand(1, 1, 20, 20))
+    before = image.clone()
+    output = AlignedTileInferer(2, 1, 64, divisor=4)(image, lambda x: x * 2)
+    assert torch.equal(output, 2 * before.as_tensor())
+    assert torch.equal(image, before)
+
+
+def test_unfit_arguments_refused():
+    with pytest.raises(ValueError, match="tile_size must be above twice the halo"):
+        AlignedTileInferer(2, 1, tile_size=64, halo=32)
+    with pytest.raises(ValueError, match="inputs must have 3 spatial axes"):
+        AlignedTileInferer(3)(torch.rand(1, 1, 8, 8), lambda x: x)
+
+
+def test_training_gradients_flow_through_padding():
+    network = N2VUNet(2, features=2)
+    PaddedInferer(16)(torch.rand(2, 1, 17, 19), network).sum().backward()
+    assert all(p.grad is not None for p in network.parameters())
