@@ -36,7 +36,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         0 done, 1 the file is at fault, 2 asked wrongly, 130 interrupted.
     """
     args = _parser().parse_args(argv)
-    logging.basicConfig(stream=sys.stderr, format="%(message)s", level=logging.WARNING)
+    handler = logging.StreamHandler(sys.stderr)
+    logger.addHandler(handler)
     logger.setLevel(logging.WARNING if args.quiet else logging.DEBUG if args.verbose else logging.INFO)
     try:
         args.run(args)
@@ -52,6 +53,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"error: {text}" if known else f"error: {type(cause).__name__}: {text} Use -vv to see where.", file=sys.stderr)
         asked_wrongly = isinstance(cause, (UsageError, FileNotFoundError, FileExistsError, PermissionError))
         return EXIT_USAGE if asked_wrongly else EXIT_FILE_FAILED
+    finally:
+        logger.removeHandler(handler)
     return 0
 
 

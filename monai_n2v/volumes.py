@@ -118,24 +118,18 @@ def to_nifti(data: np.ndarray, source: nibabel.Nifti1Image, dtype: str = "float3
     header = source.header.copy()
     stored = source.get_data_dtype()
     if dtype == "input" and stored.kind in "iu":
-        slope, intercept = (float(v) for v in (source.dataobj.slope, source.dataobj.inter)) if _is_proxy(source) else (1.0, 0.0)
+        proxy = source.dataobj
+        slope, intercept = (float(proxy.slope), float(proxy.inter)) if hasattr(proxy, "slope") else (1.0, 0.0)
         info = np.iinfo(stored)
         steps = np.clip(np.rint((values.astype(np.float64) - intercept) / slope), info.min, info.max)
-        if (slope, intercept) == (1.0, 0.0):
-            values = steps.astype(stored)
-        else:
-            values = steps * slope + intercept
         header.set_data_dtype(stored)
-        image = type(source)(values, source.affine, header)
+        image = type(source)(steps.astype(stored), source.affine, header)
+        # With a slope set, nibabel stores the voxels as they are.
         image.header.set_slope_inter(slope, intercept)
         return image
     kind = stored if dtype == "input" else np.dtype(np.float32)
     header.set_data_dtype(kind)
     return type(source)(values.astype(kind.newbyteorder("=")), source.affine, header)
-
-
-def _is_proxy(image: nibabel.Nifti1Image) -> bool:
-    return hasattr(image.dataobj, "slope")
 
 
 def save_nifti(image: nibabel.Nifti1Image, path: str | Path) -> None:
