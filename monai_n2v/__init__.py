@@ -44,13 +44,22 @@ _HOMES = {
     "find_bundle": "bundles",
     "find_config": "bundles",
 }
-_MODULES = frozenset(
-    {"bundles", "cli", "data", "denoising", "engines", "inference", "losses", "masking", "networks", "report", "saving"}
-    | {"transforms", "volumes"}
-)
+_MODULES = {
+    "bundles",
+    "cli",
+    "data",
+    "denoising",
+    "engines",
+    "footprints",
+    "inference",
+    "intensity",
+    "losses",
+    "masking",
+}
+_MODULES |= {"networks", "report", "saving", "strata", "transforms", "volumes"}
 
 
-def __getattr__(name: str) -> Any:  # noqa: ANN401 - whatever the name stands for
+def __getattr__(name: str) -> Any:
     if name in _HOMES:
         return getattr(importlib.import_module(f"monai_n2v.{_HOMES[name]}"), name)
     if name in _MODULES:

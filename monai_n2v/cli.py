@@ -50,7 +50,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         cause = _first_cause(error)
         known = isinstance(cause, (UsageError, ValueError, TypeError, OSError))
         text = " ".join(str(cause).split())
-        print(f"error: {text}" if known else f"error: {type(cause).__name__}: {text} Use -vv to see where.", file=sys.stderr)
+        print(
+            f"error: {text}" if known else f"error: {type(cause).__name__}: {text} Use -vv to see where.",
+            file=sys.stderr,
+        )
         asked_wrongly = isinstance(cause, (UsageError, FileNotFoundError, FileExistsError, PermissionError))
         return EXIT_USAGE if asked_wrongly else EXIT_FILE_FAILED
     finally:
@@ -89,8 +92,20 @@ def _parser() -> argparse.ArgumentParser:
     add("--spatial-dims", type=int, choices=(2, 3), help="2: slice by slice along the last axis; 3: volumes (default)")
     add("--device", default="auto", help="auto (default), cpu, cuda, cuda:N or mps")
     add("--seed", type=_seed, default=0, help="same seed, same result on the same machine (default 0)")
-    add("--dtype", choices=("float32", "input"), default="float32", help="of OUT; input: rounded and clipped to IN's type")
-    add("--report", nargs="?", type=Path, const=Path(), metavar="DIR", help="also write <OUT>_report.png, .json; beside OUT by default")
+    add(
+        "--dtype",
+        choices=("float32", "input"),
+        default="float32",
+        help="of OUT; input: rounded and clipped to IN's type",
+    )
+    add(
+        "--report",
+        nargs="?",
+        type=Path,
+        const=Path(),
+        metavar="DIR",
+        help="also write <OUT>_report.png, .json; beside OUT by default",
+    )
     add("--force", action="store_true", help="overwrite OUT")
     volume = denoise.add_mutually_exclusive_group()
     volume.add_argument("-q", "--quiet", action="store_true", help="only warnings and errors")
@@ -149,7 +164,8 @@ def _check_paths(args: argparse.Namespace) -> None:
 
 
 def _report_folder(args: argparse.Namespace) -> Path:
-    return args.output.parent if args.report == Path() else args.report
+    folder: Path = args.output.parent if args.report == Path() else args.report
+    return folder
 
 
 def _stem(path: Path) -> str:
@@ -175,7 +191,13 @@ def _denoise(args: argparse.Namespace) -> None:
     size = " x ".join(str(n) for n in shape)
     logger.info("%s: %d volume(s) of %s voxels, on %s.", args.input, n_volumes, size, device)
     if args.model is None:
-        length = f"for {args.max_time:g} s" if args.max_time else f"for {args.epochs} epochs" if args.epochs else "for minutes"
+        length = (
+            f"for {args.max_time:g} s"
+            if args.max_time
+            else f"for {args.epochs} epochs"
+            if args.epochs
+            else "for minutes"
+        )
         logger.info("Training a network on this image alone %s; a later --model would skip this.", length)
     data, record = denoise_stack(
         volume.data,
@@ -202,7 +224,9 @@ def _denoise(args: argparse.Namespace) -> None:
 
         record |= {"input": str(args.input), "output": str(args.output)}
         record["total_seconds"] = round(time.perf_counter() - started, 1)
-        picture, text = write_report(_report_folder(args), _stem(args.output), volume.data, data, volume.spacing, record)
+        picture, text = write_report(
+            _report_folder(args), _stem(args.output), volume.data, data, volume.spacing, record
+        )
         logger.info("Before/after picture: %s", picture)
         logger.info("Record of the run: %s", text)
 

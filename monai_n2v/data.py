@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from monai.data import MetaTensor
+from monai.transforms import Randomizable
 
 __all__ = ["IMAGE_SUFFIXES", "PatchLoader", "find_images"]
 
@@ -35,7 +36,9 @@ def find_images(dataset_dir: str | Path) -> list[dict[str, str]]:
     """
     suffixes = ", ".join(IMAGE_SUFFIXES)
     if not str(dataset_dir):
-        raise FileNotFoundError(f"dataset_dir must be a folder with images ({suffixes}), got ''. Pass --dataset_dir DIR.")
+        raise FileNotFoundError(
+            f"dataset_dir must be a folder with images ({suffixes}), got ''. Pass --dataset_dir DIR."
+        )
     folder = Path(dataset_dir)
     if folder.is_file():
         raise NotADirectoryError(f"dataset_dir must be a folder, got the file {folder}. Pass the folder it lies in.")
@@ -117,7 +120,11 @@ class PatchLoader:
         rank: int = 0,
         fixed: bool = False,
     ) -> None:
-        for name, value in {"batch_size": batch_size, "epoch_length": epoch_length, "patch_size": min(patch_size)}.items():
+        for name, value in {
+            "batch_size": batch_size,
+            "epoch_length": epoch_length,
+            "patch_size": min(patch_size),
+        }.items():
             if value < 1:
                 raise ValueError(f"{name} must be at least 1, got {value}. Use a positive whole number.")
         self.batch_size = int(batch_size)
@@ -147,7 +154,9 @@ class PatchLoader:
         self._groups = _group_by_patch(volumes)
         for patch, group in self._groups.items():
             if patch != tuple(patch_size):
-                logger.info("%d volume(s) thinner than the patch %s: cut with %s.", len(group), tuple(patch_size), patch)
+                logger.info(
+                    "%d volume(s) thinner than the patch %s: cut with %s.", len(group), tuple(patch_size), patch
+                )
         if fixed:
             self._fixed = list(self)
             del self._store
@@ -166,7 +175,7 @@ class PatchLoader:
             yield from self._fixed
             return
         rng = np.random.RandomState(np.random.SeedSequence([self.seed, self.rank, self.epoch]).generate_state(8))
-        if hasattr(self.transform, "set_random_state"):
+        if isinstance(self.transform, Randomizable):
             self.transform.set_random_state(state=rng)
         for _ in range(self.epoch_length):
             batch = {self.key: self._draw_patches(rng)}
@@ -255,7 +264,9 @@ def _plan(
             order
             for order in np.array(np.meshgrid(*[identity] * n_axes)).reshape(n_axes, -1).T
             if len(set(order)) == n_axes
-            and all(patch[a] == patch[b] and math.isclose(spacing[a], spacing[b], rel_tol=0.01) for a, b in enumerate(order))
+            and all(
+                patch[a] == patch[b] and math.isclose(spacing[a], spacing[b], rel_tol=0.01) for a, b in enumerate(order)
+            )
         ]
     return _Volume(offset, shape, strides, patch, np.array(permutations))
 

@@ -7,7 +7,7 @@ import contextlib
 import json
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -102,9 +102,11 @@ def _resolve_model(model: str | Path, n_axes: int) -> tuple[Path, Path, int]:
 def _axes_of_weights(path: Path) -> int:
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
-        return max(tensor.ndim for tensor in state.values()) - 2
+        return int(max(tensor.ndim for tensor in state.values())) - 2
     except Exception as error:  # torch raises a dozen kinds for a file that is none of its own
-        raise ValueError(f"model must be a file of network weights, got {path}. Pass a bundle's models/model.pt.") from error
+        raise ValueError(
+            f"model must be a file of network weights, got {path}. Pass a bundle's models/model.pt."
+        ) from error
 
 
 def denoise_stack(
@@ -186,7 +188,7 @@ def denoise_stack(
 
 
 def denoise(
-    x: Any,  # noqa: ANN401 - one of five kinds, see below
+    x: Any,
     *,
     model: str | Path | None = None,
     seed: int = 0,
@@ -195,7 +197,7 @@ def denoise(
     max_time: float | None = None,
     fast: bool = False,
     output: str | Path | None = None,
-) -> Any:  # noqa: ANN401
+) -> Any:
     """Denoise an image by Noise2Void; without a model the network trains on the image itself.
 
     Args:
@@ -223,7 +225,14 @@ def denoise(
         >>> noisy = np.random.default_rng(0).normal(100, 10, (64, 64)).astype("float32")
         >>> clean = monai_n2v.denoise(noisy, max_time=60)  # doctest: +SKIP
     """
-    options = {"model": model, "seed": seed, "device": device, "epochs": epochs, "max_time": max_time, "fast": fast}
+    options: dict[str, Any] = {
+        "model": model,
+        "seed": seed,
+        "device": device,
+        "epochs": epochs,
+        "max_time": max_time,
+        "fast": fast,
+    }
     if isinstance(x, (str, Path)):
         target = Path(output) if output is not None else Path(x).with_name(f"{stem_of(Path(x))}_denoised.nii.gz")
         if target.exists():

@@ -235,7 +235,7 @@ class TrainingBar:
         for event in (Events.COMPLETED, Events.EXCEPTION_RAISED):
             engine.add_event_handler(event, self.close)
 
-    def start(self, engine: Engine) -> None:
+    def start(self, engine: Engine) -> None:  # noqa: ARG002 - Ignite hands it over
         """Open the bar."""
         self._started = time.perf_counter()
         form = "{desc}: {percentage:3.0f}%|{bar}| {elapsed}{postfix}"
@@ -252,7 +252,7 @@ class TrainingBar:
             self._bar.set_postfix_str(f"loss {output['loss'].item():.4f}", refresh=False)
         self._bar.update(min(1.0, done) - self._bar.n)
 
-    def close(self, engine: Engine, error: BaseException | None = None) -> None:
+    def close(self, engine: Engine, error: BaseException | None = None) -> None:  # noqa: ARG002
         """Close the bar."""
         self._bar.close()
         if error is not None:

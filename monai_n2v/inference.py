@@ -31,13 +31,19 @@ class PaddedInferer(Inferer):
     def __call__(self, inputs: torch.Tensor, network: Callable[..., Any], *args: Any, **kwargs: Any) -> torch.Tensor:
         """Predict ``(B, C, *spatial)``; the result has the same spatial size."""
         size = inputs.shape[2:]
-        output = network(_pad_far(inputs, self.divisor), *args, **kwargs)
-        return output[(..., *(slice(0, n) for n in size))]
+        return _cut(network(_pad_far(inputs, self.divisor), *args, **kwargs), [slice(0, n) for n in size])
 
 
 def _pad_far(images: torch.Tensor, divisor: int) -> torch.Tensor:
     pad = [amount for side in reversed(images.shape[2:]) for amount in (0, -side % divisor)]
     return F.pad(images, pad, mode="replicate") if any(pad) else images
+
+
+def _cut(images: torch.Tensor, part: Sequence[slice]) -> torch.Tensor:
+    """A view of a box of the last axes."""
+    for axis, piece in zip(range(-len(part), 0), part):
+        images = images.narrow(axis, piece.start, piece.stop - piece.start)
+    return images
 
 
 class AlignedTileInferer(Inferer):
@@ -138,16 +144,18 @@ class AlignedTileInferer(Inferer):
         padded = _pad_far(items, self.divisor)
         output: torch.Tensor | None = None
         for cuts in itertools.product(*(self._cuts(n, tile) for n, tile in zip(padded.shape[2:], self.tile_size))):
-            whole, kept, inner = zip(*cuts)
-            tile = network(padded[(..., *whole)].to(device))
+            whole, kept, inner = ([cut[k] for cut in cuts] for k in range(3))
+            tile = network(_cut(padded, whole).to(device))
             if all(part == slice(0, n) for part, n in zip(whole, padded.shape[2:])):
                 output = tile.to(items.device)
                 break
             if output is None:
-                output = torch.empty(len(items), tile.shape[1], *padded.shape[2:], dtype=tile.dtype, device=items.device)
-            output[(..., *kept)] = tile[(..., *inner)].to(items.device)
+                output = torch.empty(
+                    len(items), tile.shape[1], *padded.shape[2:], dtype=tile.dtype, device=items.device
+                )
+            _cut(output, kept).copy_(_cut(tile, inner))
         assert output is not None
-        return output[(..., *(slice(0, n) for n in size))]
+        return _cut(output, [slice(0, n) for n in size])
 
     def _cuts(self, size: int, tile: int) -> list[tuple[slice, slice, slice]]:
         """Cut one axis: where each tile reads, where its kept part lies in the image, and where in the tile."""

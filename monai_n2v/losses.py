@@ -35,7 +35,7 @@ class N2VLoss(_Loss):
         self.squared = loss == "l2"
 
     # TorchScript reads this annotation at run time and knows `Optional`, not `X | None`.
-    def forward(self, input: torch.Tensor, target: torch.Tensor, mask: Optional[torch.Tensor] = None) -> torch.Tensor:  # noqa: A002, UP045
+    def forward(self, input: torch.Tensor, target: torch.Tensor, mask: Optional[torch.Tensor] = None) -> torch.Tensor:  # noqa: UP045
         """Compute the loss.
 
         Args:

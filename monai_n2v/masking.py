@@ -20,12 +20,13 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-__all__ = ["FILLS", "BlindSpots", "apply_blind_spots", "check_footprint", "draw_blind_spots", "draw_sites", "stratum_sides"]
+from monai_n2v.footprints import Cover, check_footprint, cover_sites, lies_in
+from monai_n2v.strata import MAX_REDRAWS, draw_sites
+
+__all__ = ["FILLS", "BlindSpots", "apply_blind_spots", "check_footprint", "draw_blind_spots"]
 
 FILLS = ("uniform", "mean", "median")
 
-# A redraw succeeds with probability 1 - |footprint| / |window|; after this many only hopeless voxels are left.
-_MAX_REDRAWS = 64
 # Window values gathered at a time for the mean and median fills: 4 Mi values keep the peak below about 100 MB.
 _MAX_GATHERED = 1 << 22
 
@@ -51,120 +52,12 @@ class BlindSpots:
 
 @dataclass(frozen=True)
 class _Windows:
-    """Neighbors that may fill a target: ``offsets[j]`` is allowed for target ``i`` where ``not forbidden[group[i], j]``."""
+    """Neighbors that may fill a target: ``offsets[j]`` may fill target ``i`` unless ``forbidden[group[i], j]``."""
 
     statistic: str
     offsets: np.ndarray  # (n_offsets, n_axes)
     forbidden: np.ndarray  # bool (n_groups, n_offsets)
     group: np.ndarray  # (n_targets,)
-
-
-def stratum_sides(shape: Sequence[int], mask_fraction: float) -> tuple[float, ...]:
-    """Sides of the box that holds one blind spot on average, as cubic as the image allows.
-
-    A side longer than the image is cut to the image and the other sides grow for it, so that thin volumes keep the
-    asked density.
-
-    Args:
-        shape: spatial shape in voxels.
-        mask_fraction: fraction of voxels to hide, in ``(0, 0.5]``.
-
-    Returns:
-        one side per axis, in voxels, not necessarily whole.
-    """
-    sides = [0.0] * len(shape)
-    free = list(range(len(shape)))
-    volume = 1.0 / mask_fraction
-    while free:
-        side = volume ** (1.0 / len(free))
-        # 64 ** (1 / 3) is 3.9999999999999996: without this a 96-voxel axis gets 25 strata, the last one empty.
-        side = float(round(side)) if math.isclose(side, round(side), rel_tol=1e-9) else side
-        thin = [axis for axis in free if shape[axis] < side]
-        if not thin:
-            for axis in free:
-                sides[axis] = side
-            break
-        for axis in thin:
-            sides[axis] = float(shape[axis])
-            volume /= shape[axis]
-        free = [axis for axis in free if axis not in thin]
-        volume = max(volume, 1.0)
-    return tuple(sides)
-
-
-def draw_sites(
-    shape: Sequence[int], mask_fraction: float, rng: np.random.RandomState, n_images: int = 1
-) -> np.ndarray:
-    """Draw stratified blind spots, one per stratum, so that they do not cluster ([1]_, Sec. 3.4).
-
-    A point is drawn uniformly in every stratum of a grid that covers the image; points that fall outside are dropped,
-    not moved. Hence every voxel, at borders and in shapes the strata do not divide, is hidden with probability
-    ``mask_fraction``. Where two strata meet inside one voxel and both pick it, one of them draws again. An image
-    smaller than one stratum still gets one blind spot.
-
-    Args:
-        shape: spatial shape in voxels.
-        mask_fraction: fraction of voxels to hide, in ``(0, 0.5]``; 64/4096 in [1]_.
-        rng: source of all randomness; same state, same sites.
-        n_images: number of images drawn for, each on its own.
-
-    Returns:
-        int64 ``(n_sites, 1 + n_axes)``: image index and voxel; unique rows.
-    """
-    sides = np.asarray(stratum_sides(shape, mask_fraction))
-    n_strata = np.ceil(np.asarray(shape) / sides).astype(np.int64)
-    strata = np.indices(n_strata).reshape(len(shape), -1).T
-    voxels = np.floor((strata + rng.random_sample((n_images, *strata.shape))) * sides).astype(np.int64)
-    inside = (voxels < np.asarray(shape)).all(axis=-1)
-    image, stratum = np.nonzero(inside)
-    sites = np.column_stack([image, voxels[image, stratum]])
-    if all(side.is_integer() for side in sides):
-        return sites
-    for _ in range(_MAX_REDRAWS):
-        repeated = _repeated(sites, (n_images, *shape))
-        if not repeated.any():
-            return sites
-        again = np.flatnonzero(repeated)
-        redrawn = np.floor((strata[stratum[again]] + rng.random_sample((len(again), len(shape)))) * sides)
-        valid = (redrawn < np.asarray(shape)).all(axis=1)
-        sites[again[valid], 1:] = redrawn[valid]
-    return sites[~_repeated(sites, (n_images, *shape))]
-
-
-def _repeated(sites: np.ndarray, batch_shape: tuple[int, ...]) -> np.ndarray:
-    repeated = np.ones(len(sites), dtype=bool)
-    repeated[np.unique(np.ravel_multi_index(tuple(sites.T), batch_shape), return_index=True)[1]] = False
-    return repeated
-
-
-def check_footprint(footprint: object, radius: int) -> np.ndarray | None:
-    """Check a structN2V footprint and return it as a bool array, or None where it hides nothing but the center.
-
-    Args:
-        footprint: None, or an odd-sized 0/1 array with one axis per spatial axis, 1 at its center ([2]_).
-        radius: half side of the fill window in voxels.
-
-    Raises:
-        ValueError: where it is not of that kind, or leaves no voxel of the window to fill from.
-    """
-    if footprint is None:
-        return None
-    array = np.asarray(footprint)
-    if array.ndim not in (2, 3) or any(n % 2 == 0 for n in array.shape) or not np.isin(array, (0, 1)).all():
-        raise ValueError(
-            f"footprint must be a 2D or 3D array of 0 and 1 with odd sides, got shape {array.shape}. "
-            "Use for example [[1, 1, 1, 1, 1]] for noise correlated along the last axis."
-        )
-    array = array.astype(bool)
-    if not array[tuple(n // 2 for n in array.shape)]:
-        raise ValueError("footprint must be 1 at its center, got 0. The center is the blind spot itself.")
-    reach = [n // 2 for n in array.shape]
-    if min(reach) >= 2 * radius and array.all():
-        raise ValueError(
-            f"footprint must leave voxels to fill from, got {array.shape} full of 1 with radius {radius}. "
-            "Use a larger radius."
-        )
-    return None if array.sum() == 1 else array
 
 
 def draw_blind_spots(
@@ -202,44 +95,16 @@ def draw_blind_spots(
         )
     batch_shape = (n_images, *shape)
     sites = draw_sites(shape, mask_fraction, rng, n_images)
-    if footprint is None:
-        cover = _Cover(targets=sites)
-    else:
-        cover = _cover(sites, batch_shape, footprint)
+    cover = None if footprint is None else cover_sites(sites, batch_shape, footprint)
+    targets = sites if cover is None else cover.targets
     if fill != "uniform":
-        return BlindSpots(batch_shape, sites, cover.targets, windows=_windows(cover, radius, fill, footprint))
-    sources, hopeless = _draw_sources(cover, sites, shape, radius, footprint, rng)
-    if hopeless.any():
+        return BlindSpots(batch_shape, sites, targets, windows=_windows(targets, cover, radius, fill))
+    sources = _draw_sources(targets, shape, radius, rng)
+    if cover is not None:
+        hopeless = _redraw_inside(sources, cover, sites, shape, radius, rng)
         # A blind spot that cannot be hidden must not be learned from.
         sites = np.delete(sites, np.unique(cover.row_site[hopeless[cover.row_target]]), axis=0)
-    return BlindSpots(batch_shape, sites, cover.targets, sources=sources)
-
-
-@dataclass(frozen=True)
-class _Cover:
-    """Which voxels the footprints of all sites cover; one row per pair of a site and a voxel it covers."""
-
-    targets: np.ndarray  # (n_targets, 1 + n_axes), unique
-    row_target: np.ndarray | None = None  # (n_rows,), ascending
-    row_site: np.ndarray | None = None  # (n_rows,)
-    row_offset: np.ndarray | None = None  # (n_rows,) which footprint voxel
-
-
-def _footprint_offsets(footprint: np.ndarray) -> np.ndarray:
-    return np.argwhere(footprint) - np.asarray(footprint.shape) // 2
-
-
-def _cover(sites: np.ndarray, batch_shape: tuple[int, ...], footprint: np.ndarray) -> _Cover:
-    """Place the footprint on every site; its parts outside the image are dropped, never moved."""
-    offsets = _footprint_offsets(footprint)
-    voxels = sites[:, None, 1:] + offsets
-    inside = ((voxels >= 0) & (voxels < np.asarray(batch_shape[1:]))).all(axis=-1)
-    row_site, row_offset = np.nonzero(inside)
-    rows = np.column_stack([sites[row_site, 0], voxels[row_site, row_offset]])
-    flat = np.ravel_multi_index(tuple(rows.T), batch_shape)
-    _, first, row_target = np.unique(flat, return_index=True, return_inverse=True)
-    order = np.argsort(row_target, kind="stable")
-    return _Cover(rows[first], row_target[order], row_site[order], row_offset[order])
+    return BlindSpots(batch_shape, sites, targets, sources=sources)
 
 
 def _draw_neighbors(voxels: np.ndarray, shape: Sequence[int], radius: int, rng: np.random.RandomState) -> np.ndarray:
@@ -259,60 +124,52 @@ def _draw_neighbors(voxels: np.ndarray, shape: Sequence[int], radius: int, rng: 
     return neighbors
 
 
-def _draw_sources(
-    cover: _Cover,
+def _draw_sources(targets: np.ndarray, shape: Sequence[int], radius: int, rng: np.random.RandomState) -> np.ndarray:
+    return np.column_stack([targets[:, 0], _draw_neighbors(targets[:, 1:], shape, radius, rng)])
+
+
+def _redraw_inside(
+    sources: np.ndarray,
+    cover: Cover,
     sites: np.ndarray,
     shape: Sequence[int],
     radius: int,
-    footprint: np.ndarray | None,
     rng: np.random.RandomState,
-) -> tuple[np.ndarray, np.ndarray]:
-    """Draw a source per target, redrawing those inside the footprint of any site that covers the target.
+) -> np.ndarray:
+    """Redraw, in place, sources inside the footprint of any site that covers their target.
 
-    Rejection keeps the draw exactly uniform over what is allowed. Returns the sources and which targets found none.
+    Rejection keeps the draw exactly uniform over what is allowed. Returns which targets found no source.
     """
-    targets = cover.targets
-    sources = np.column_stack([targets[:, 0], _draw_neighbors(targets[:, 1:], shape, radius, rng)])
-    if footprint is None:
-        return sources, np.zeros(len(targets), dtype=bool)
-    bad = _inside_footprint(sources, cover, sites, footprint)
-    for _ in range(_MAX_REDRAWS):
+    bad = _inside_footprint(sources, cover, sites)
+    for _ in range(MAX_REDRAWS):
         if not bad.any():
             break
-        sources[bad, 1:] = _draw_neighbors(targets[bad, 1:], shape, radius, rng)
-        bad = _inside_footprint(sources, cover, sites, footprint)
-    return sources, bad
+        sources[bad, 1:] = _draw_neighbors(cover.targets[bad, 1:], shape, radius, rng)
+        bad = _inside_footprint(sources, cover, sites)
+    return bad
 
 
-def _inside_footprint(sources: np.ndarray, cover: _Cover, sites: np.ndarray, footprint: np.ndarray) -> np.ndarray:
-    within = sources[cover.row_target, 1:] - sites[cover.row_site, 1:] + np.asarray(footprint.shape) // 2
-    near = ((within >= 0) & (within < np.asarray(footprint.shape))).all(axis=1)
-    hit = np.zeros(len(within), dtype=bool)
-    hit[near] = footprint[tuple(within[near].T)]
+def _inside_footprint(sources: np.ndarray, cover: Cover, sites: np.ndarray) -> np.ndarray:
+    hit = lies_in(cover.footprint, sources[cover.row_target, 1:] - sites[cover.row_site, 1:])
     bad = np.zeros(len(sources), dtype=bool)
     bad[cover.row_target[hit]] = True
     return bad
 
 
-def _windows(cover: _Cover, radius: int, statistic: str, footprint: np.ndarray | None) -> _Windows:
-    n_axes = cover.targets.shape[1] - 1
+def _windows(targets: np.ndarray, cover: Cover | None, radius: int, statistic: str) -> _Windows:
+    n_axes = targets.shape[1] - 1
     offsets = np.indices((2 * radius + 1,) * n_axes).reshape(n_axes, -1).T - radius
-    if footprint is None:
-        forbidden = (offsets == 0).all(axis=1)[None]
-        return _Windows(statistic, offsets, forbidden, np.zeros(len(cover.targets), dtype=np.int64))
+    if cover is None:
+        return _Windows(statistic, offsets, (offsets == 0).all(axis=1)[None], np.zeros(len(targets), dtype=np.int64))
     # Seen from footprint voxel f, window offset w lies in the footprint of the same site where f + w does.
-    half = np.asarray(footprint.shape) // 2
-    within = _footprint_offsets(footprint)[:, None] + offsets + half
-    near = ((within >= 0) & (within < np.asarray(footprint.shape))).all(axis=-1)
-    table = np.zeros(near.shape, dtype=bool)
-    table[near] = footprint[tuple(within[near].T)]
-    starts = np.searchsorted(cover.row_target, np.arange(len(cover.targets)))
-    counts = np.diff(np.append(starts, len(cover.row_target)))
+    forbidden = lies_in(cover.footprint, cover.offsets[:, None] + offsets)
+    starts = np.searchsorted(cover.row_target, np.arange(len(targets)))
+    ends = np.append(starts[1:], len(cover.row_target))
     group = cover.row_offset[starts].astype(np.int64)
-    shared = np.flatnonzero(counts > 1)  # targets under several footprints must avoid all of them
-    extra = [table[cover.row_offset[starts[i] : starts[i] + counts[i]]].any(axis=0) for i in shared]
-    group[shared] = len(table) + np.arange(len(shared))
-    return _Windows(statistic, offsets, np.vstack([table, *extra]), group)
+    shared = np.flatnonzero(ends - starts > 1)  # targets under several footprints must avoid all of them
+    extra = [forbidden[cover.row_offset[starts[i] : ends[i]]].any(axis=0) for i in shared]
+    group[shared] = len(forbidden) + np.arange(len(shared))
+    return _Windows(statistic, offsets, np.vstack([forbidden, *extra]), group)
 
 
 def apply_blind_spots(images: torch.Tensor, spots: BlindSpots) -> tuple[torch.Tensor, torch.Tensor]:

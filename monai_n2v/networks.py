@@ -3,6 +3,9 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+from typing import Any
+
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
@@ -44,8 +47,8 @@ class N2VUNet(nn.Module):
         features: int = 32,
         depth: int = 2,
         kernel_size: int = 3,
-        act: str | tuple = "relu",
-        norm: str | tuple = "batch",
+        act: str | tuple[Any, ...] = "relu",
+        norm: str | tuple[Any, ...] | None = "batch",
     ) -> None:
         super().__init__()
         if spatial_dims not in (2, 3):
@@ -62,10 +65,10 @@ class N2VUNet(nn.Module):
         widths = [features * 2**level for level in range(depth + 1)]
         block = {"act": act, "norm": norm, "bias": norm is None}
         self.first = TwoConv(spatial_dims, in_channels, widths[0], **block)
-        self.down = nn.ModuleList(Down(spatial_dims, a, b, **block) for a, b in zip(widths, widths[1:]))
+        self.down = nn.ModuleList(Down(spatial_dims, a, b, **block) for a, b in pairwise(widths))
         nearest = {"upsample": "nontrainable", "interp_mode": "nearest", "align_corners": None, "is_pad": False}
         self.up = nn.ModuleList(
-            UpCat(spatial_dims, b, a, a, **block, **nearest) for a, b in reversed(list(zip(widths, widths[1:])))
+            UpCat(spatial_dims, b, a, a, **block, **nearest) for a, b in reversed(list(pairwise(widths)))
         )
         self.last = Convolution(spatial_dims, widths[0], out_channels, kernel_size=1, conv_only=True)
         if kernel_size != 3:
@@ -91,10 +94,10 @@ class N2VUNet(nn.Module):
         y = skips[-1]
         for level, up in enumerate(self.up):
             y = up(y, skips[len(skips) - 2 - level])
-        y = self.last(y)
+        out: torch.Tensor = self.last(y)
         for axis in range(self.spatial_dims):
-            y = y.narrow(2 + axis, 0, size[axis])
-        return y
+            out = out.narrow(2 + axis, 0, size[axis])
+        return out
 
 
 def _widen_kernels(network: nn.Module, kernel_size: int) -> None:

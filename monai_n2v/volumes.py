@@ -65,13 +65,15 @@ def read_nifti(path: str | Path) -> Volume:
     try:
         image = nibabel.load(path)
         if not isinstance(image, nibabel.Nifti1Image):  # NIfTI-2 is a subclass
-            raise nibabel.filebasedimages.ImageFileError("not a single-file NIfTI image")
+            raise TypeError("not a single-file NIfTI image")
         stored = image.get_data_dtype()
         if stored.fields is None and stored.kind != "c":
             np.asarray(image.dataobj)  # a truncated file fails here, in the reader
-    except Exception as error:  # noqa: BLE001 - nibabel, gzip and zlib raise a dozen kinds for a damaged file
+    except Exception as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ValueError(f"IN must be a readable NIfTI file, got {path} ({reason}). Check that it is complete.") from error
+        raise ValueError(
+            f"IN must be a readable NIfTI file, got {path} ({reason}). Check that it is complete."
+        ) from error
     return to_volume(image, str(path))
 
 

@@ -21,7 +21,13 @@ from monai_n2v.engines import ResumableCheckpoints
 
 SMALL = {
     2: {"features": [4, 4, 8, 8, 8, 4], "patch_size": [32, 32], "batch_size": 2, "epoch_length": 3, "val_length": 1},
-    3: {"features": [2, 2, 4, 4, 4, 2], "patch_size": [16, 16, 16], "batch_size": 2, "epoch_length": 3, "val_length": 1},
+    3: {
+        "features": [2, 2, 4, 4, 4, 2],
+        "patch_size": [16, 16, 16],
+        "batch_size": 2,
+        "epoch_length": 3,
+        "val_length": 1,
+    },
 }
 
 
@@ -164,7 +170,16 @@ def test_thin_real_volume_trains_and_denoises(spatial_dims, nibabel_data, tmp_pa
     image = MetaTensor(torch.from_numpy(np.moveaxis(data, -1, 0).copy()))
     bundle = find_bundle(f"n2v_denoise_{spatial_dims}d")
     small = {"device": "$torch.device('cpu')"}
-    train(bundle, [image], tmp_path, ["anneal.json", "in_memory_train.json"], **SMALL[spatial_dims], epochs=2, progress=False, **small)
+    train(
+        bundle,
+        [image],
+        tmp_path,
+        ["anneal.json", "in_memory_train.json"],
+        **SMALL[spatial_dims],
+        epochs=2,
+        progress=False,
+        **small,
+    )
     output = predict(bundle, image, tmp_path / "models" / "model.pt", ["in_memory_inference.json"],
                      features=SMALL[spatial_dims]["features"], **small)  # fmt: skip
     assert output.shape == (2, 17, 21, 3)
@@ -248,7 +263,10 @@ def test_bundle_layout_and_shared_defaults(spatial_dims):
     bundle = find_bundle(f"n2v_denoise_{spatial_dims}d")
     for name in ("LICENSE", "docs/README.md", "configs/logging.conf"):
         assert (bundle / name).is_file(), name
-    configs = {name: json.loads((bundle / "configs" / f"{name}.json").read_text()) for name in ("train", "inference", "metadata")}
+    configs = {
+        name: json.loads((bundle / "configs" / f"{name}.json").read_text())
+        for name in ("train", "inference", "metadata")
+    }
     for key in ("features", "in_channels", "network_def", "network", "ckpt_path", "output_dir"):
         assert configs["train"][key] == configs["inference"][key], key
     assert configs["metadata"]["version"] in configs["metadata"]["changelog"]

@@ -82,7 +82,9 @@ def test_report_says_where_the_picture_is(noisy, tmp_path, capsys):
 
 def test_epochs_repeat_a_max_time_run(noisy, tmp_path, capsys):
     first, again = tmp_path / "a.nii", tmp_path / "b.nii"
-    code, err = run(capsys, "denoise", "-i", noisy, "-o", first, "--max-time", 1, "--fast", "--device", "cpu", "--report")
+    code, err = run(
+        capsys, "denoise", "-i", noisy, "-o", first, "--max-time", 1, "--fast", "--device", "cpu", "--report"
+    )
     assert code == 0, err
     epochs = json.loads((tmp_path / "a_report.json").read_text())["epochs"]
     assert f"--epochs {epochs} --seed 0 --fast repeats this run" in err
@@ -216,6 +218,11 @@ def test_interrupt_exits_130_and_leaves_nothing(noisy, tmp_path, capsys, monkeyp
 
 def test_help_and_version_are_quick():
     for option in ("--help", "--version"):
-        done = subprocess.run([sys.executable, "-X", "importtime", "-m", "monai_n2v.cli", option], capture_output=True, text=True, check=True)
+        done = subprocess.run(
+            [sys.executable, "-X", "importtime", "-m", "monai_n2v.cli", option],
+            capture_output=True,
+            text=True,
+            check=True,
+        )
         assert "monai-n2v" in done.stdout
         assert "torch" not in done.stderr

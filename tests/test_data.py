@@ -83,7 +83,9 @@ def test_patches_augmentation_can_be_limited(augment, rotate, n_orientations):
 def test_patches_cover_every_position_equally():
     item = image((1, 9, 8))
     corners = [
-        int(patch.min()) for batch in loader([item], (3, 3), batch_size=2000, epoch_length=5) for patch in batch["image"]
+        int(patch.min())
+        for batch in loader([item], (3, 3), batch_size=2000, epoch_length=5)
+        for patch in batch["image"]
     ]
     laws.draws_are_uniform([(c // 8, c % 8) for c in corners], [(y, x) for y in range(7) for x in range(6)])
 
@@ -126,7 +128,9 @@ def test_thin_volumes_cut_with_smaller_patches_said_once(caplog):
 
 def test_batches_repeat_for_the_same_seed_rank_and_epoch():
     def first(seed: int = 0, rank: int = 0, epoch: int = 1) -> torch.Tensor:
-        patches = loader([image((1, 40, 40))], (16, 16), seed=seed, rank=rank, transform=RandN2VMaskd("image", batched=True))
+        patches = loader(
+            [image((1, 40, 40))], (16, 16), seed=seed, rank=rank, transform=RandN2VMaskd("image", batched=True)
+        )
         patches.set_epoch(epoch)
         batch = list(patches)[-1]
         return torch.cat([batch["image"], batch["mask"]])
@@ -187,7 +191,9 @@ def test_per_sample_way_sees_the_same_statistics(spatial_dims):
             first, second = statistic(x), statistic(y)
             error = np.sqrt(float(first.var() + second.var()) / n)
             assert abs(float(first.mean() - second.mean())) < 5 * error + 1e-9, key
-    changed = [(torch.as_tensor(d["image"]) - torch.as_tensor(d["label"]))[torch.as_tensor(d["mask"]) == 1] for d in (a, b)]
+    changed = [
+        (torch.as_tensor(d["image"]) - torch.as_tensor(d["label"]))[torch.as_tensor(d["mask"]) == 1] for d in (a, b)
+    ]
     assert changed[0].std() == pytest.approx(float(changed[1].std()), rel=0.05)
 
 

@@ -22,7 +22,13 @@ def models(tmp_path_factory):
     for dims, shape in ((2, (48, 40)), (3, (24, 20, 16))):
         folder = tmp_path_factory.mktemp(f"model{dims}")
         image = MetaTensor(phantom(shape)[1][None])
-        settings = {"epochs": 1, "epoch_length": 3, "batch_size": 2, "progress": False, "device": "$torch.device('cpu')"}
+        settings = {
+            "epochs": 1,
+            "epoch_length": 3,
+            "batch_size": 2,
+            "progress": False,
+            "device": "$torch.device('cpu')",
+        }
         train(find_bundle(f"n2v_denoise_{dims}d"), [image], folder, ["anneal.json", "in_memory_train.json"], **settings)
         folders[dims] = folder / "models" / "model.pt"
     return folders

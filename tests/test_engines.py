@@ -1,11 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
 from __future__ import annotations
 
+import itertools
+
 import pytest
 import torch
 from ignite.engine import Engine, Events
 
-from monai_n2v.engines import AnnealedBudget, EpochSeeder, ModelSaver, PrepareN2VBatch, ResumableCheckpoints, TrainingBar
+from monai_n2v.engines import (
+    AnnealedBudget,
+    EpochSeeder,
+    ModelSaver,
+    PrepareN2VBatch,
+    ResumableCheckpoints,
+    TrainingBar,
+)
 
 
 def optimizer() -> torch.optim.Optimizer:
@@ -29,7 +38,7 @@ def test_annealing_warms_up_stays_and_falls_to_zero():
     rates, _ = rates_of_a_run(AnnealedBudget(optimizer(), n_warmup=4, decay_fraction=0.4), 5, 10)
     assert rates[:4] == [0.125, 0.25, 0.375, 0.5]
     assert rates[4:31] == [0.5] * 27
-    assert all(a > b for a, b in zip(rates[30:], rates[31:]))
+    assert all(a > b for a, b in itertools.pairwise(rates[30:]))
     assert 0 < rates[-1] < 0.05
 
 

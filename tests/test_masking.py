@@ -10,13 +10,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from monai_n2v.masking import (
-    apply_blind_spots,
-    check_footprint,
-    draw_blind_spots,
-    draw_sites,
-    stratum_sides,
-)
+from monai_n2v.footprints import check_footprint
+from monai_n2v.masking import apply_blind_spots, draw_blind_spots
+from monai_n2v.strata import draw_sites, stratum_sides
 
 Q = 64 / 4096
 
@@ -39,7 +35,9 @@ def test_sites_one_per_full_stratum(shape):
 
 
 @pytest.mark.parametrize("fraction", [0.00198, Q, 0.05, 0.1])
-@pytest.mark.parametrize("shape", [(64, 64), (41, 67), (24, 48, 48), (5, 64, 64), (17, 33, 47), (64, 3, 64), (1, 70, 70)])
+@pytest.mark.parametrize(
+    "shape", [(64, 64), (41, 67), (24, 48, 48), (5, 64, 64), (17, 33, 47), (64, 3, 64), (1, 70, 70)]
+)
 def test_sites_density_right_for_any_shape(shape, fraction):
     n_images = 40
     sites = draw_sites(shape, fraction, np.random.RandomState(1), n_images)

@@ -52,7 +52,9 @@ def test_unet_is_the_papers():
 
 
 def test_unet_kernel_5_widens_every_spatial_convolution():
-    sizes = [m.kernel_size[0] for m in N2VUNet(3, features=2, kernel_size=5).modules() if isinstance(m, torch.nn.Conv3d)]
+    sizes = [
+        m.kernel_size[0] for m in N2VUNet(3, features=2, kernel_size=5).modules() if isinstance(m, torch.nn.Conv3d)
+    ]
     assert sizes.count(5) == 10
     assert set(sizes) == {1, 5}
 

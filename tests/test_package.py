@@ -11,8 +11,9 @@ import pytest
 import monai_n2v
 
 LAYERS = [
+    {"strata", "footprints"},
     {"masking"},
-    {"transforms", "losses", "networks"},
+    {"transforms", "intensity", "losses", "networks"},
     {"data", "engines", "inference"},
     {"volumes", "saving", "report", "bundles"},
     {"denoising"},

@@ -1,0 +1,135 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A training step in the bundle over the bare step of the same network on a ready batch; masking; one default epoch.
+
+The two kinds of step take turns, so that a drifting machine slows both; medians. ``python -m benchmarks.overhead``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import tempfile
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+
+from benchmarks.common import save
+
+BATCHES = {2: (128, (64, 64)), 3: (4, (64, 64, 64))}
+
+
+def steps(spatial_dims: int) -> tuple[Callable[[], None], Callable[[], None]]:
+    """A step through the bundle's own trainer, and a bare one of an equal network."""
+    from monai.bundle import ConfigWorkflow
+    from monai.data import MetaTensor
+
+    from monai_n2v.bundles import bundle_name, find_bundle, find_config
+    from monai_n2v.losses import N2VLoss
+
+    batch_size, patch_size = BATCHES[spatial_dims]
+    bundle = find_bundle(bundle_name(spatial_dims))
+    volume = torch.randn(1, *(160,) * spatial_dims)
+    overlays = ("anneal.json", "in_memory_train.json")
+    flow = ConfigWorkflow(
+        config_file=[str(bundle / "configs" / "train.json"), *map(str, map(find_config, overlays))],
+        workflow_type="train",
+        logging_file=False,
+        meta_file=str(bundle / "configs" / "metadata.json"),
+        **{
+            "output_dir": tempfile.mkdtemp(),
+            "train#dataset#data": [{"image": MetaTensor(volume)}],
+            "batch_size": batch_size,
+            "patch_size": list(patch_size),
+            "progress": False,
+            "epochs": 10**6,
+            "epoch_length": 10**6,
+        },
+    )  # fmt: skip
+    flow.initialize()
+    trainer = flow.parser.get_parsed_content("train#trainer")
+    loader = iter(flow.parser.get_parsed_content("train#dataloader"))
+    # One iteration as Ignite runs it: events, data, update. The engine's generator stops after each iteration.
+    from ignite.engine import Events
+
+    trainer.state.epoch, trainer.state.epoch_length, trainer.state.max_epochs = 1, 10**6, 10**6
+    trainer.state.iteration = 0
+
+    def bundle_step() -> None:
+        trainer.state.batch = next(loader)
+        trainer.state.iteration += 1
+        trainer.fire_event(Events.ITERATION_STARTED)
+        trainer.state.output = trainer._process_function(trainer, trainer.state.batch)
+        trainer.fire_event(Events.ITERATION_COMPLETED)
+
+    network, loss = flow.parser.get_parsed_content("network"), N2VLoss()
+    optimizer = torch.optim.Adam(network.parameters(), lr=4e-4)
+    ready = {key: tensor.clone() for key, tensor in next(loader).items()}
+
+    def bare_step() -> None:
+        network.train()
+        optimizer.zero_grad()
+        loss(network(ready["image"]), ready["label"], ready["mask"]).backward()
+        optimizer.step()
+
+    return bundle_step, bare_step
+
+
+def overhead(spatial_dims: int, n_rounds: int) -> dict[str, Any]:
+    """Medians of both steps, taken in turns, and of the ratios of neighbors."""
+    both = steps(spatial_dims)
+    for step in both:
+        step()
+    seconds = np.empty((n_rounds, 2))
+    for row, column in itertools.product(range(n_rounds), range(2)):
+        started = time.perf_counter()
+        both[column]()
+        seconds[row, column] = time.perf_counter() - started
+    return {
+        "batch": [BATCHES[spatial_dims][0], *BATCHES[spatial_dims][1]],
+        "bundle_step_ms": round(1e3 * float(np.median(seconds[:, 0])), 1),
+        "bare_step_ms": round(1e3 * float(np.median(seconds[:, 1])), 1),
+        "ratio": round(float(np.median(seconds[:, 0] / seconds[:, 1])), 3),
+        "n_rounds": n_rounds,
+    }
+
+
+def masking(n_rounds: int = 200) -> dict[str, Any]:
+    """Masking a ready batch of 128 images of 64x64 with 64 blind spots each, on one thread."""
+    from monai_n2v.transforms import RandN2VMaskd
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    transform = RandN2VMaskd("image", batched=True).set_random_state(0)
+    batch = {"image": torch.randn(128, 1, 64, 64)}
+    seconds = []
+    for _ in range(n_rounds):
+        started = time.perf_counter()
+        transform(batch)
+        seconds.append(time.perf_counter() - started)
+    torch.set_num_threads(threads)
+    return {
+        "batch": [128, 64, 64],
+        "sites_per_image": 64,
+        "threads": 1,
+        "median_ms": round(1e3 * float(np.median(seconds)), 2),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=12)
+    arguments = parser.parse_args()
+    torch.set_num_threads(2)
+    results: dict[str, Any] = {"masking": masking()}
+    for spatial_dims in (2, 3):
+        results[f"{spatial_dims}d"] = overhead(spatial_dims, arguments.rounds)
+        print(results, flush=True)
+    results["masking"]["share_of_2d_step"] = round(results["masking"]["median_ms"] / results["2d"]["bare_step_ms"], 4)
+    save("overhead", results)
+
+
+if __name__ == "__main__":
+    main()
