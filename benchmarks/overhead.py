@@ -118,6 +118,34 @@ def masking(n_rounds: int = 200) -> dict[str, Any]:
     }
 
 
+def epoch(spatial_dims: int) -> dict[str, Any]:
+    """One epoch of the bundle with its defaults, validation, logs and checkpoint, on one volume; start-up left out."""
+    import nibabel
+    from monai.bundle import ConfigWorkflow
+
+    from monai_n2v.bundles import bundle_name, find_bundle
+
+    bundle = find_bundle(bundle_name(spatial_dims))
+    with tempfile.TemporaryDirectory() as folder:
+        data = np.random.default_rng(0).normal(size=(96, 96, 96)).astype(np.float32)
+        nibabel.save(nibabel.Nifti1Image(data, np.eye(4)), f"{folder}/volume.nii")
+        flow = ConfigWorkflow(
+            config_file=str(bundle / "configs" / "train.json"),
+            workflow_type="train",
+            bundle_root=str(bundle),
+            dataset_dir=folder,
+            output_dir=f"{folder}/out",
+            epochs=1,
+        )
+        flow.initialize()
+        trainer = flow.parser.get_parsed_content("train#trainer")
+        started = time.perf_counter()
+        flow.run()
+        seconds = time.perf_counter() - started
+        flow.finalize()
+    return {"seconds": round(seconds, 1), "steps": trainer.state.iteration}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=12)
@@ -128,6 +156,7 @@ def main() -> None:
         results[f"{spatial_dims}d"] = overhead(spatial_dims, arguments.rounds)
         print(results, flush=True)
     results["masking"]["share_of_2d_step"] = round(results["masking"]["median_ms"] / results["2d"]["bare_step_ms"], 4)
+    results["epoch"] = {f"{n}D": epoch(n) for n in (2, 3)}
     save("overhead", results)
 
 

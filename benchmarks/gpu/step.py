@@ -1,0 +1,72 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Masking, patch cutting and a training step on a GPU: equal to the CPU first, then timed with device events.
+
+``python -m benchmarks.gpu.step``
+"""
+
+from __future__ import annotations
+
+import itertools
+import statistics
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from benchmarks.common import save
+from benchmarks.overhead import BATCHES, steps
+
+
+def check(device: torch.device) -> dict[str, bool]:
+    """Patches and masks drawn on the GPU equal those drawn on the CPU, bit for bit."""
+    from monai_n2v.data import PatchLoader
+    from monai_n2v.transforms import RandN2VMaskd
+
+    equal = {}
+    generator = torch.Generator().manual_seed(0)
+    for spatial_dims, fill in itertools.product((2, 3), ("uniform", "median")):
+        volume = torch.randn(1, *(96,) * spatial_dims, generator=generator)
+        batches = []
+        for place in ("cpu", device):
+            pairing = RandN2VMaskd("image", batched=True, fill=fill, radius=2)
+            loader = PatchLoader([{"image": volume}], (32,) * spatial_dims, 8, 2, transform=pairing, device=place)
+            batches.append([{key: tensor.cpu() for key, tensor in batch.items()} for batch in loader])
+        equal[f"{spatial_dims}d {fill}"] = all(torch.equal(a[k], b[k]) for a, b in zip(*batches) for k in a)
+    return equal
+
+
+def milliseconds(step: Callable[[], None], n: int) -> list[float]:
+    """Device time of each of ``n`` runs."""
+    times = []
+    for _ in range(n):
+        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        start.record()
+        step()
+        end.record()
+        torch.cuda.synchronize()
+        times.append(start.elapsed_time(end))
+    return times
+
+
+def main() -> None:
+    device = torch.device("cuda:0")
+    equal = check(device)
+    if not all(equal.values()):
+        raise SystemExit(f"GPU and CPU draw different batches: {equal}")
+    results: dict[str, Any] = {"equal_to_cpu": equal}
+    for spatial_dims in (2, 3):
+        both = steps(spatial_dims)
+        for step in both:
+            milliseconds(step, 10)
+        pairs = [(milliseconds(both[0], 1)[0], milliseconds(both[1], 1)[0]) for _ in range(100)]
+        results[f"{spatial_dims}d"] = {
+            "batch": [BATCHES[spatial_dims][0], *BATCHES[spatial_dims][1]],
+            "bundle_step_ms": statistics.median(a for a, _ in pairs),
+            "bare_step_ms": statistics.median(b for _, b in pairs),
+            "ratio": statistics.median(a / b for a, b in pairs),
+        }
+    save("gpu_step", results)
+
+
+if __name__ == "__main__":
+    main()

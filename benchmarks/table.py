@@ -1,0 +1,151 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Write ``docs/results.md`` and its plot from the JSON in ``benchmarks/results/``. ``python -m benchmarks.table``."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from benchmarks.common import ROOT, load
+
+PLOT = ROOT / "docs" / "images" / "colin27.png"
+
+
+def origin(machine: dict[str, Any]) -> str:
+    """Where numbers come from, in one line."""
+    versions = ", ".join(f"{name} {number}" for name, number in machine["versions"].items())
+    place = machine["gpu"] or f"{machine['cpu']}, {machine['threads']} threads of {machine['cores']} cores"
+    return f"`{machine['command']}` at commit `{machine['commit']}`; {place}; {versions}."
+
+
+def label(row: dict[str, Any]) -> str:
+    """Network and settings of a row."""
+    features = "default" if row["features"] == "default" else ", ".join(map(str, row["features"]))
+    extra = "".join(f", {name} {value}" for name, value in row["overrides"].items())
+    return f"{row['dims']}D {row['network']} ({'fast' if row['fast'] else features}{extra})"
+
+
+def colin27_section(stored: dict[str, Any]) -> list[str]:
+    """PSNR against time: table and plot."""
+    filters = [row for row in stored["rows"] if row["method"] != "Noise2Void"]
+    trained = [row for row in stored["rows"] if row["method"] == "Noise2Void" and row["side"] == 96]
+    small = [row for row in stored["rows"] if row["method"] == "Noise2Void" and row["side"] != 96]
+    lines = [
+        "## Brain MR with simulated noise (Colin27)",
+        "",
+        "Crop [50:146, 60:156, 50:146] of the Colin27 T1 volume, white Gaussian noise of sigma 12 (`default_rng(1)`,",
+        "float32, unclipped). The network trains on that crop alone. PSNR in dB with the clean crop's maximum as range,",
+        "float, neither clipped nor rounded. The filters' parameters are chosen with the clean image at hand, which no",
+        "user has; Noise2Void never sees it.",
+        "",
+        "| method | PSNR | seconds |",
+        "| --- | --- | --- |",
+    ]
+    for row in filters:
+        found = ", ".join(f"{k} {v}" for k, v in row.items() if k not in ("method", "psnr", "seconds"))
+        lines.append(
+            f"| {row['method']}{f' ({found})' if found else ''} | {row['psnr']:.2f} | {row.get('seconds', '')} |"
+        )
+    lines += [
+        "",
+        "| network | budget | steps | training s | prediction s | PSNR |",
+        "| --- | --- | --- | --- | --- | --- |",
+    ]
+    order = sorted(trained, key=lambda r: (label(r), r["budget_seconds"] or 0))
+    for row in order:
+        budget = f"{row['budget_seconds']:g} s" if row["budget_seconds"] else f"{row['epochs']} epochs"
+        seconds = f"{row['training_seconds']:.0f} | {row['prediction_seconds']:.0f}"
+        lines.append(f"| {label(row)} | {budget} | {row['steps']} | {seconds} | **{row['psnr']:.2f}** |")
+    if trained:
+        lines += ["", "![PSNR against training time](images/colin27.png)", ""]
+        lines += [
+            "Each row is a run of its own, since the learning rate is annealed within the budget. Origin of the rows:",
+            "",
+        ]
+        for text in sorted({origin(row["machine"]) for row in trained}):
+            lines.append(f"- {text}")
+        plot(trained, filters)
+    for row in small:
+        lines += [
+            "",
+            f"A cube of {row['side']} voxels' side, {row['budget_seconds']:g} s: {row['psnr_noisy']:.2f} dB noisy, "
+            f"**{row['psnr']:.2f} dB** denoised ({label(row)}). {origin(row['machine'])}",
+        ]
+    return lines
+
+
+def plot(trained: list[dict[str, Any]], filters: list[dict[str, Any]]) -> None:
+    """PSNR against seconds of training, filters as lines."""
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(figsize=(6.4, 4))
+    for name in sorted({label(row) for row in trained}):
+        rows = sorted((r for r in trained if label(r) == name), key=lambda r: r["training_seconds"])
+        axes.plot([r["training_seconds"] for r in rows], [r["psnr"] for r in rows], "o-", label=name)
+    for row, style in zip([r for r in filters if r["method"] != "noisy"], ("--", ":", "-.")):
+        axes.axhline(row["psnr"], color="gray", linestyle=style, label=row["method"])
+    axes.set(xscale="log", xlabel="seconds of training on two CPU cores", ylabel="PSNR in dB")
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize=6)
+    PLOT.parent.mkdir(exist_ok=True)
+    figure.savefig(PLOT, dpi=110, bbox_inches="tight")
+
+
+def overhead_section(stored: dict[str, Any]) -> list[str]:
+    """What a training step costs beyond the network."""
+    lines = [
+        "## What training costs beyond the network",
+        "",
+        "A step in the bundle (patches cut and masked, Ignite's events, MONAI's trainer) against forward, backward and",
+        "optimizer of the same default network on a ready batch. The two take turns; medians, and the median of the",
+        "ratios of neighbors.",
+        "",
+        "| batch | bundle ms | bare ms | ratio |",
+        "| --- | --- | --- | --- |",
+    ]
+    for name in ("2d", "3d"):
+        row = stored[name]
+        batch = "x".join(map(str, row["batch"]))
+        lines.append(f"| {batch} | {row['bundle_step_ms']} | {row['bare_step_ms']} | **{row['ratio']:.3f}** |")
+    row = stored["masking"]
+    lines += [
+        "",
+        f"Masking a batch of {'x'.join(map(str, row['batch']))} with {row['sites_per_image']} blind spots each, one thread: "
+        f"**{row['median_ms']} ms**, {100 * row['share_of_2d_step']:.2g} % of the bare 2D step.",
+    ]
+    if "epoch" in stored:
+        times = ", ".join(f"{name} {row['seconds']} s ({row['steps']} steps)" for name, row in stored["epoch"].items())
+        lines += ["", f"One default epoch of the bundle with its validation, start-up left out: {times}."]
+    return [*lines, "", origin(stored["machine"])]
+
+
+def seams_section(stored: dict[str, Any]) -> list[str]:
+    """How visible BasicUNet's seams are."""
+    lines = [
+        "## Seams",
+        "",
+        "Where the halo covers the receptive field (`N2VUNet` with its `halo`), tiles equal the whole to rounding. BasicUNet",
+        "sees about 104 voxels to each side, so tiles differ a little; here on a network trained on noisy Colin27, in units",
+        "of the noise's standard deviation.",
+        "",
+        "| bundle | tile | halo | largest | mean |",
+        "| --- | --- | --- | --- | --- |",
+    ]
+    for name in ("2d", "3d"):
+        for row in stored[name]["rows"]:
+            lines.append(
+                f"| {name.upper()} | {stored[name]['tile_size']} | {row['halo']} | {row['largest']:.4f} | {row['mean']:.6f} |"
+            )
+    return [*lines, "", origin(stored["machine"])]
+
+
+def main() -> None:
+    lines = ["# Results", "", "Written by `python -m benchmarks.table` from `benchmarks/results/`; do not edit.", ""]
+    for name, section in (("colin27", colin27_section), ("overhead", overhead_section), ("seams", seams_section)):
+        stored = load(name)
+        if stored:
+            lines += [*section(stored), ""]
+    (ROOT / "docs" / "results.md").write_text("\n".join(lines).rstrip() + "\n")
+
+
+if __name__ == "__main__":
+    main()
