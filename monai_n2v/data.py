@@ -152,11 +152,10 @@ class PatchLoader:
         self._store = torch.cat(stores, dim=1) if len(stores) > 1 else stores[0]
         del stores
         self._groups = _group_by_patch(volumes)
+        self._shares = _shares([sum(math.prod(volume.shape) for volume in group) for group in self._groups.values()])
         for patch, group in self._groups.items():
             if patch != tuple(patch_size):
-                logger.info(
-                    "%d volume(s) thinner than the patch %s: cut with %s.", len(group), tuple(patch_size), patch
-                )
+                logger.info("%d volume(s) thinner than the patch %s: cut with %s.", len(group), tuple(patch_size), patch)
         if fixed:
             self._fixed = list(self)
             del self._store
@@ -182,12 +181,9 @@ class PatchLoader:
             yield batch if self.transform is None else self.transform(batch)
 
     def _draw_patches(self, rng: np.random.RandomState) -> torch.Tensor:
-        patches = list(self._groups)
-        sizes = np.array([sum(math.prod(v.shape) for v in group) for group in self._groups.values()], dtype=float)
-        patch = patches[rng.choice(len(patches), p=sizes / sizes.sum())]
-        group = self._groups[patch]
-        voxels = np.array([math.prod(v.shape) for v in group], dtype=float)
-        chosen = rng.choice(len(group), size=self.batch_size, p=voxels / voxels.sum())
+        patch, group = list(self._groups.items())[rng.choice(len(self._groups), p=self._shares)]
+        shares = _shares([math.prod(volume.shape) for volume in group])
+        chosen = rng.choice(len(group), size=self.batch_size, p=shares)
         n_axes = len(patch)
         start = np.empty(self.batch_size, dtype=np.int64)
         steps = np.empty((self.batch_size, n_axes), dtype=np.int64)
@@ -218,6 +214,10 @@ class PatchLoader:
         if self._store.shape[0] == 1:
             return self._store[0].take(index)[:, None]
         return self._store[:, index].movedim(0, 1).contiguous()
+
+
+def _shares(sizes: Sequence[int]) -> np.ndarray:
+    return np.asarray(sizes, dtype=np.float64) / sum(sizes)
 
 
 def _split_channels(image: torch.Tensor, in_channels: int, n_axes: int) -> list[torch.Tensor]:

@@ -114,7 +114,7 @@ class AlignedTileInferer(Inferer):
                 f"inputs must have {self.spatial_dims} spatial axes, got shape {tuple(images.shape[2:])}. "
                 "Use the 2D bundle for images and the 3D bundle for volumes."
             )
-        if images.shape[1] not in (self.in_channels,) and self.in_channels != 1:
+        if self.in_channels not in (1, images.shape[1]):
             raise ValueError(
                 f"inputs must have {self.in_channels} channels, got {images.shape[1]}. Set in_channels to the image's."
             )

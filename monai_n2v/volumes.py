@@ -59,9 +59,9 @@ def read_nifti(path: str | Path) -> Volume:
 
     path = Path(path)
     if not path.exists():
-        raise FileNotFoundError(f"IN must be an existing file, got {path}. Check the path.")
+        raise FileNotFoundError(f"path must be an existing file, got {path}. Check the path.")
     if not path.name.lower().endswith(NIFTI_SUFFIXES):
-        raise ValueError(f"IN must be a NIfTI file ({', '.join(NIFTI_SUFFIXES)}), got {path}. Convert it first.")
+        raise ValueError(f"path must be a NIfTI file ({', '.join(NIFTI_SUFFIXES)}), got {path}. Convert it first.")
     try:
         image = nibabel.load(path)
         if not isinstance(image, nibabel.Nifti1Image):  # NIfTI-2 is a subclass
@@ -72,7 +72,7 @@ def read_nifti(path: str | Path) -> Volume:
     except Exception as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ValueError(
-            f"IN must be a readable NIfTI file, got {path} ({reason}). Check that it is complete."
+            f"path must be a readable NIfTI file, got {path} ({reason}). Check that it is complete."
         ) from error
     return to_volume(image, str(path))
 
@@ -94,11 +94,11 @@ def to_volume(image: nibabel.Nifti1Image, name: str = "") -> Volume:
     stored = image.get_data_dtype()
     if stored.fields is not None or stored.kind == "c":
         kind = "RGB" if stored.fields is not None else "complex"
-        raise ValueError(f"IN must hold one real number per voxel, got {kind} voxels{where}. Convert it first.")
+        raise ValueError(f"image must hold one real number per voxel, got {kind} voxels{where}. Convert it first.")
     data = np.asarray(image.dataobj, dtype=np.float32)
     spatial = [n for n in data.shape[:3] if n > 1]
     if len(spatial) < 2:
-        raise ValueError(f"IN must have 2 or 3 spatial axes, got shape {data.shape}{where}. Use an image or a volume.")
+        raise ValueError(f"image must have 2 or 3 spatial axes, got shape {data.shape}{where}. Use an image or a volume.")
     zooms = [float(zoom) for n, zoom in zip(data.shape[:3], image.header.get_zooms()[:3]) if n > 1]
     volumes = np.moveaxis(data.reshape(*spatial, -1), -1, 0)
     return Volume(np.ascontiguousarray(volumes), tuple(zooms), image)

@@ -117,9 +117,9 @@ def damaged(kind: str, path) -> None:
 @pytest.mark.parametrize(
     ("kind", "message"),
     [
-        ("empty", "IN must be a readable NIfTI file"),
-        ("truncated", "IN must be a readable NIfTI file"),
-        ("text", "IN must be a readable NIfTI file"),
+        ("empty", "path must be a readable NIfTI file"),
+        ("truncated", "path must be a readable NIfTI file"),
+        ("text", "path must be a readable NIfTI file"),
         ("complex", "got complex voxels"),
         ("rgb", "got RGB voxels"),
     ],
@@ -133,10 +133,10 @@ def test_bad_files_named(kind, message, tmp_path):
 
 
 def test_other_files_refused(tmp_path):
-    with pytest.raises(FileNotFoundError, match="IN must be an existing file"):
+    with pytest.raises(FileNotFoundError, match="path must be an existing file"):
         read_nifti(tmp_path / "none.nii")
     (tmp_path / "x.mgz").touch()
-    with pytest.raises(ValueError, match="IN must be a NIfTI file"):
+    with pytest.raises(ValueError, match="path must be a NIfTI file"):
         read_nifti(tmp_path / "x.mgz")
     nibabel.save(nibabel.Nifti1Image(np.ones((5, 1, 1), np.float32), np.eye(4)), tmp_path / "line.nii")
     with pytest.raises(ValueError, match="2 or 3 spatial axes"):
