@@ -74,18 +74,13 @@ def train_row(arguments: argparse.Namespace, seconds: float | None, epochs: int 
     clean, noisy = colin27(crop, SIGMA)
     bundle = find_bundle(bundle_name(arguments.dims))
     image = as_image(noisy[None], [1.0, 1.0, 1.0])
-    network: dict[str, Any] = {}
-    if arguments.network == "N2VUNet":
-        network = {
-            "network_def": {
-                "_target_": "monai_n2v.networks.N2VUNet",
-                "spatial_dims": arguments.dims,
-                "features": arguments.features[0] if arguments.features else 32,
-            }
-        }
+    # The command line's own overlay; another network replaces its part.
+    overlays = [f"self_{arguments.dims}d.json", *(["fast.json"] if arguments.fast else [])]
+    network: dict[str, Any] = {"features": arguments.features} if arguments.features else {}
+    if arguments.network == "BasicUNet":
+        network |= {"divisor": 16, "network_def": json.loads((bundle / "configs/train.json").read_text())["network_def"]}
     elif arguments.features:
-        network = {"features": arguments.features}
-    overlays = [f"fast_{arguments.dims}d.json"] if arguments.fast else []
+        network = {"features": arguments.features[0]}
     overrides = json.loads(arguments.overrides)
     with tempfile.TemporaryDirectory() as folder:
         started = time.perf_counter()
@@ -123,7 +118,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, nargs="*", default=[])
     parser.add_argument("--epochs", type=int, nargs="*", default=[])
     parser.add_argument("--dims", type=int, default=3)
-    parser.add_argument("--network", default="BasicUNet")
+    parser.add_argument("--network", choices=("N2VUNet", "BasicUNet"), default="N2VUNet")
     parser.add_argument("--features", type=int, nargs="*")
     parser.add_argument("--fast", action="store_true")
     parser.add_argument("--side", type=int, help="a smaller cube from the crop's corner")

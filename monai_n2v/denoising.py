@@ -163,7 +163,7 @@ def denoise_stack(
             bundle = find_bundle(bundle_name(spatial_dims))
             work = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="monai_n2v_")))
             weights = work / "models" / "model.pt"
-            overlays = [f"fast_{spatial_dims}d.json"] if fast else []
+            overlays = [f"self_{spatial_dims}d.json", *(["fast.json"] if fast else [])]
             budget: dict[str, Any] = {"seed": seed, "max_time": max_time, "progress": progress}
             if epochs is not None:
                 budget["epochs"] = epochs

@@ -267,7 +267,7 @@ def test_bundle_layout_and_shared_defaults(spatial_dims):
         name: json.loads((bundle / "configs" / f"{name}.json").read_text())
         for name in ("train", "inference", "metadata")
     }
-    for key in ("features", "in_channels", "network_def", "network", "ckpt_path", "output_dir"):
+    for key in ("features", "divisor", "in_channels", "network_def", "network", "ckpt_path", "output_dir"):
         assert configs["train"][key] == configs["inference"][key], key
     assert configs["metadata"]["version"] in configs["metadata"]["changelog"]
     assert not (bundle / "models" / "model.pt").exists(), "no weights are shipped"
