@@ -78,7 +78,10 @@ def train_row(arguments: argparse.Namespace, seconds: float | None, epochs: int 
     overlays = [f"self_{arguments.dims}d.json", *(["fast.json"] if arguments.fast else [])]
     network: dict[str, Any] = {"features": arguments.features} if arguments.features else {}
     if arguments.network == "BasicUNet":
-        network |= {"divisor": 16, "network_def": json.loads((bundle / "configs/train.json").read_text())["network_def"]}
+        network |= {
+            "divisor": 16,
+            "network_def": json.loads((bundle / "configs/train.json").read_text())["network_def"],
+        }
     elif arguments.features:
         network = {"features": arguments.features[0]}
     overrides = json.loads(arguments.overrides)

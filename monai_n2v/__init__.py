@@ -55,8 +55,9 @@ _MODULES = {
     "intensity",
     "losses",
     "masking",
+    "models",
 }
-_MODULES |= {"networks", "report", "saving", "strata", "transforms", "volumes"}
+_MODULES |= {"models", "networks", "report", "files", "strata", "transforms", "volumes"}
 
 
 def __getattr__(name: str) -> Any:

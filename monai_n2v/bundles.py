@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import random
 import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -95,7 +96,8 @@ def _quiet() -> Iterator[None]:
     levels = bundle_logger.level, ignite_logger.level
     bundle_logger.setLevel(logging.ERROR)
     ignite_logger.setLevel(logging.ERROR)
-    numpy_state, torch_state = np.random.get_state(), torch.random.get_rng_state()
+    python_state, numpy_state, torch_state = random.getstate(), np.random.get_state(), torch.random.get_rng_state()
+    cuda_states = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
     deterministic, benchmark = torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark
     try:
         with warnings.catch_warnings():
@@ -103,8 +105,11 @@ def _quiet() -> Iterator[None]:
             warnings.filterwarnings("ignore", message=".*bundle.*", category=UserWarning)
             yield
     finally:
+        random.setstate(python_state)
         np.random.set_state(numpy_state)
         torch.random.set_rng_state(torch_state)
+        if cuda_states:
+            torch.cuda.set_rng_state_all(cuda_states)
         torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = deterministic, benchmark
         bundle_logger.setLevel(levels[0])
         ignite_logger.setLevel(levels[1])

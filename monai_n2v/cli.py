@@ -5,12 +5,12 @@ from __future__ import annotations
 
 import argparse
 import logging
-import os
 import sys
 import time
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TypeVar
 
 from monai_n2v import __version__
 
@@ -18,8 +18,8 @@ __all__ = ["main"]
 
 logger = logging.getLogger("monai_n2v")
 
+T = TypeVar("T", int, float)
 EXIT_FILE_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, 130
-_SUFFIXES = (".nii", ".nii.gz")
 
 
 class UsageError(Exception):
@@ -42,7 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         args.run(args)
     except KeyboardInterrupt:
-        print("interrupted; nothing was written.", file=sys.stderr)
+        print("interrupted", file=sys.stderr)
         return EXIT_INTERRUPTED
     except Exception as error:  # noqa: BLE001 - no bad input may end in a traceback
         if args.verbose > 1:
@@ -89,8 +89,13 @@ def _parser() -> argparse.ArgumentParser:
     budget.add_argument("--epochs", type=_positive_int, metavar="N", help="length of the training")
     budget.add_argument("--max-time", type=_positive, metavar="SECONDS", help="length of the training instead")
     add("--fast", action="store_true", help="a shorter training with a smaller network")
-    add("--spatial-dims", type=int, choices=(2, 3), help="2: slice by slice along the last axis; 3: volumes (default)")
-    add("--device", default="auto", help="auto (default), cpu, cuda, cuda:N or mps")
+    add(
+        "--spatial-dims",
+        type=int,
+        choices=(2, 3),
+        help="2: slice by slice across the shortest axis; 3: volumes (default)",
+    )
+    add("--device", default="auto", help="auto (default), cpu, cuda or cuda:N")
     add("--seed", type=_seed, default=0, help="same seed, same result on the same machine (default 0)")
     add(
         "--dtype",
@@ -102,7 +107,7 @@ def _parser() -> argparse.ArgumentParser:
         "--report",
         nargs="?",
         type=Path,
-        const=Path(),
+        const=True,
         metavar="DIR",
         help="also write <OUT>_report.png, .json; beside OUT by default",
     )
@@ -113,22 +118,29 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _number(kind: type[T], text: str) -> T:
+    try:
+        return kind(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"must be a number, got {text!r}") from None
+
+
 def _positive(text: str) -> float:
-    value = float(text)
+    value = _number(float, text)
     if not 0 < value < float("inf"):
         raise argparse.ArgumentTypeError(f"must be above 0, got {text}")
     return value
 
 
 def _positive_int(text: str) -> int:
-    value = int(text)
+    value = _number(int, text)
     if value < 1:
         raise argparse.ArgumentTypeError(f"must be at least 1, got {text}")
     return value
 
 
 def _seed(text: str) -> int:
-    value = int(text)
+    value = _number(int, text)
     if not 0 <= value < 2**32:
         raise argparse.ArgumentTypeError(f"must be from 0 to 2**32 - 1, got {text}")
     return value
@@ -140,42 +152,40 @@ def _check_paths(args: argparse.Namespace) -> None:
         raise UsageError(f"IN must be an existing file, got {args.input}. Check the path.")
     if args.input.is_dir():
         raise UsageError(f"IN must be a file, got the folder {args.input}. Pass one NIfTI file.")
-    if not args.output.name.lower().endswith(_SUFFIXES):
-        raise UsageError(f"OUT must end in .nii or .nii.gz, got {args.output}. Add .nii.gz.")
+    from monai_n2v.volumes import check_target, stem_of
+
+    try:
+        check_target(args.output)
+        if args.report is not None:
+            check_target(_report_folder(args) / "report.nii")
+    except (ValueError, OSError) as error:
+        raise UsageError(str(error)) from error
     outputs = [args.output]
     if args.report is not None:
-        outputs += [_report_folder(args) / f"{_stem(args.output)}_report.{suffix}" for suffix in ("png", "json")]
+        outputs += [_report_folder(args) / f"{stem_of(args.output)}_report.{suffix}" for suffix in ("png", "json")]
     for path in outputs:
-        if path.is_dir():
-            raise UsageError(f"OUT must be a file, got the folder {path}. Name the file in it.")
         if path.exists() and path.samefile(args.input):
             raise UsageError(f"OUT must not be IN, got {path} for both. Choose another name.")
         if path.exists() and not args.force:
             raise UsageError(f"OUT must not exist yet, got {path}. Use --force to overwrite it.")
-        folder = path.parent
-        while not folder.exists():
-            folder = folder.parent
-        if not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
-            raise UsageError(f"OUT must be writable, got {path}. Choose a folder you may write to.")
     if args.model is not None and not args.model.exists():
         raise UsageError(f"--model must be a trained bundle or its weights, got {args.model}. Check the path.")
-    if args.model is not None and (args.fast or args.epochs or args.max_time):
-        raise UsageError("--model must stand alone, got a training length too. Drop --fast, --epochs and --max-time.")
+    if args.model is not None and (args.fast or args.epochs or args.max_time or args.spatial_dims):
+        raise UsageError(
+            "--model must stand alone, got settings of a training too. "
+            "Drop --fast, --epochs, --max-time and --spatial-dims."
+        )
 
 
 def _report_folder(args: argparse.Namespace) -> Path:
-    folder: Path = args.output.parent if args.report == Path() else args.report
+    folder: Path = args.output.parent if args.report is True else args.report
     return folder
-
-
-def _stem(path: Path) -> str:
-    return path.name[: -len(".nii.gz")] if path.name.lower().endswith(".nii.gz") else path.stem
 
 
 def _denoise(args: argparse.Namespace) -> None:
     started = time.perf_counter()
     _check_paths(args)
-    from monai_n2v.volumes import read_nifti, save_nifti, to_nifti
+    from monai_n2v.volumes import read_nifti, save_nifti, stem_of, to_nifti
 
     volume = read_nifti(args.input)
 
@@ -198,7 +208,7 @@ def _denoise(args: argparse.Namespace) -> None:
             if args.epochs
             else "for minutes"
         )
-        logger.info("Training a network on this image alone %s; a later --model would skip this.", length)
+        logger.info("Training a network on this image alone %s.", length)
     data, record = denoise_stack(
         volume.data,
         volume.spacing,
@@ -213,10 +223,12 @@ def _denoise(args: argparse.Namespace) -> None:
     )
     if args.model is None:
         fast = " --fast" if args.fast else ""
+        dims = f" --spatial-dims {args.spatial_dims}" if args.spatial_dims else ""
         logger.info(
-            "Trained %d steps in %.0f s; --epochs %d --seed %d%s repeats this run.",
-            record["steps"], record["training_seconds"], record["epochs"], args.seed, fast,
+            "Trained %d steps in %.0f s; --epochs %d --seed %d%s%s repeats this run.",
+            record["steps"], record["training_seconds"], record["epochs"], args.seed, fast, dims,
         )  # fmt: skip
+    logger.debug("Record: %s", record)
     save_nifti(to_nifti(data, volume.source, args.dtype), args.output)
     logger.info("Denoised image: %s", args.output)
     if args.report is not None:
@@ -225,7 +237,7 @@ def _denoise(args: argparse.Namespace) -> None:
         record |= {"input": str(args.input), "output": str(args.output)}
         record["total_seconds"] = round(time.perf_counter() - started, 1)
         picture, text = write_report(
-            _report_folder(args), _stem(args.output), volume.data, data, volume.spacing, record
+            _report_folder(args), stem_of(args.output), volume.data, data, volume.spacing, record
         )
         logger.info("Before/after picture: %s", picture)
         logger.info("Record of the run: %s", text)

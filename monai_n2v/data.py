@@ -21,11 +21,12 @@ logger = logging.getLogger(__name__)
 IMAGE_SUFFIXES = (".nii", ".nii.gz", ".tif", ".tiff", ".png")
 
 
-def find_images(dataset_dir: str | Path) -> list[dict[str, str]]:
+def find_images(dataset_dir: str | Path, exclude: str | Path | None = None) -> list[dict[str, str]]:
     """List all NIfTI, TIFF and PNG files below a folder, sorted, as a MONAI data list.
 
     Args:
         dataset_dir: the folder; searched recursively, hidden files and folders left out.
+        exclude: a folder whose files are left out, such as that of the results.
 
     Returns:
         ``[{"image": path}, ...]``.
@@ -50,6 +51,7 @@ def find_images(dataset_dir: str | Path) -> list[dict[str, str]]:
         if path.name.lower().endswith(IMAGE_SUFFIXES)
         and path.is_file()
         and not any(part.startswith(".") for part in path.relative_to(folder).parts)
+        and (exclude is None or not path.resolve().is_relative_to(Path(exclude).resolve()))
     )
     if not paths:
         raise FileNotFoundError(f"dataset_dir must hold images ({suffixes}), got none below {folder}. Check the path.")
@@ -155,7 +157,9 @@ class PatchLoader:
         self._shares = _shares([sum(math.prod(volume.shape) for volume in group) for group in self._groups.values()])
         for patch, group in self._groups.items():
             if patch != tuple(patch_size):
-                logger.info("%d volume(s) thinner than the patch %s: cut with %s.", len(group), tuple(patch_size), patch)
+                logger.info(
+                    "%d volume(s) thinner than the patch %s: cut with %s.", len(group), tuple(patch_size), patch
+                )
         if fixed:
             self._fixed = list(self)
             del self._store

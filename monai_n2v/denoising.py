@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import tempfile
 import time
 from collections.abc import Sequence
@@ -15,8 +14,9 @@ import numpy as np
 import torch
 from monai.data import MetaTensor
 
-from monai_n2v.bundles import as_image, bundle_name, find_bundle, predict, require_checkpoint, train
-from monai_n2v.volumes import read_nifti, save_nifti, stem_of, to_nifti, to_volume
+from monai_n2v.bundles import as_image, bundle_name, find_bundle, predict, train
+from monai_n2v.models import resolve_model
+from monai_n2v.volumes import check_target, read_nifti, save_nifti, stem_of, to_nifti, to_volume
 
 __all__ = ["check_stack", "choose_device", "denoise", "denoise_stack"]
 
@@ -28,7 +28,7 @@ def choose_device(device: str) -> str:
     """Resolve ``"auto"`` to the GPU where there is one, and check that the device exists.
 
     Args:
-        device: ``"auto"``, ``"cpu"``, ``"cuda"``, ``"cuda:N"`` or ``"mps"``.
+        device: ``"auto"``, ``"cpu"``, ``"cuda"`` or ``"cuda:N"``.
 
     Returns:
         a device torch knows.
@@ -76,39 +76,6 @@ def check_stack(volumes: np.ndarray, name: str = "") -> None:
         )
 
 
-def _resolve_model(model: str | Path, n_axes: int) -> tuple[Path, Path, int]:
-    """Bundle, weights and network axes of a trained bundle's folder, or of a file of weights."""
-    path = Path(model)
-    if path.is_dir():
-        bundle, weights = path, path / "models" / "model.pt"
-    else:
-        bundle, weights = path.parent.parent, Path(require_checkpoint(path))
-    if not (bundle / "configs" / "inference.json").is_file():
-        if path.is_dir():
-            raise FileNotFoundError(
-                f"model must be a bundle with configs/inference.json or a file of weights, got {path}. Check the path."
-            )
-        bundle = find_bundle(bundle_name(_axes_of_weights(weights)))
-    require_checkpoint(weights)
-    config = json.loads((bundle / "configs" / "inference.json").read_text())
-    spatial_dims = int(config["network_def"]["spatial_dims"])
-    if spatial_dims > n_axes:
-        raise ValueError(
-            f"model must fit an image of {n_axes} axes, got a {spatial_dims}D network in {path}. Use a 2D model."
-        )
-    return bundle, weights, spatial_dims
-
-
-def _axes_of_weights(path: Path) -> int:
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-        return int(max(tensor.ndim for tensor in state.values())) - 2
-    except Exception as error:  # torch raises a dozen kinds for a file that is none of its own
-        raise ValueError(
-            f"model must be a file of network weights, got {path}. Pass a bundle's models/model.pt."
-        ) from error
-
-
 def denoise_stack(
     volumes: np.ndarray,
     spacing: Sequence[float] | None = None,
@@ -130,8 +97,8 @@ def denoise_stack(
         model: a trained bundle's folder or a file of weights; without it the network trains on ``volumes``.
         seed: source of all randomness; same seed, same result on the same machine.
         device: as in `choose_device`.
-        spatial_dims: 2 to denoise volumes slice by slice, 3 for volumes; by default 3 for volumes at least 8 voxels
-            deep.
+        spatial_dims: 2 to denoise volumes slice by slice, across their shortest axis; 3 for volumes; by default 3 for
+            volumes of at least 8 voxels along every axis.
         epochs: length of the training.
         max_time: length of the training in seconds instead, at least two epochs.
         fast: a short training with a small network.
@@ -145,18 +112,24 @@ def denoise_stack(
         FileNotFoundError: for a missing model.
     """
     check_stack(volumes)
+    _check_question(model, spatial_dims, epochs, max_time, fast)
     n_axes = volumes.ndim - 1
-    image = as_image(np.ascontiguousarray(volumes, dtype=np.float32), spacing or [1.0] * n_axes)
     device = choose_device(device)
     if spatial_dims is None:
         spatial_dims = 3 if n_axes == 3 and min(volumes.shape[1:]) >= _MIN_DEPTH else 2
     if spatial_dims > n_axes:
         raise ValueError(f"spatial_dims must be at most the image's {n_axes} axes, got {spatial_dims}. Use 2.")
-    record: dict[str, Any] = {"seed": seed, "device": device}
+    if model is not None:
+        bundle, weights, spatial_dims = resolve_model(model, n_axes)
+    record: dict[str, Any] = {"seed": seed, "device": device, "spatial_dims": spatial_dims}
     settings = {"device": f"$torch.device('{device}')"}
+    # The bundles cut slices along the last axis: bring the shortest there (of equals the last).
+    slice_axis = n_axes if spatial_dims == n_axes else n_axes - int(np.argmin(volumes.shape[:0:-1]))
+    sides = list(spacing or [1.0] * n_axes)
+    sides.append(sides.pop(slice_axis - 1))
+    image = as_image(np.ascontiguousarray(np.moveaxis(volumes, slice_axis, -1), dtype=np.float32), sides)
     with contextlib.ExitStack() as stack:
         if model is not None:
-            bundle, weights, spatial_dims = _resolve_model(model, n_axes)
             record["model"] = str(model)
             overlays: list[str] = []
         else:
@@ -183,8 +156,26 @@ def denoise_stack(
                 "Set features in the bundle's inference.json as in training."
             ) from error
         record["prediction_seconds"] = round(time.perf_counter() - started, 1)
-    record["spatial_dims"] = spatial_dims
-    return output, record
+    if not np.isfinite(output).all():
+        raise ValueError(
+            "prediction must be finite, got NaN or infinite voxels: the training diverged. Try another seed."
+        )
+    return np.moveaxis(output, -1, slice_axis), record
+
+
+def _check_question(
+    model: str | Path | None, spatial_dims: int | None, epochs: int | None, max_time: float | None, fast: bool
+) -> None:
+    if model is not None and (spatial_dims is not None or epochs is not None or max_time is not None or fast):
+        raise ValueError(
+            "model must stand alone, got settings of a training too. Drop fast, epochs, max_time and spatial_dims."
+        )
+    if epochs is not None and max_time is not None:
+        raise ValueError(f"epochs must stand alone, got max_time {max_time:g} too. Drop one of them.")
+    if epochs is not None and epochs < 1:
+        raise ValueError(f"epochs must be at least 1, got {epochs}. Use for example 100.")
+    if spatial_dims not in (None, 2, 3):
+        raise ValueError(f"spatial_dims must be 2 or 3, got {spatial_dims}. Use 3 for volumes.")
 
 
 def denoise(
@@ -206,7 +197,7 @@ def denoise(
             MONAI's channels. Axes of a single voxel are passed over.
         model: a trained bundle's folder or a file of weights.
         seed: source of all randomness; same seed, same result on the same machine.
-        device: ``"auto"``, ``"cpu"``, ``"cuda"``, ``"cuda:N"`` or ``"mps"``.
+        device: ``"auto"``, ``"cpu"``, ``"cuda"`` or ``"cuda:N"``.
         epochs: length of the training.
         max_time: length of the training in seconds instead, at least two epochs.
         fast: a short training with a small network.
@@ -237,6 +228,7 @@ def denoise(
         target = Path(output) if output is not None else Path(x).with_name(f"{stem_of(Path(x))}_denoised.nii.gz")
         if target.exists():
             raise FileExistsError(f"output must not exist yet, got {target}. Remove it or choose another name.")
+        check_target(target)
         volume = read_nifti(x)
         save_nifti(to_nifti(denoise_stack(volume.data, volume.spacing, **options)[0], volume.source), target)
         return target

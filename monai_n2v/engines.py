@@ -13,8 +13,9 @@ from typing import Any
 
 import torch
 from ignite.engine import Engine, Events
+from ignite.handlers import Checkpoint, DiskSaver
 from monai.engines import PrepareBatch
-from monai.handlers import CheckpointLoader, CheckpointSaver
+from monai.handlers import CheckpointLoader
 from tqdm import tqdm
 
 __all__ = ["AnnealedBudget", "EpochSeeder", "ModelSaver", "PrepareN2VBatch", "ResumableCheckpoints", "TrainingBar"]
@@ -178,10 +179,11 @@ class ResumableCheckpoints:
     """Save everything a run needs to go on, after every epoch, and go on from the latest.
 
     The trainer's own state is among it, which only a handler can reach while the trainer is being built. Attach it
-    last, so that the epoch's validation and learning rate are in the checkpoint.
+    last, so that the epoch's validation and learning rate are in the checkpoint. The checkpoints of the last two epochs
+    stay; those of an earlier run in the same folder go when this run saves its first.
 
     Args:
-        folder: of the files ``checkpoint_epoch=N.pt``; the latest two are kept.
+        folder: of the files ``checkpoint_epoch=N.pt``; each is written whole or not at all.
         objects: network, optimizer and whatever else has a state, by name.
         resume: whether to go on from the latest checkpoint.
         device: where the checkpoint is loaded to.
@@ -198,8 +200,11 @@ class ResumableCheckpoints:
         self.device = device
         self.latest = self._find_latest() if resume else None
 
+    def _by_epoch(self) -> dict[int, Path]:
+        return {int(path.stem.rpartition("=")[2]): path for path in self.folder.glob("checkpoint_epoch=*.pt")}
+
     def _find_latest(self) -> str:
-        paths = {int(path.stem.rpartition("=")[2]): path for path in self.folder.glob("checkpoint_epoch=*.pt")}
+        paths = self._by_epoch()
         if not paths:
             raise FileNotFoundError(
                 f"resume must find a checkpoint_epoch=N.pt, got none in {self.folder}. Train without --resume first."
@@ -211,7 +216,16 @@ class ResumableCheckpoints:
         objects = {**self.objects, "trainer": engine}
         if self.latest is not None:
             CheckpointLoader(self.latest, objects, map_location=self.device).attach(engine)
-        CheckpointSaver(str(self.folder), objects, save_interval=1, n_saved=2).attach(engine)
+        saver = DiskSaver(str(self.folder), atomic=True, create_dir=True, require_empty=False)
+        save = Checkpoint(objects, saver, score_function=lambda e: e.state.epoch, score_name="epoch", n_saved=None)
+        engine.add_event_handler(Events.EPOCH_COMPLETED, save)
+        engine.add_event_handler(Events.EPOCH_COMPLETED, self.prune)
+
+    def prune(self, engine: Engine) -> None:
+        """Remove all checkpoints but this epoch's and the one before."""
+        for epoch, path in self._by_epoch().items():
+            if epoch not in (engine.state.epoch, engine.state.epoch - 1):
+                path.unlink()
 
 
 class TrainingBar:

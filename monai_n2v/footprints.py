@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-__all__ = ["Cover", "check_footprint", "cover_sites", "lies_in"]
+__all__ = ["Cover", "check_footprint", "cover_sites", "footprint_offsets", "lies_in"]
 
 
 def check_footprint(footprint: object, radius: int) -> np.ndarray | None:
@@ -35,13 +35,21 @@ def check_footprint(footprint: object, radius: int) -> np.ndarray | None:
     array = array.astype(bool)
     if not array[tuple(n // 2 for n in array.shape)]:
         raise ValueError("footprint must be 1 at its center, got 0. The center is the blind spot itself.")
-    reach = [n // 2 for n in array.shape]
-    if min(reach) >= 2 * radius and array.all():
+    if array.sum() == 1:
+        return None
+    window = np.indices((2 * radius + 1,) * array.ndim).reshape(array.ndim, -1).T - radius
+    if lies_in(array, footprint_offsets(array)[:, None] + window).all(axis=1).any():
         raise ValueError(
-            f"footprint must leave voxels to fill from, got {array.shape} full of 1 with radius {radius}. "
-            "Use a larger radius."
+            f"footprint must leave every of its voxels something to fill from, got one of shape {array.shape} that "
+            f"covers a whole window of radius {radius}. Use a larger radius."
         )
-    return None if array.sum() == 1 else array
+    return array
+
+
+def footprint_offsets(footprint: np.ndarray) -> np.ndarray:
+    """Voxels of a footprint seen from its center, ``(n_offsets, n_axes)``."""
+    offsets: np.ndarray = np.argwhere(footprint) - np.asarray(footprint.shape) // 2
+    return offsets
 
 
 @dataclass(frozen=True)
@@ -58,7 +66,7 @@ class Cover:
 
 def cover_sites(sites: np.ndarray, batch_shape: tuple[int, ...], footprint: np.ndarray) -> Cover:
     """Place the footprint on every site; its parts outside the image are dropped, never moved."""
-    offsets = np.argwhere(footprint) - np.asarray(footprint.shape) // 2
+    offsets = footprint_offsets(footprint)
     voxels = sites[:, None, 1:] + offsets
     inside = ((voxels >= 0) & (voxels < np.asarray(batch_shape[1:]))).all(axis=-1)
     row_site, row_offset = np.nonzero(inside)

@@ -56,8 +56,8 @@ class AlignedTileInferer(Inferer):
     With one spatial axis more than the network has, a volume is predicted slice by slice along its last axis. With a
     network of one channel, each channel of an image is predicted on its own.
 
-    The result lies where ``inputs`` lie; only tiles travel to the network's device. Memory: input, output and one batch
-    of tiles.
+    The result lies where ``inputs`` lie; where the network lies elsewhere, only tiles travel to it. Memory: input,
+    output and one batch of tiles.
 
     Args:
         spatial_dims: axes of the network, 2 or 3.

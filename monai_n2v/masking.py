@@ -27,6 +27,7 @@ __all__ = ["FILLS", "BlindSpots", "apply_blind_spots", "check_footprint", "draw_
 
 FILLS = ("uniform", "mean", "median")
 
+_WIDER = {torch.uint16: torch.int32, torch.uint32: torch.int64}
 # Window values gathered at a time for the mean and median fills: 4 Mi values keep the peak below about 100 MB.
 _MAX_GATHERED = 1 << 22
 
@@ -97,14 +98,16 @@ def draw_blind_spots(
     sites = draw_sites(shape, mask_fraction, rng, n_images)
     cover = None if footprint is None else cover_sites(sites, batch_shape, footprint)
     targets = sites if cover is None else cover.targets
-    if fill != "uniform":
-        return BlindSpots(batch_shape, sites, targets, windows=_windows(targets, cover, radius, fill))
-    sources = _draw_sources(targets, shape, radius, rng)
-    if cover is not None:
+    sources = None
+    if fill == "uniform" or cover is not None:
+        sources = _draw_sources(targets, shape, radius, rng)
+    if cover is not None and sources is not None:
         hopeless = _redraw_inside(sources, cover, sites, shape, radius, rng)
-        # A blind spot that cannot be hidden must not be learned from.
+        # At a border a window may lie in the footprint: a blind spot that cannot be hidden must not be learned from.
         sites = np.delete(sites, np.unique(cover.row_site[hopeless[cover.row_target]]), axis=0)
-    return BlindSpots(batch_shape, sites, targets, sources=sources)
+    if fill == "uniform":
+        return BlindSpots(batch_shape, sites, targets, sources=sources)
+    return BlindSpots(batch_shape, sites, targets, windows=_windows(targets, cover, radius, fill))
 
 
 def _draw_neighbors(voxels: np.ndarray, shape: Sequence[int], radius: int, rng: np.random.RandomState) -> np.ndarray:
@@ -182,6 +185,9 @@ def apply_blind_spots(images: torch.Tensor, spots: BlindSpots) -> tuple[torch.Te
     Returns:
         the masked images and the mask, 1 at blind spots and 0 elsewhere; shape, dtype and device of ``images``.
     """
+    if images.dtype in _WIDER:  # torch can hold these types but hardly index them
+        masked, mask = apply_blind_spots(images.to(_WIDER[images.dtype]), spots)
+        return masked.to(images.dtype), mask.to(images.dtype)
     n_channels = images.shape[1]
     masked = images.clone(memory_format=torch.contiguous_format)
     mask = torch.zeros_like(masked)
@@ -193,19 +199,8 @@ def apply_blind_spots(images: torch.Tensor, spots: BlindSpots) -> tuple[torch.Te
     elif spots.windows is not None:
         values, filled = _window_statistic(flat, spots, n_channels)
         masked.view(-1)[targets[filled]] = values[filled]
-        if not filled.all():
-            mask_sites = _unfilled_free(spots, filled.view(-1, n_channels)[:, 0].cpu().numpy())
-            mask.view(-1)[_flat_index(mask_sites, spots.shape, n_channels, images.device)] = 1
-            return masked, mask
     mask.view(-1)[_flat_index(spots.sites, spots.shape, n_channels, images.device)] = 1
     return masked, mask
-
-
-def _unfilled_free(spots: BlindSpots, filled: np.ndarray) -> np.ndarray:
-    """Sites that could be hidden: those whose own voxel found neighbors to average."""
-    flat_targets = np.ravel_multi_index(tuple(spots.targets.T), spots.shape)
-    flat_sites = np.ravel_multi_index(tuple(spots.sites.T), spots.shape)
-    return spots.sites[np.isin(flat_sites, flat_targets[filled])]
 
 
 def _flat_index(voxels: np.ndarray, shape: tuple[int, ...], n_channels: int, device: torch.device) -> torch.Tensor:

@@ -19,7 +19,7 @@ class N2VUNet(nn.Module):
     """The U-Net of the Noise2Void paper ([1]_, Sec. 4): shallow, batch norm before each activation, linear last layer.
 
     Two convolutions per level, max pooling, features doubling with depth, upsampling by nearest neighbor after a
-    halving 1x1 convolution, concatenation with the skip. Its receptive field is small (22 voxels to each side for
+    halving 1x1 convolution, concatenation with the skip. Its receptive field is small (23 voxels to each side for
     depth 2 and kernel 3), so tiles with that halo give exactly the whole image's result.
 
     Args:

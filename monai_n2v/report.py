@@ -14,6 +14,8 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw
 
+from monai_n2v import __version__
+
 __all__ = ["before_after", "write_report"]
 
 _MIN_HEIGHT = 256
@@ -85,7 +87,7 @@ def write_report(
         "mean_noisy": float(noisy.mean(dtype=np.float64)),
         "mean_denoised": float(denoised.mean(dtype=np.float64)),
         "std_removed": float(removed.std(dtype=np.float64)),
-        "versions": {name: version(name) for name in ("monai-n2v", "monai", "torch", "numpy")},
+        "versions": {"monai-n2v": __version__, **{name: version(name) for name in ("monai", "torch", "numpy")}},
         "python": platform.python_version(),
         "machine": platform.machine(),
     }

@@ -30,8 +30,8 @@ class RandN2VMask(RandomizableTransform):
     by a value from the window around it, clipped to the image. Every other voxel stays bit-identical and the input is
     not changed.
 
-    Apply it after all that moves or interpolates voxels: interpolation correlates noise, and a blind spot's value must
-    not survive in its neighbors.
+    Apply it after all that interpolates or copies voxels (resampling, smoothing, padding): otherwise a blind spot's own
+    noise is still seen in its neighbors.
 
     Args:
         mask_fraction: fraction of voxels to hide, in ``(0, 0.5]``; 64/4096 in [1]_.
@@ -136,7 +136,9 @@ def _as_tensor(img: NdarrayOrTensor) -> torch.Tensor:
     if isinstance(img, MetaTensor):
         tensor: torch.Tensor = img.as_tensor()
         return tensor
-    return img if isinstance(img, torch.Tensor) else torch.from_numpy(np.ascontiguousarray(img))
+    if isinstance(img, torch.Tensor):
+        return img
+    return torch.from_numpy(np.ascontiguousarray(img, dtype=img.dtype.newbyteorder("=")))
 
 
 def _like(values: torch.Tensor, img: NdarrayOrTensor) -> NdarrayOrTensor:

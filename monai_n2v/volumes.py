@@ -13,7 +13,17 @@ import numpy as np
 if TYPE_CHECKING:
     import nibabel
 
-__all__ = ["NIFTI_SUFFIXES", "Volume", "read_nifti", "save_nifti", "stem_of", "to_nifti", "to_volume"]
+__all__ = [
+    "NIFTI_SUFFIXES",
+    "Volume",
+    "check_kind",
+    "check_target",
+    "read_nifti",
+    "save_nifti",
+    "stem_of",
+    "to_nifti",
+    "to_volume",
+]
 
 NIFTI_SUFFIXES = (".nii", ".nii.gz")
 
@@ -77,6 +87,45 @@ def read_nifti(path: str | Path) -> Volume:
     return to_volume(image, str(path))
 
 
+def check_kind(image: nibabel.Nifti1Image, name: str = "") -> None:
+    """Refuse voxels that are not one real number each.
+
+    Args:
+        image: the image.
+        name: for the message.
+
+    Raises:
+        ValueError: for complex or RGB voxels.
+    """
+    stored = image.get_data_dtype()
+    if stored.fields is not None or stored.kind == "c":
+        kind = "RGB" if stored.fields is not None else "complex"
+        where = f" for {name}" if name else ""
+        raise ValueError(f"image must hold one real number per voxel, got {kind} voxels{where}. Convert it first.")
+
+
+def check_target(path: Path) -> None:
+    """Refuse a place where no NIfTI file can be written, before any work is done.
+
+    Args:
+        path: of the file to write.
+
+    Raises:
+        ValueError: for another suffix.
+        IsADirectoryError: for a folder.
+        PermissionError: where the folder, or the nearest above that exists, may not be written to.
+    """
+    if not path.name.lower().endswith(NIFTI_SUFFIXES):
+        raise ValueError(f"output must end in .nii or .nii.gz, got {path}. Add .nii.gz.")
+    if path.is_dir():
+        raise IsADirectoryError(f"output must be a file, got the folder {path}. Name the file in it.")
+    folder = path.absolute().parent
+    while not folder.exists():
+        folder = folder.parent
+    if not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
+        raise PermissionError(f"output must be writable, got {path}. Choose a folder you may write to.")
+
+
 def to_volume(image: nibabel.Nifti1Image, name: str = "") -> Volume:
     """Take the voxels of a NIfTI image, further axes than three merged into volumes.
 
@@ -90,15 +139,14 @@ def to_volume(image: nibabel.Nifti1Image, name: str = "") -> Volume:
     Raises:
         ValueError: for complex or RGB voxels, or fewer than two spatial axes.
     """
+    check_kind(image, name)
     where = f" for {name}" if name else ""
-    stored = image.get_data_dtype()
-    if stored.fields is not None or stored.kind == "c":
-        kind = "RGB" if stored.fields is not None else "complex"
-        raise ValueError(f"image must hold one real number per voxel, got {kind} voxels{where}. Convert it first.")
     data = np.asarray(image.dataobj, dtype=np.float32)
     spatial = [n for n in data.shape[:3] if n > 1]
     if len(spatial) < 2:
-        raise ValueError(f"image must have 2 or 3 spatial axes, got shape {data.shape}{where}. Use an image or a volume.")
+        raise ValueError(
+            f"image must have 2 or 3 spatial axes, got shape {data.shape}{where}. Use an image or a volume."
+        )
     zooms = [float(zoom) for n, zoom in zip(data.shape[:3], image.header.get_zooms()[:3]) if n > 1]
     volumes = np.moveaxis(data.reshape(*spatial, -1), -1, 0)
     return Volume(np.ascontiguousarray(volumes), tuple(zooms), image)

@@ -15,9 +15,11 @@ from conftest import phantom
 from monai.bundle import ConfigWorkflow
 from monai.data import MetaTensor
 from PIL import Image
+from test_volumes import damaged
 
 from monai_n2v.bundles import find_bundle, find_config, predict, train
 from monai_n2v.engines import ResumableCheckpoints
+from monai_n2v.files import SaveDenoisedd
 
 SMALL = {
     2: {"features": [4, 4, 8, 8, 8, 4], "patch_size": [32, 32], "batch_size": 2, "epoch_length": 3, "val_length": 1},
@@ -249,6 +251,32 @@ def test_non_finite_image_named_with_its_file(images, tmp_path):
         error = error.__cause__
     assert "got 1 NaN or infinite voxels" in messages[-1]
     assert "bad.nii" in messages[-1]
+
+
+@pytest.mark.parametrize("kind", ["truncated", "complex", "rgb"])
+def test_damaged_or_unfit_file_named_first_in_the_chain(kind, images, tmp_path):
+    damaged(kind, images / "bad.nii.gz")
+    with pytest.raises(Exception) as caught:
+        run(workflow("train", 3, dataset_dir=str(images), output_dir=str(tmp_path)))
+    first: BaseException = caught.value
+    while first.__cause__ is not None:
+        first = first.__cause__
+    assert isinstance(first, ValueError)
+    assert str(first).startswith("image must")
+    assert str(images / "bad.nii.gz") in str(first)
+
+
+def test_two_sources_of_one_target_refused(tmp_path):
+    save = SaveDenoisedd(output_dir=str(tmp_path / "out"), data_root_dir=str(tmp_path))
+    pred = torch.rand(1, 8, 9)
+    for name, expected in (("a.png", None), ("sub/a.png", None), ("a.tif", ValueError)):
+        item = {"pred": pred, "image": MetaTensor(pred, meta={"filename_or_obj": str(tmp_path / name)})}
+        if expected is None:
+            save(item)
+        else:
+            with pytest.raises(expected, match="name of its own"):
+                save(item)
+    assert sorted(p.name for p in (tmp_path / "out").rglob("*.tif")) == ["a_denoised.tif"] * 2
 
 
 def test_resources_found_and_named(root):

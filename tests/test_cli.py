@@ -173,6 +173,7 @@ def wrong_questions(noisy: Path, folder: Path) -> dict[str, list]:
         "model and length": [*io, "--model", folder, "--epochs", "2"],
         "two lengths": [*io, "--epochs", "2", "--max-time", "3"],
         "negative": [*io, "--max-time", "-3"],
+        "not a number": [*io, "--max-time", "abc"],
         "zero": [*io, "--epochs", "0"],
         "seed": [*io, "--seed", "-1"],
         "unknown": [*io, "--nothing"],
@@ -180,14 +181,18 @@ def wrong_questions(noisy: Path, folder: Path) -> dict[str, list]:
     }
 
 
-@pytest.mark.parametrize("name", wrong_questions(Path(), Path(os.devnull + "-x")) if False else [
-    "missing", "folder", "suffix", "same", "locked", "below a file", "device", "model", "model and length",
-    "two lengths", "negative", "zero", "seed", "unknown", "nothing",
-])  # fmt: skip
+NAMES = [
+    *("missing", "folder", "suffix", "same", "locked", "below a file", "device", "model", "model and length"),
+    *("two lengths", "negative", "not a number", "zero", "seed", "unknown", "nothing"),
+]
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_asked_wrongly_exits_2(name, noisy, tmp_path, capsys):
     if name == "locked" and os.access(os.devnull, os.W_OK) and os.geteuid() == 0:
         pytest.skip("root may write anywhere")
     questions = wrong_questions(noisy, tmp_path)
+    assert set(questions) == set(NAMES)
     before = sorted(tmp_path.rglob("*"))
     code, err = run(capsys, "denoise", *questions[name])
     assert code == 2

@@ -214,6 +214,7 @@ def test_find_images_recursive_sorted_hidden_left_out(tmp_path):
     for name in ("b.nii.gz", "sub/a.PNG", "sub/c.tif", "notes.txt", ".hidden/x.nii", "sub/._c.tif"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
+    assert len(find_images(tmp_path, exclude=tmp_path / "sub")) == 1
     assert [item["image"] for item in find_images(tmp_path)] == [
         str(tmp_path / name) for name in ("b.nii.gz", "sub/a.PNG", "sub/c.tif")
     ]

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 from __future__ import annotations
 
+import random
+
 import nibabel
 import numpy as np
 import pytest
@@ -100,10 +102,13 @@ def test_training_on_the_image_itself_is_repeatable_and_leaves_random_states(mon
     real = denoising.train
     monkeypatch.setattr(denoising, "train", lambda *a, **k: real(*a, **{**k, "epoch_length": 2}))
     noisy = phantom((40, 36))[1]
+    random.seed(1)
     torch.manual_seed(1)
     np.random.seed(1)
+    python_state = random.getstate()
     states = torch.random.get_rng_state(), np.random.get_state()[1].copy()
     first = monai_n2v.denoise(noisy, epochs=1, fast=True, device="cpu")
+    assert random.getstate() == python_state
     assert torch.equal(torch.random.get_rng_state(), states[0])
     assert np.array_equal(np.random.get_state()[1], states[1])
     assert np.array_equal(monai_n2v.denoise(noisy, epochs=1, fast=True, device="cpu"), first)
@@ -140,6 +145,29 @@ def test_unfit_models_refused(models, tmp_path):
     torch.save({name: tensor[:1] for name, tensor in state.items() if tensor.ndim}, tmp_path / "other.pt")
     with pytest.raises(ValueError, match="model must hold weights of the network its bundle configures"):
         monai_n2v.denoise(noisy, model=tmp_path / "other.pt", device="cpu")
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_thin_volumes_are_cut_across_their_shortest_axis(axis, models):
+    noisy = phantom((30, 28, 4))[1]
+    flat = monai_n2v.denoise(noisy, model=models[2], device="cpu")
+    turned = monai_n2v.denoise(np.moveaxis(noisy, -1, axis), model=models[2], device="cpu")
+    np.testing.assert_allclose(np.moveaxis(turned, axis, -1), flat, atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    "question",
+    [{"model": "x", "epochs": 3}, {"model": "x", "fast": True}, {"epochs": 2, "max_time": 3.0}, {"epochs": 0}],
+)
+def test_contradicting_settings_refused(question):
+    with pytest.raises(ValueError, match="must"):
+        monai_n2v.denoise(phantom((16, 16))[1], **question)
+
+
+def test_place_that_cannot_be_written_refused_before_training(tmp_path):
+    nibabel.save(oblique_nifti(phantom((16, 16, 16))[1]), tmp_path / "x.nii")
+    with pytest.raises(ValueError, match=r"output must end in \.nii"):
+        monai_n2v.denoise(tmp_path / "x.nii", output=tmp_path / "x.png")
 
 
 @pytest.mark.parametrize("bad", ["shape", "line", "kind", "text"])

@@ -5,7 +5,7 @@ import itertools
 
 import pytest
 import torch
-from ignite.engine import Engine, Events
+from ignite.engine import Engine
 
 from monai_n2v.engines import (
     AnnealedBudget,
@@ -122,6 +122,17 @@ def test_resume_needs_a_checkpoint(tmp_path):
         ResumableCheckpoints(tmp_path, {"model": torch.nn.Linear(1, 1)}, resume=True)
 
 
+def test_checkpoints_of_an_earlier_run_go_and_two_stay(tmp_path):
+    (tmp_path / "checkpoint_epoch=99.pt").touch()
+    network = torch.nn.Linear(1, 1)
+    engine = Engine(lambda e, b: None)
+    ResumableCheckpoints(tmp_path, {"model": network}).attach(engine)
+    engine.run([0], max_epochs=4)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["checkpoint_epoch=3.pt", "checkpoint_epoch=4.pt"]
+    state = torch.load(tmp_path / "checkpoint_epoch=4.pt", weights_only=True)
+    assert state["trainer"]["iteration"] == 4
+
+
 def test_latest_checkpoint_is_the_highest_epoch(tmp_path):
     for epoch in (2, 9, 10):
         (tmp_path / f"checkpoint_epoch={epoch}.pt").touch()
@@ -131,11 +142,12 @@ def test_latest_checkpoint_is_the_highest_epoch(tmp_path):
 @pytest.mark.parametrize("max_time", [None, 5.0])
 def test_bar_runs_and_closes(max_time, capsys):
     engine = Engine(lambda e, b: {"loss": torch.tensor(0.25)})
-    TrainingBar(max_time).attach(engine)
+    bar = TrainingBar(max_time)
+    bar.attach(engine)
     engine.run(range(3), max_epochs=2)
     assert "training" in capsys.readouterr().err
+    assert bar._bar.disable, "not closed"
     failing = Engine(lambda e, b: 1 / 0)
     TrainingBar(max_time).attach(failing)
     with pytest.raises(ZeroDivisionError):
         failing.run([0])
-    assert Events.COMPLETED is not None

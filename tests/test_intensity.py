@@ -25,6 +25,17 @@ def test_intensity_round_trip_is_identity(spatial_dims, scale):
     np.testing.assert_allclose(restored, image, rtol=0, atol=2e-7 * float(image.abs().max()))
 
 
+def test_restored_prediction_keeps_the_mean_of_each_channel():
+    image = torch.from_numpy(np.random.default_rng(0).normal(5, 2, (2, 30, 30))).float()
+    standard = StandardizeIntensity()(image)
+    shifted = standard * 0.8 + 0.3
+    kept = RestoreIntensity()(shifted, standard.meta)
+    np.testing.assert_allclose(kept.mean(dim=(1, 2)), image.mean(dim=(1, 2)), rtol=1e-6)
+    free = RestoreIntensity(keep_mean=False)(shifted, standard.meta)
+    assert (free - kept).flatten(1).std(dim=1).max() < 1e-5
+    assert (free.mean(dim=(1, 2)) > image.mean(dim=(1, 2)) + 0.3).all()
+
+
 @settings(deadline=None, max_examples=50)
 @given(value=st.floats(-1e9, 1e9, width=32))
 def test_intensity_round_trip_of_a_constant_is_exact(value):

@@ -197,13 +197,28 @@ def test_footprint_site_that_cannot_be_hidden_is_not_learned_from():
     assert mask.sum() == len(spots.sites)
 
 
+@pytest.mark.parametrize("fill", ["uniform", "mean", "median"])
+def test_footprint_that_fills_windows_at_borders_leaves_no_visible_voxel(fill):
+    # In a corner the window of radius 2 lies in this footprint, so some blind spots there cannot be hidden.
+    footprint = np.ones((5, 3), bool)
+    image = laws.distinct_image((7, 6))
+    for seed in range(30):
+        spots = draw_blind_spots((7, 6), 0.2, 2, fill, footprint, np.random.RandomState(seed))
+        masked, mask = apply_blind_spots(image[None, None], spots)
+        for site in np.argwhere(mask[0, 0].numpy() == 1):
+            for offset in np.argwhere(footprint) - (2, 1):
+                voxel = tuple(site + offset)
+                if all(0 <= v < n for v, n in zip(voxel, image.shape)) and fill == "uniform":
+                    assert masked[0, 0][voxel] != image[voxel]
+
+
 def test_footprint_of_center_alone_equals_none():
     assert check_footprint([[0, 0, 0], [0, 1, 0], [0, 0, 0]], 5) is None
 
 
 @pytest.mark.parametrize(
     "footprint",
-    [np.ones((2, 3)), np.ones(3), np.array([[1, 0, 1]]), np.full((1, 3), 2), np.ones((11, 11)), "line"],
+    [np.ones((2, 3)), np.ones(3), np.array([[1, 0, 1]]), np.full((1, 3), 2), np.ones((5, 5)), "line"],
 )
 def test_bad_footprint_refused(footprint):
     with pytest.raises(ValueError, match="footprint must"):

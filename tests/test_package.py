@@ -15,12 +15,13 @@ LAYERS = [
     {"masking"},
     {"transforms", "intensity", "losses", "networks"},
     {"data", "engines", "inference"},
-    {"volumes", "saving", "report", "bundles"},
+    {"volumes", "files", "report", "bundles"},
+    {"models"},
     {"denoising"},
     {"cli"},
 ]
 # Modules of one layer that build on a sibling.
-WITHIN = {("saving", "volumes")}
+WITHIN = {("files", "volumes")}
 
 
 def imported_modules(path: Path) -> set[str]:

@@ -143,10 +143,23 @@ def test_dictionary_mask_fills_the_contract():
 
 def test_dictionary_mask_same_as_array_mask():
     image = torch.rand(1, 40, 40)
-    out = RandN2VMaskd("image", fill="median", radius=1).set_random_state(9)({"image": image})
-    twin = RandN2VMaskd("image", fill="median", radius=1).set_random_state(9)
-    again = twin({"image": image})
-    assert torch.equal(out["image"], again["image"])
+    dictionary = RandN2VMaskd("image", fill="median", radius=1).set_random_state(9)
+    out = dictionary({"image": image})
+    masked, mask = dictionary.masker(image, randomize=False)
+    assert torch.equal(out["image"], masked)
+    assert torch.equal(out["mask"], mask)
+
+
+@pytest.mark.parametrize("fill", ["uniform", "mean", "median"])
+@pytest.mark.parametrize("dtype", ["uint8", "uint16", "uint32", ">i2", ">f4", "int64", "float16", "float64"])
+def test_mask_takes_every_type_of_number(dtype, fill):
+    image = np.random.default_rng(0).integers(0, 200, (1, 32, 32)).astype(dtype)
+    masked, mask = seeded(fill=fill)(image)
+    assert masked.dtype == mask.dtype == image.dtype.newbyteorder("=")
+    hidden = mask == 1
+    assert np.array_equal(masked[~hidden], image[~hidden])
+    assert hidden.sum() == 16
+    assert (masked[hidden] != image[hidden]).any()
 
 
 def test_dictionary_mask_keys_share_their_sites():
