@@ -76,15 +76,19 @@ def read_nifti(path: str | Path) -> Volume:
         image = nibabel.load(path)
         if not isinstance(image, nibabel.Nifti1Image):  # NIfTI-2 is a subclass
             raise TypeError("not a single-file NIfTI image")
-        stored = image.get_data_dtype()
-        if stored.fields is None and stored.kind != "c":
-            np.asarray(image.dataobj)  # a truncated file fails here, in the reader
     except Exception as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ValueError(
-            f"path must be a readable NIfTI file, got {path} ({reason}). Check that it is complete."
-        ) from error
-    return to_volume(image, str(path))
+        raise _unreadable(path, error) from error
+    check_kind(image, str(path))
+    try:
+        data = np.asarray(image.dataobj, dtype=np.float32)
+    except Exception as error:
+        raise _unreadable(path, error) from error
+    return _stack(data, image, str(path))
+
+
+def _unreadable(path: Path, error: Exception) -> ValueError:
+    reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+    return ValueError(f"path must be a readable NIfTI file, got {path} ({reason}). Check that it is complete.")
 
 
 def check_kind(image: nibabel.Nifti1Image, name: str = "") -> None:
@@ -140,10 +144,13 @@ def to_volume(image: nibabel.Nifti1Image, name: str = "") -> Volume:
         ValueError: for complex or RGB voxels, or fewer than two spatial axes.
     """
     check_kind(image, name)
-    where = f" for {name}" if name else ""
-    data = np.asarray(image.dataobj, dtype=np.float32)
+    return _stack(np.asarray(image.dataobj, dtype=np.float32), image, name)
+
+
+def _stack(data: np.ndarray, image: nibabel.Nifti1Image, name: str) -> Volume:
     spatial = [n for n in data.shape[:3] if n > 1]
     if len(spatial) < 2:
+        where = f" for {name}" if name else ""
         raise ValueError(
             f"image must have 2 or 3 spatial axes, got shape {data.shape}{where}. Use an image or a volume."
         )
