@@ -79,8 +79,8 @@ class RestoreIntensity(Transform):
 
     Args:
         keep_mean: give every channel the mean of the original. Noise2Void assumes noise of zero mean ([1]_, Eq. 4-5),
-            so image and noisy image share their mean, which many voxels tell far better than a network: its batch
-            norms, estimated on few patches, leave an offset that costs up to a decibel after short trainings.
+            so image and noisy image share their mean, which many voxels tell far better than a network, whose batch
+            norms are estimated on few patches and leave an offset.
 
     References:
         .. [1] Krull et al., "Noise2Void - Learning Denoising from Single Noisy Images", CVPR 2019.
