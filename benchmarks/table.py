@@ -58,6 +58,13 @@ def colin27_section(stored: dict[str, Any]) -> list[str]:
             f"| {label(row)} | {budget} | {row['steps']} | {seconds} | **{row['psnr']:.2f}** | {row.get('psnr_without_kept_mean', '')} |"
         )
     if trained:
+        best = max(trained, key=lambda row: row["psnr"])
+        gains = [
+            f"{best['psnr'] - row['psnr']:+.2f} dB against {row['method']}"
+            for row in filters
+            if row["method"] != "noisy"
+        ]
+        lines += ["", f"Best row: {label(best)}, {best['training_seconds']:.0f} s: {'; '.join(gains)}."]
         lines += ["", "![PSNR against training time](images/colin27.png)", ""]
         lines += [
             "Each row is a run of its own, since the learning rate is annealed within the budget. Origin of the rows:",

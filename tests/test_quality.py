@@ -55,7 +55,7 @@ def test_two_minutes_gain_5_db_on_a_brain(real_data, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("spatial_dims", "tile"), [(2, 96), (3, 64)])
+@pytest.mark.parametrize(("spatial_dims", "tile"), [(2, 144), (3, 80)])
 def test_seams_of_a_trained_network_below_the_noise(spatial_dims, tile, real_data, tmp_path):
     _, noisy = colin_crop(real_data, 96)
     image = MetaTensor(torch.from_numpy(noisy[None]))
