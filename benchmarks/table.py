@@ -93,6 +93,9 @@ def plot(trained: list[dict[str, Any]], filters: list[dict[str, Any]]) -> None:
     for row, style in zip([r for r in filters if r["method"] != "noisy"], ("--", ":", "-.")):
         axes.axhline(row["psnr"], color="gray", linestyle=style, label=row["method"])
     axes.set(xscale="log", xlabel="seconds of training on two CPU cores", ylabel="PSNR in dB")
+    ticks = [30, 60, 120, 300, 600, 1800]
+    axes.set_xticks(ticks, map(str, ticks))
+    axes.minorticks_off()
     axes.grid(alpha=0.3)
     axes.legend(fontsize=6)
     PLOT.parent.mkdir(exist_ok=True)
