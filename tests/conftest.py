@@ -19,6 +19,11 @@ def _one_thread() -> None:
     torch.set_num_threads(1)  # two threads beside a busy process can be fifty times slower than one
 
 
+@pytest.fixture(autouse=True)
+def _same_numbers_every_time() -> None:
+    torch.manual_seed(0)
+
+
 @pytest.fixture(scope="session")
 def root() -> Path:
     return ROOT
