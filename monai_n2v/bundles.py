@@ -95,7 +95,7 @@ def _quiet() -> Iterator[None]:
     bundle_logger, ignite_logger = logging.getLogger("monai.bundle.workflows"), logging.getLogger("ignite")
     levels = bundle_logger.level, ignite_logger.level
     bundle_logger.setLevel(logging.ERROR)
-    ignite_logger.setLevel(logging.ERROR)
+    ignite_logger.setLevel(logging.CRITICAL)
     python_state, numpy_state, torch_state = random.getstate(), np.random.get_state(), torch.random.get_rng_state()
     cuda_states = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
     deterministic, benchmark = torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark

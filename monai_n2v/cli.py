@@ -152,8 +152,11 @@ def _check_paths(args: argparse.Namespace) -> None:
         raise UsageError(f"IN must be an existing file, got {args.input}. Check the path.")
     if args.input.is_dir():
         raise UsageError(f"IN must be a file, got the folder {args.input}. Pass one NIfTI file.")
-    from monai_n2v.volumes import check_target, stem_of
+    from monai_n2v.volumes import NIFTI_SUFFIXES, check_target, stem_of
 
+    if not args.input.name.lower().endswith(NIFTI_SUFFIXES):
+        suffixes = ", ".join(NIFTI_SUFFIXES)
+        raise ValueError(f"IN must be a NIfTI file ({suffixes}), got {args.input}. Use the 2D bundle for TIFF and PNG.")
     try:
         check_target(args.output)
         if args.report is not None:
@@ -240,6 +243,7 @@ def _denoise(args: argparse.Namespace) -> None:
             _report_folder(args), stem_of(args.output), volume.data, data, volume.spacing, record
         )
         logger.info("Before/after picture: %s", picture)
+        logger.info("What was removed should look like noise: where it shows anatomy, train longer.")
         logger.info("Record of the run: %s", text)
 
 

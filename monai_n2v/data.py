@@ -44,7 +44,7 @@ def find_images(dataset_dir: str | Path, exclude: str | Path | None = None) -> l
     if folder.is_file():
         raise NotADirectoryError(f"dataset_dir must be a folder, got the file {folder}. Pass the folder it lies in.")
     if not folder.is_dir():
-        raise FileNotFoundError(f"dataset_dir must be an existing folder, got {folder}. Check the path.")
+        raise FileNotFoundError(f"dataset_dir must be an existing folder, got {folder}. Pass --dataset_dir DIR.")
     paths = sorted(
         path
         for path in folder.rglob("*")

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import tempfile
 import time
 from collections.abc import Sequence
@@ -19,6 +20,8 @@ from monai_n2v.models import resolve_model
 from monai_n2v.volumes import check_target, read_nifti, save_nifti, stem_of, to_nifti, to_volume
 
 __all__ = ["check_stack", "choose_device", "denoise", "denoise_stack"]
+
+logger = logging.getLogger(__name__)
 
 # Below this many voxels an axis holds too little context for a 3D network: such volumes are denoised slice by slice.
 _MIN_DEPTH = 8
@@ -57,6 +60,8 @@ def check_stack(volumes: np.ndarray, name: str = "") -> None:
             constant image.
     """
     where = f" for {name}" if name else ""
+    if volumes.size == 0:
+        raise ValueError(f"image must have voxels, got shape {volumes.shape}{where}. Check how it was cut.")
     if volumes.dtype.kind not in "biuf":
         raise ValueError(f"image must hold real numbers, got {volumes.dtype}{where}. Take the magnitude first.")
     if max(volumes.shape[1:]) < _MIN_DEPTH:
@@ -125,6 +130,8 @@ def denoise_stack(
     settings = {"device": f"$torch.device('{device}')"}
     # The bundles cut slices along the last axis: bring the shortest there (of equals the last).
     slice_axis = n_axes if spatial_dims == n_axes else n_axes - int(np.argmin(volumes.shape[:0:-1]))
+    if spatial_dims < n_axes:
+        logger.info("Slice by slice across the axis of %d voxels.", volumes.shape[slice_axis])
     sides = list(spacing or [1.0] * n_axes)
     sides.append(sides.pop(slice_axis - 1))
     image = as_image(np.ascontiguousarray(np.moveaxis(volumes, slice_axis, -1), dtype=np.float32), sides)
@@ -187,6 +194,7 @@ def denoise(
     epochs: int | None = None,
     max_time: float | None = None,
     fast: bool = False,
+    spatial_dims: int | None = None,
     output: str | Path | None = None,
 ) -> Any:
     """Denoise an image by Noise2Void; without a model the network trains on the image itself.
@@ -201,6 +209,8 @@ def denoise(
         epochs: length of the training.
         max_time: length of the training in seconds instead, at least two epochs.
         fast: a short training with a small network.
+        spatial_dims: 2 to denoise volumes slice by slice, across their shortest axis; by default 3 for volumes of at
+            least 8 voxels along every axis.
         output: for a path, where the result is written; ``<name>_denoised.nii.gz`` beside ``x`` by default.
 
     Returns:
@@ -223,6 +233,7 @@ def denoise(
         "epochs": epochs,
         "max_time": max_time,
         "fast": fast,
+        "spatial_dims": spatial_dims,
     }
     if isinstance(x, (str, Path)):
         target = Path(output) if output is not None else Path(x).with_name(f"{stem_of(Path(x))}_denoised.nii.gz")
@@ -251,8 +262,8 @@ def _denoise_array(
     values: np.ndarray, channel_first: bool, spacing: Sequence[float] | None, options: dict[str, Any]
 ) -> np.ndarray:
     """Denoise an array: its volumes to the front, axes of a single voxel away, and back."""
-    if values.ndim not in (2, 3, 4):
-        raise ValueError(f"x must have 2 to 4 axes, got shape {values.shape}. Pass an image or a volume.")
+    if values.ndim not in (2, 3, 4) or values.size == 0:
+        raise ValueError(f"x must have voxels and 2 to 4 axes, got shape {values.shape}. Pass an image or a volume.")
     if channel_first and (values.ndim == 4 or values.shape[0] == 1):
         stack = values
     else:

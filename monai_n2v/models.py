@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from monai.bundle import ConfigParser
 
-from monai_n2v.bundles import bundle_name, find_bundle, require_checkpoint
+from monai_n2v.bundles import bundle_name, find_bundle
 
 __all__ = ["resolve_model"]
 
@@ -17,7 +17,8 @@ def resolve_model(model: str | Path, n_axes: int) -> tuple[Path, Path, int]:
     """Find bundle and weights of a trained network.
 
     Args:
-        model: a trained bundle's folder, or a file of weights; weights outside of a bundle run in this package's own.
+        model: a trained bundle's folder, the output_dir of a training, or a file of weights; weights outside of a
+            bundle run in this package's own.
         n_axes: spatial axes of the image.
 
     Returns:
@@ -28,17 +29,15 @@ def resolve_model(model: str | Path, n_axes: int) -> tuple[Path, Path, int]:
         ValueError: for another kind of file, or a network of more axes than the image has.
     """
     path = Path(model)
-    if path.is_dir():
-        bundle, weights = path, path / "models" / "model.pt"
-    else:
-        bundle, weights = path.parent.parent, Path(require_checkpoint(path))
+    weights = path / "models" / "model.pt" if path.is_dir() else path
+    if not weights.is_file():
+        raise FileNotFoundError(
+            f"model must be a trained bundle, the output_dir of a training, or a file of weights, got {path} without "
+            f"{weights}. Noise2Void has no general weights: train the bundle, or leave model out to train on the image."
+        )
+    bundle = weights.parent.parent
     if not (bundle / "configs" / "inference.json").is_file():
-        if path.is_dir():
-            raise FileNotFoundError(
-                f"model must be a bundle with configs/inference.json or a file of weights, got {path}. Check the path."
-            )
         bundle = find_bundle(bundle_name(_axes_of_weights(weights)))
-    require_checkpoint(weights)
     parser = ConfigParser()
     parser.read_config(str(bundle / "configs" / "inference.json"))
     spatial_dims = int(parser.get_parsed_content("network_def#spatial_dims"))

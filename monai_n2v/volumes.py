@@ -71,7 +71,9 @@ def read_nifti(path: str | Path) -> Volume:
     if not path.exists():
         raise FileNotFoundError(f"path must be an existing file, got {path}. Check the path.")
     if not path.name.lower().endswith(NIFTI_SUFFIXES):
-        raise ValueError(f"path must be a NIfTI file ({', '.join(NIFTI_SUFFIXES)}), got {path}. Convert it first.")
+        raise ValueError(
+            f"path must be a NIfTI file ({', '.join(NIFTI_SUFFIXES)}), got {path}. Convert it, or use the 2D bundle."
+        )
     try:
         image = nibabel.load(path)
         if not isinstance(image, nibabel.Nifti1Image):  # NIfTI-2 is a subclass

@@ -140,7 +140,7 @@ def bad_file(kind: str, folder: Path) -> Path:
         ("text", "readable NIfTI"),
         ("complex", "complex voxels"),
         ("rgb", "RGB voxels"),
-        ("suffix", "path must be a NIfTI file"),
+        ("suffix", "IN must be a NIfTI file"),
     ],
 )
 def test_file_at_fault_exits_1_with_one_line(kind, message, tmp_path, capsys):

@@ -123,9 +123,7 @@ def test_model_may_be_a_bundle_folder_or_its_weights(models, tmp_path):
     (bundle / "models").mkdir()
     shutil.copy(models[3], bundle / "models" / "model.pt")
     noisy = phantom((20, 18, 16))[1]
-    results = [
-        monai_n2v.denoise(noisy, model=m, device="cpu") for m in (models[3], bundle, bundle / "models" / "model.pt")
-    ]
+    results = [monai_n2v.denoise(noisy, model=m, device="cpu") for m in (models[3], bundle, models[3].parent.parent)]
     assert np.array_equal(results[0], results[1])
     assert np.array_equal(results[0], results[2])
 
@@ -134,9 +132,9 @@ def test_unfit_models_refused(models, tmp_path):
     noisy = phantom((20, 18, 16))[1]
     with pytest.raises(ValueError, match="model must fit an image of 2 axes"):
         monai_n2v.denoise(noisy[..., 0], model=models[3])
-    with pytest.raises(FileNotFoundError, match="model must be a bundle"):
+    with pytest.raises(FileNotFoundError, match="model must be a trained bundle"):
         monai_n2v.denoise(noisy, model=tmp_path)
-    with pytest.raises(FileNotFoundError, match="Noise2Void learns from your own images"):
+    with pytest.raises(FileNotFoundError, match="Noise2Void has no general weights"):
         monai_n2v.denoise(noisy, model=tmp_path / "none.pt")
     (tmp_path / "bad.pt").write_text("no weights")
     with pytest.raises(ValueError, match="model must be a file of network weights"):
