@@ -1,9 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """PSNR against training time on a crop of Colin27 with white Gaussian noise, sigma 12, trained on itself.
 
-``python -m benchmarks.colin27 filters`` scores the filters; ``python -m benchmarks.colin27 train --seconds 30 120``
-adds rows for the bundles' defaults, ``--network``, ``--features`` and ``--dims`` for others. Rows gather in
-``results/colin27.json``; each tells its command. Two threads.
+1. ``python -m benchmarks.colin27 filters`` scores the filters.
+2. ``python -m benchmarks.colin27 speed`` measures the time of a training step of every candidate network, in turns, on
+   two threads of an otherwise idle machine.
+3. ``python -m benchmarks.colin27 train --budgets 30 120`` turns seconds into epochs by that time and trains for them,
+   so that the scores do not depend on what else the machine does; ``--seconds`` watches the clock instead. Networks
+   other than the command line's default are chosen with ``--dims``, ``--network`` and ``--features``.
+
+Rows gather in ``results/colin27.json``; each tells its command. Two threads.
 """
 
 from __future__ import annotations
@@ -13,13 +18,25 @@ import json
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from benchmarks.common import RESULTS, colin27, load, machine, psnr, save
+from benchmarks.common import colin27, load, machine, psnr, save
 
+# Narrow and wide, the first of each dimension being the command line's default.
+CANDIDATES: list[tuple[int, str, list[int]]] = [
+    (3, "N2VUNet", [16]),
+    (3, "N2VUNet", [32]),
+    (3, "BasicUNet", [16, 16, 32, 64, 128, 16]),
+    (3, "BasicUNet", [32, 32, 64, 128, 256, 32]),
+    (2, "N2VUNet", [32]),
+    (2, "N2VUNet", [64]),
+    (2, "BasicUNet", [16, 16, 32, 64, 128, 16]),
+    (2, "BasicUNet", [32, 32, 64, 128, 256, 32]),
+]
 CROP = (slice(50, 146), slice(60, 156), slice(50, 146))
 SIGMA = 12.0
 
@@ -63,6 +80,42 @@ def filters() -> list[dict[str, Any]]:
     return rows
 
 
+def label(dims: int, network: str, features: Sequence[int]) -> str:
+    """Name of a candidate."""
+    return f"{dims}D {network} {' '.join(map(str, features))}"
+
+
+def overlays_of(dims: int) -> list[str]:
+    """The command line's own overlay."""
+    return [f"self_{dims}d.json"]
+
+
+def overrides_of(dims: int, network: str, features: Sequence[int]) -> dict[str, Any]:
+    """What puts a candidate in the place of the command line's network."""
+    from monai_n2v.bundles import bundle_name, find_bundle
+
+    if network == "N2VUNet":
+        return {"features": features[0]}
+    train_config = find_bundle(bundle_name(dims)) / "configs" / "train.json"
+    return {
+        "features": list(features),
+        "divisor": 16,
+        "network_def": json.loads(train_config.read_text())["network_def"],
+    }
+
+
+def speed(n_rounds: int = 16) -> dict[str, float]:
+    """Median milliseconds of a training step of every candidate; the candidates take turns."""
+    import torch
+
+    from benchmarks.overhead import interleaved, steps
+
+    torch.set_num_threads(2)
+    both = [steps(c[0], overlays_of(c[0]), **overrides_of(*c)) for c in CANDIDATES]
+    seconds = interleaved([bundle_step for bundle_step, _ in both], n_rounds)
+    return {label(*c): round(1e3 * s, 1) for c, s in zip(CANDIDATES, np.median(seconds, axis=0).tolist())}
+
+
 def train_row(arguments: argparse.Namespace, seconds: float | None, epochs: int | None) -> dict[str, Any]:
     """Train on the noisy crop for a budget and score the prediction."""
     import torch
@@ -74,16 +127,8 @@ def train_row(arguments: argparse.Namespace, seconds: float | None, epochs: int 
     clean, noisy = colin27(crop, SIGMA)
     bundle = find_bundle(bundle_name(arguments.dims))
     image = as_image(noisy[None], [1.0, 1.0, 1.0])
-    # The command line's own overlay; another network replaces its part.
-    overlays = [f"self_{arguments.dims}d.json", *(["fast.json"] if arguments.fast else [])]
-    network: dict[str, Any] = {"features": arguments.features} if arguments.features else {}
-    if arguments.network == "BasicUNet":
-        network |= {
-            "divisor": 16,
-            "network_def": json.loads((bundle / "configs/train.json").read_text())["network_def"],
-        }
-    elif arguments.features:
-        network = {"features": arguments.features[0]}
+    overlays = [*overlays_of(arguments.dims), *(["fast.json"] if arguments.fast else [])]
+    network = overrides_of(arguments.dims, arguments.network, arguments.features) if arguments.features else {}
     overrides = json.loads(arguments.overrides)
     with tempfile.TemporaryDirectory() as folder:
         started = time.perf_counter()
@@ -126,8 +171,9 @@ def train_row(arguments: argparse.Namespace, seconds: float | None, epochs: int 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("what", choices=("filters", "train"))
+    parser.add_argument("what", choices=("filters", "speed", "train"))
     parser.add_argument("--seconds", type=float, nargs="*", default=[])
+    parser.add_argument("--budgets", type=float, nargs="*", default=[])
     parser.add_argument("--epochs", type=int, nargs="*", default=[])
     parser.add_argument("--dims", type=int, default=3)
     parser.add_argument("--network", choices=("N2VUNet", "BasicUNet"), default="N2VUNet")
@@ -137,19 +183,39 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--overrides", default="{}", help="config entries as JSON")
     arguments = parser.parse_args()
-    stored = load("colin27") or {}
-    rows = stored.get("rows", [])
     if arguments.what == "filters":
-        rows = [row for row in rows if row["method"] == "Noise2Void"] + filters()
-        save("colin27", {"sigma": SIGMA, "noise_seed": 1, "rows": rows})
+        results = stored()
+        results["rows"] = [row for row in results["rows"] if row["method"] == "Noise2Void"] + filters()
+        save("colin27", results)
         return
-    for seconds, epochs in [*((s, None) for s in arguments.seconds), *((None, n) for n in arguments.epochs)]:
+    if arguments.what == "speed":
+        save("colin27", {**stored(), "step_ms": {"machine": machine(), **speed()}})
+        return
+    per_epoch = 10 * step_ms(arguments) / 1e3 if arguments.budgets else 0
+    budgets = [(None, int(budget / per_epoch), budget) for budget in arguments.budgets]
+    clocked = [(seconds, None, None) for seconds in arguments.seconds]
+    for seconds, epochs, budget in [*clocked, *budgets, *((None, n, None) for n in arguments.epochs)]:
         row = train_row(arguments, seconds, epochs)
+        if budget is not None:
+            alone = round(row["steps"] * step_ms(arguments) / 1e3, 1)
+            row |= {"budget_seconds": budget, "training_seconds": alone, "clock": "steps times step_ms"}
         row["machine"] = machine()
         print(json.dumps({k: v for k, v in row.items() if k != "machine"}), flush=True)
-        rows = (load("colin27") or {}).get("rows", [])
-        RESULTS.mkdir(exist_ok=True)
-        save("colin27", {"sigma": SIGMA, "noise_seed": 1, "rows": [*rows, row]})
+        results = stored()  # read again: another process may have added a row
+        results["rows"].append(row)
+        save("colin27", results)
+
+
+def step_ms(arguments: argparse.Namespace) -> float:
+    """Time of a step of the chosen network, as `speed` measured it."""
+    features = arguments.features or next(c[2] for c in CANDIDATES if c[0] == arguments.dims)
+    return float(stored()["step_ms"][label(arguments.dims, arguments.network, features)])
+
+
+def stored() -> dict[str, Any]:
+    """The results so far, without the machine of the last save; each row has its own."""
+    empty = {"sigma": SIGMA, "noise_seed": 1, "rows": []}
+    return {k: v for k, v in (load("colin27") or empty).items() if k != "machine"}
 
 
 if __name__ == "__main__":

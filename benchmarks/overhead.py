@@ -10,29 +10,32 @@ import argparse
 import itertools
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 
 from benchmarks.common import save
+from monai_n2v.precision import has_fast_bfloat16
 
 BATCHES = {2: (128, (64, 64)), 3: (4, (64, 64, 64))}
 
 
-def steps(spatial_dims: int) -> tuple[Callable[[], None], Callable[[], None]]:
-    """A step through the bundle's own trainer, and a bare one of an equal network."""
+def steps(
+    spatial_dims: int, overlays: Sequence[str] = (), **overrides: Any
+) -> tuple[Callable[[], None], Callable[[], None]]:
+    """A step through the bundle's own trainer, and a bare one of the same network in the same precision."""
     from monai.bundle import ConfigWorkflow
     from monai.data import MetaTensor
 
     from monai_n2v.bundles import bundle_name, find_bundle, find_config
     from monai_n2v.losses import N2VLoss
+    from monai_n2v.precision import autocast_bfloat16
 
-    batch_size, patch_size = BATCHES[spatial_dims]
     bundle = find_bundle(bundle_name(spatial_dims))
     volume = torch.randn(1, *(160,) * spatial_dims)
-    overlays = ("anneal.json", "in_memory_train.json")
+    overlays = [*overlays, "anneal.json", "in_memory_train.json"]
     flow = ConfigWorkflow(
         config_file=[str(bundle / "configs" / "train.json"), *map(str, map(find_config, overlays))],
         workflow_type="train",
@@ -41,11 +44,10 @@ def steps(spatial_dims: int) -> tuple[Callable[[], None], Callable[[], None]]:
         **{
             "output_dir": tempfile.mkdtemp(),
             "train#dataset#data": [{"image": MetaTensor(volume)}],
-            "batch_size": batch_size,
-            "patch_size": list(patch_size),
             "progress": False,
             "epochs": 10**6,
             "epoch_length": 10**6,
+            **overrides,
         },
     )  # fmt: skip
     flow.initialize()
@@ -67,28 +69,34 @@ def steps(spatial_dims: int) -> tuple[Callable[[], None], Callable[[], None]]:
     network, loss = flow.parser.get_parsed_content("network"), N2VLoss()
     optimizer = torch.optim.Adam(network.parameters(), lr=4e-4)
     ready = {key: tensor.clone() for key, tensor in next(loader).items()}
+    forward = autocast_bfloat16(network) if flow.parser.get_parsed_content("amp") else network
 
     def bare_step() -> None:
         network.train()
         optimizer.zero_grad()
-        loss(network(ready["image"]), ready["label"], ready["mask"]).backward()
+        loss(forward(ready["image"]), ready["label"], ready["mask"]).backward()
         optimizer.step()
 
     return bundle_step, bare_step
 
 
+def interleaved(functions: Sequence[Callable[[], None]], n_rounds: int) -> np.ndarray:
+    """Seconds of functions that take turns, ``(n_rounds, n_functions)``, after a round to warm up."""
+    seconds = np.empty((n_rounds + 1, len(functions)))
+    for row, column in itertools.product(range(n_rounds + 1), range(len(functions))):
+        started = time.perf_counter()
+        functions[column]()
+        seconds[row, column] = time.perf_counter() - started
+    return seconds[1:]
+
+
 def overhead(spatial_dims: int, n_rounds: int) -> dict[str, Any]:
     """Medians of both steps, taken in turns, and of the ratios of neighbors."""
-    both = steps(spatial_dims)
-    for step in both:
-        step()
-    seconds = np.empty((n_rounds, 2))
-    for row, column in itertools.product(range(n_rounds), range(2)):
-        started = time.perf_counter()
-        both[column]()
-        seconds[row, column] = time.perf_counter() - started
+    batch_size, patch_size = BATCHES[spatial_dims]
+    seconds = interleaved(steps(spatial_dims, batch_size=batch_size, patch_size=list(patch_size)), n_rounds)
     return {
-        "batch": [BATCHES[spatial_dims][0], *BATCHES[spatial_dims][1]],
+        "batch": [batch_size, *patch_size],
+        "bfloat16": has_fast_bfloat16("cpu"),
         "bundle_step_ms": round(1e3 * float(np.median(seconds[:, 0])), 1),
         "bare_step_ms": round(1e3 * float(np.median(seconds[:, 1])), 1),
         "ratio": round(float(np.median(seconds[:, 0] / seconds[:, 1])), 3),

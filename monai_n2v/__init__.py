@@ -45,19 +45,10 @@ _HOMES = {
     "find_config": "bundles",
 }
 _MODULES = {
-    "bundles",
-    "cli",
-    "data",
-    "denoising",
-    "engines",
-    "footprints",
-    "inference",
-    "intensity",
-    "losses",
-    "masking",
-    "models",
+    *_HOMES.values(),
+    *("cli", "engines", "files", "footprints", "intensity", "masking", "models"),
+    *("precision", "report", "strata", "volumes"),
 }
-_MODULES |= {"models", "networks", "report", "files", "strata", "transforms", "volumes"}
 
 
 def __getattr__(name: str) -> Any:

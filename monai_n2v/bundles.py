@@ -135,7 +135,7 @@ def train(
         overrides: config entries by id.
 
     Returns:
-        the record of the run: ``epochs``, ``epoch_length``, ``steps``, ``loss``.
+        the record of the run: ``epochs``, ``epoch_length``, ``steps``, ``bfloat16``, ``loss``.
     """
     configs = [str(bundle / "configs" / "train.json"), *(str(find_config(name)) for name in overlays)]
     data = [{"image": image} for image in images]
@@ -148,12 +148,13 @@ def train(
             **{"bundle_root": str(bundle), "output_dir": str(output_dir), "train#dataset#data": data},
             **overrides,
         )
-        trainer = _run(workflow).parser.get_parsed_content("train#trainer")
-    state = trainer.state
+        parser = _run(workflow).parser
+    state = parser.get_parsed_content("train#trainer").state
     return {
         "epochs": state.max_epochs,
         "epoch_length": state.epoch_length,
         "steps": state.iteration,
+        "bfloat16": parser.get_parsed_content("train#inferer").amp,
         "loss": state.output["loss"].item(),
     }
 

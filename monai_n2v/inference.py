@@ -13,6 +13,8 @@ from monai.data import MetaTensor
 from monai.inferers import Inferer
 from monai.utils import ensure_tuple_rep
 
+from monai_n2v.precision import autocast_bfloat16
+
 __all__ = ["AlignedTileInferer", "PaddedInferer"]
 
 
@@ -23,14 +25,17 @@ class PaddedInferer(Inferer):
 
     Args:
         divisor: the sides' common divisor, ``2 ** n_poolings``: 16 for BasicUNet.
+        amp: whether the network computes in bfloat16.
     """
 
-    def __init__(self, divisor: int = 16) -> None:
+    def __init__(self, divisor: int = 16, amp: bool = False) -> None:
         self.divisor = divisor
+        self.amp = amp
 
     def __call__(self, inputs: torch.Tensor, network: Callable[..., Any], *args: Any, **kwargs: Any) -> torch.Tensor:
         """Predict ``(B, C, *spatial)``; the result has the same spatial size."""
         size = inputs.shape[2:]
+        network = autocast_bfloat16(network) if self.amp else network
         return _cut(network(_pad_far(inputs, self.divisor), *args, **kwargs), [slice(0, n) for n in size])
 
 
@@ -66,6 +71,7 @@ class AlignedTileInferer(Inferer):
         halo: context around the part of a tile that is kept, in voxels; rounded up to a multiple of ``divisor``.
         divisor: the sides' common divisor, ``2 ** n_poolings``: 16 for BasicUNet.
         n_slices: slices predicted at a time when a volume is predicted slice by slice.
+        amp: whether the network computes in bfloat16, which keeps three significant digits.
 
     Raises:
         ValueError: where a tile leaves nothing inside its halo.
@@ -79,6 +85,7 @@ class AlignedTileInferer(Inferer):
         halo: int = 16,
         divisor: int = 16,
         n_slices: int = 8,
+        amp: bool = False,
     ) -> None:
         self.spatial_dims = spatial_dims
         self.in_channels = in_channels
@@ -86,6 +93,7 @@ class AlignedTileInferer(Inferer):
         self.halo = -(-halo // divisor) * divisor
         self.tile_size = tuple(side // divisor * divisor for side in ensure_tuple_rep(tile_size, spatial_dims))
         self.n_slices = n_slices
+        self.amp = amp
         if min(self.tile_size) <= 2 * self.halo:
             raise ValueError(
                 f"tile_size must be above twice the halo of {self.halo} voxels, got {tuple(self.tile_size)}. "
@@ -121,8 +129,11 @@ class AlignedTileInferer(Inferer):
         batch, channels = images.shape[:2]
         single = images.reshape(batch * channels // self.in_channels, self.in_channels, *images.shape[2:])
 
+        device = _device_of(network, images)
+        forward = autocast_bfloat16(network) if self.amp else network
+
         def predict(items: torch.Tensor) -> torch.Tensor:
-            return self._predict_items(items, lambda tile: network(tile, *args, **kwargs), _device_of(network, images))
+            return self._predict_items(items, lambda tile: forward(tile, *args, **kwargs), device)
 
         if n_axes == self.spatial_dims:
             parts = (predict(item) for item in single.split(1))

@@ -11,7 +11,7 @@ import pytest
 import monai_n2v
 
 LAYERS = [
-    {"strata", "footprints"},
+    {"strata", "footprints", "precision"},
     {"masking"},
     {"transforms", "intensity", "losses", "networks"},
     {"data", "engines", "inference"},
