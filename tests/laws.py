@@ -102,6 +102,20 @@ def own_replacements_ignore_own_values(
         assert mask_image(poisoned)[0][tuple(site)] == masked[tuple(site)]
 
 
+def footprints_are_blind(
+    mask_image: Callable[[torch.Tensor], tuple[torch.Tensor, torch.Tensor]], image: torch.Tensor, footprint: np.ndarray
+) -> None:
+    """``image`` without channel axis: what is seen at a site's footprint does not come from within it."""
+    masked, mask = (tensor[0, 0] for tensor in mask_image(image))
+    for site in np.argwhere(mask.numpy() == 1):
+        voxels = site + np.argwhere(footprint) - np.asarray(footprint.shape) // 2
+        covered = tuple(voxels[((voxels >= 0) & (voxels < image.shape)).all(axis=1)].T)
+        assert (masked[covered] != image[covered]).all(), "not replaced"
+        poisoned = image.clone()
+        poisoned[covered] = 1e6
+        assert torch.equal(mask_image(poisoned)[0][0, 0][covered], masked[covered]), "filled from within"
+
+
 def loss_equals_hand_value(
     loss: torch.Tensor, prediction: torch.Tensor, target: torch.Tensor, mask: torch.Tensor, power: int
 ) -> None:
