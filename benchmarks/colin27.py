@@ -159,7 +159,7 @@ def train_row(arguments: argparse.Namespace, seconds: float | None, epochs: int 
         "overrides": overrides,
         "side": arguments.side or 96,
         "budget_seconds": seconds,
-        **record,
+        **{key: value for key, value in record.items() if key != "losses"},
         "seed": arguments.seed,
         "training_seconds": round(trained - started, 1),
         "prediction_seconds": round(done - trained, 1),

@@ -46,8 +46,8 @@ _HOMES = {
 }
 _MODULES = {
     *_HOMES.values(),
-    *("cli", "engines", "files", "footprints", "intensity", "masking", "models"),
-    *("precision", "report", "strata", "volumes"),
+    *("arguments", "batch", "cli", "describe", "engines", "files", "footprints", "formats", "intensity", "jobs"),
+    *("masking", "models", "padding", "precision", "report", "staging", "strata", "training", "volumes"),
 }
 
 

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from ignite.engine import Events
 from monai.bundle import ConfigWorkflow
 from monai.data import MetaTensor
 
@@ -115,13 +116,6 @@ def _quiet() -> Iterator[None]:
         ignite_logger.setLevel(levels[1])
 
 
-def _run(workflow: ConfigWorkflow) -> ConfigWorkflow:
-    workflow.initialize()
-    workflow.run()
-    workflow.finalize()
-    return workflow
-
-
 def train(
     bundle: Path, images: Sequence[MetaTensor], output_dir: Path, overlays: Sequence[str] = (), **overrides: Any
 ) -> dict[str, Any]:
@@ -135,7 +129,8 @@ def train(
         overrides: config entries by id.
 
     Returns:
-        the record of the run: ``epochs``, ``epoch_length``, ``steps``, ``bfloat16``, ``loss``.
+        the record of the run: ``epochs``, ``epoch_length``, ``steps``, ``bfloat16``, and ``losses``, the mean loss of
+        every epoch.
     """
     configs = [str(bundle / "configs" / "train.json"), *(str(find_config(name)) for name in overlays)]
     data = [{"image": image} for image in images]
@@ -148,14 +143,22 @@ def train(
             **{"bundle_root": str(bundle), "output_dir": str(output_dir), "train#dataset#data": data},
             **overrides,
         )
-        parser = _run(workflow).parser
-    state = parser.get_parsed_content("train#trainer").state
+        workflow.initialize()
+        trainer = workflow.parser.get_parsed_content("train#trainer")
+        losses: list[float] = []
+        trainer.add_event_handler(
+            Events.EPOCH_COMPLETED, lambda engine: losses.append(float(engine.state.metrics["train_loss"]))
+        )
+        workflow.run()
+        workflow.finalize()
+        amp = workflow.parser.get_parsed_content("train#inferer").amp
+    state = trainer.state
     return {
         "epochs": state.max_epochs,
         "epoch_length": state.epoch_length,
         "steps": state.iteration,
-        "bfloat16": parser.get_parsed_content("train#inferer").amp,
-        "loss": state.output["loss"].item(),
+        "bfloat16": amp,
+        "losses": losses,
     }
 
 
@@ -187,6 +190,9 @@ def predict(
             **{"bundle_root": str(bundle), "ckpt_path": str(ckpt_path), "dataset#data": [{"image": image}]},
             **overrides,
         )
-        evaluator = _run(workflow).parser.get_parsed_content("evaluator")
+        workflow.initialize()
+        workflow.run()
+        workflow.finalize()
+        evaluator = workflow.parser.get_parsed_content("evaluator")
     pred: torch.Tensor = evaluator.state.output[0]["pred"]
     return pred.cpu().numpy()

@@ -4,21 +4,25 @@
 from __future__ import annotations
 
 import argparse
+import json
 import logging
 import sys
-import time
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, Any
 
-from monai_n2v import __version__
+from monai_n2v.arguments import make_parser
+
+if TYPE_CHECKING:
+    from monai_n2v.jobs import Job
+    from monai_n2v.training import TrainingPlan
 
 __all__ = ["main"]
 
 logger = logging.getLogger("monai_n2v")
 
-T = TypeVar("T", int, float)
+TRACEBACKS = 5  # below DEBUG: what -vv shows
 EXIT_FILE_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, 130
 
 
@@ -33,14 +37,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: arguments; those of the process by default.
 
     Returns:
-        0 done, 1 the file is at fault, 2 asked wrongly, 130 interrupted.
+        0 all done, 1 a file is at fault, 2 asked wrongly, 130 interrupted.
     """
-    args = _parser().parse_args(argv)
+    args = make_parser().parse_args(argv)
     handler = logging.StreamHandler(sys.stderr)
     logger.addHandler(handler)
-    logger.setLevel(logging.WARNING if args.quiet else logging.DEBUG if args.verbose else logging.INFO)
+    levels = [logging.INFO, logging.DEBUG, TRACEBACKS]
+    logger.setLevel(logging.WARNING if args.quiet else levels[min(args.verbose, 2)])
+    commands: dict[str, Callable[[argparse.Namespace], int]] = {"denoise": _denoise, "train": _train, "info": _info}
     try:
-        args.run(args)
+        return commands[args.command](args)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return EXIT_INTERRUPTED
@@ -58,7 +64,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         return EXIT_USAGE if asked_wrongly else EXIT_FILE_FAILED
     finally:
         logger.removeHandler(handler)
-    return 0
 
 
 def _first_cause(error: BaseException) -> BaseException:
@@ -68,163 +73,91 @@ def _first_cause(error: BaseException) -> BaseException:
     return error
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="monai-n2v", description="Denoise medical images with a network trained on the noisy images alone."
-    )
-    parser.add_argument("--version", action="version", version=f"monai-n2v {__version__}")
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    denoise = commands.add_parser(
-        "denoise",
-        help="denoise a NIfTI file",
-        description="Denoise a NIfTI file (2D, 3D, or 4D with volumes along the last axis). Without --model a network "
-        "is trained on the file itself, which takes minutes.",
-    )
-    denoise.set_defaults(run=_denoise)
-    add = denoise.add_argument
-    add("-i", "--input", required=True, type=Path, metavar="IN", help="noisy image, .nii or .nii.gz")
-    add("-o", "--output", required=True, type=Path, metavar="OUT", help="denoised image, .nii or .nii.gz")
-    add("--model", type=Path, metavar="DIR|FILE", help="a trained bundle's folder, or its models/model.pt")
-    budget = denoise.add_mutually_exclusive_group()
-    budget.add_argument("--epochs", type=_positive_int, metavar="N", help="length of the training")
-    budget.add_argument("--max-time", type=_positive, metavar="SECONDS", help="length of the training instead")
-    add("--fast", action="store_true", help="a shorter training with a smaller network")
-    add(
-        "--spatial-dims",
-        type=int,
-        choices=(2, 3),
-        help="2: slice by slice across the shortest axis; 3: volumes (default)",
-    )
-    add("--device", default="auto", help="auto (default), cpu, cuda or cuda:N")
-    add("--seed", type=_seed, default=0, help="same seed, same result on the same machine (default 0)")
-    add(
-        "--dtype",
-        choices=("float32", "input"),
-        default="float32",
-        help="of OUT; input: rounded and clipped to IN's type",
-    )
-    add(
-        "--report",
-        nargs="?",
-        type=Path,
-        const=True,
-        metavar="DIR",
-        help="also write <OUT>_report.png, .json; beside OUT by default",
-    )
-    add("--force", action="store_true", help="overwrite OUT")
-    volume = denoise.add_mutually_exclusive_group()
-    volume.add_argument("-q", "--quiet", action="store_true", help="only warnings and errors")
-    volume.add_argument("-v", "--verbose", action="count", default=0, help="more; -vv: with tracebacks")
-    return parser
-
-
-def _number(kind: type[T], text: str) -> T:
-    try:
-        return kind(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"must be a number, got {text!r}") from None
-
-
-def _positive(text: str) -> float:
-    value = _number(float, text)
-    if not 0 < value < float("inf"):
-        raise argparse.ArgumentTypeError(f"must be above 0, got {text}")
-    return value
-
-
-def _positive_int(text: str) -> int:
-    value = _number(int, text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"must be at least 1, got {text}")
-    return value
-
-
-def _seed(text: str) -> int:
-    value = _number(int, text)
-    if not 0 <= value < 2**32:
-        raise argparse.ArgumentTypeError(f"must be from 0 to 2**32 - 1, got {text}")
-    return value
-
-
-def _check_paths(args: argparse.Namespace) -> None:
+def _plan_jobs(args: argparse.Namespace) -> list[Job]:
     """Say what is wrong with the question before anything heavy is loaded or computed."""
-    if not args.input.exists():
-        raise UsageError(f"IN must be an existing file, got {args.input}. Check the path.")
-    if args.input.is_dir():
-        raise UsageError(f"IN must be a file, got the folder {args.input}. Pass one NIfTI file.")
-    from monai_n2v.volumes import NIFTI_SUFFIXES, check_target, stem_of
+    from monai_n2v.jobs import Extras, is_tree, plan_jobs
+    from monai_n2v.volumes import check_source
 
-    if not args.input.name.lower().endswith(NIFTI_SUFFIXES):
-        suffixes = ", ".join(NIFTI_SUFFIXES)
-        raise ValueError(f"IN must be a NIfTI file ({suffixes}), got {args.input}. Use the 2D bundle for TIFF and PNG.")
+    if args.input.exists() and not is_tree(args.input):
+        check_source(args.input)
+    report_folder = args.report if isinstance(args.report, Path) else None
+    extras = Extras(args.report is not None, report_folder, args.save_residual, args.save_noise_map)
     try:
-        check_target(args.output)
-        if args.report is not None:
-            check_target(_report_folder(args) / "report.nii")
+        jobs = plan_jobs(
+            args.input,
+            args.output,
+            extras,
+            patterns=args.pattern,
+            force=args.force,
+            skip_existing=args.skip_existing,
+        )
     except (ValueError, OSError) as error:
         raise UsageError(str(error)) from error
-    outputs = [args.output]
-    if args.report is not None:
-        outputs += [_report_folder(args) / f"{stem_of(args.output)}_report.{suffix}" for suffix in ("png", "json")]
-    for path in outputs:
-        if path.exists() and path.samefile(args.input):
-            raise UsageError(f"OUT must not be IN, got {path} for both. Choose another name.")
-        if path.exists() and not args.force:
-            raise UsageError(f"OUT must not exist yet, got {path}. Use --force to overwrite it.")
     if args.model is not None and not args.model.exists():
         raise UsageError(f"--model must be a trained bundle or its weights, got {args.model}. Check the path.")
-    if args.model is not None and (args.fast or args.epochs or args.max_time or args.spatial_dims):
+    if args.model is not None and (args.fast or args.epochs or args.max_time or args.spatial_dims or args.per_image):
         raise UsageError(
             "--model must stand alone, got settings of a training too. "
-            "Drop --fast, --epochs, --max-time and --spatial-dims."
+            "Drop --fast, --epochs, --max-time, --spatial-dims and --per-image."
         )
+    return jobs
 
 
-def _report_folder(args: argparse.Namespace) -> Path:
-    folder: Path = args.output.parent if args.report is True else args.report
-    return folder
+def _plan_training(args: argparse.Namespace) -> TrainingPlan:
+    from monai_n2v.denoising import choose_device
+    from monai_n2v.training import TrainingPlan
 
-
-def _denoise(args: argparse.Namespace) -> None:
-    started = time.perf_counter()
-    _check_paths(args)
-    from monai_n2v.volumes import read_nifti, save_nifti, stem_of, to_nifti
-
-    volume = read_nifti(args.input)
-
-    # torch and MONAI take seconds to load: only now, when the file is known to be readable.
-    from monai_n2v.denoising import check_stack, choose_device, denoise_stack
-
-    check_stack(volume.data, str(args.input))
     try:
-        device = choose_device(args.device)
+        return TrainingPlan(
+            epochs=args.epochs,
+            max_time=args.max_time,
+            fast=args.fast,
+            spatial_dims=args.spatial_dims,
+            seed=args.seed,
+            device=choose_device(args.device),
+            progress=not args.quiet and sys.stderr.isatty(),
+            checkpoints=args.command == "train",
+            resume=getattr(args, "resume", False),
+        )
     except ValueError as error:
         raise UsageError(str(error)) from error
-    n_volumes, *shape = volume.data.shape
-    size = " x ".join(str(n) for n in shape)
-    logger.info("%s: %d volume(s) of %s voxels, on %s.", args.input, n_volumes, size, device)
+
+
+def _denoise(args: argparse.Namespace) -> int:
+    jobs = _plan_jobs(args)
+    if not jobs:
+        logger.info("Every image has its result already: nothing to do.")
+        return 0
+    from monai_n2v.volumes import read_volume
+
+    # torch and MONAI take seconds to load: a single file is read before.
+    loaded = {job: read_volume(job.source, args.series) for job in jobs[: len(jobs) == 1]}
+    from monai_n2v.batch import Settings, denoise_jobs
+
+    plan = _plan_training(args)
     if args.model is None:
-        length = (
-            f"for {args.max_time:g} s"
-            if args.max_time
-            else f"for {args.epochs} epochs"
-            if args.epochs
-            else "for minutes"
-        )
-        logger.info("Training a network on this image alone %s.", length)
-    data, record = denoise_stack(
-        volume.data,
-        volume.spacing,
-        model=args.model,
-        seed=args.seed,
-        device=device,
-        spatial_dims=args.spatial_dims,
-        epochs=args.epochs,
-        max_time=args.max_time,
-        fast=args.fast,
-        progress=not args.quiet and sys.stderr.isatty(),
-    )
-    if args.model is None:
+        length = f"for {args.max_time:g} s" if args.max_time else f"for {args.epochs} epochs" if args.epochs else ""
+        logger.info("Training on these images alone %s.", length or "for minutes")
+    settings = Settings(plan, args.model, args.per_image, args.dtype, args.keep_padding, args.series)
+    failed = []
+    for record in denoise_jobs(jobs, settings, loaded):
+        _tell(args, record, len(jobs))
+        if record["status"] == "failed":
+            failed.append(record["error"])
+    if len(jobs) > 1:
+        logger.info("%d of %d images denoised.", len(jobs) - len(failed), len(jobs))
+    for error in failed:
+        print(f"error: {error}", file=sys.stderr)
+    return EXIT_FILE_FAILED if failed else 0
+
+
+def _tell(args: argparse.Namespace, record: dict[str, Any], n_jobs: int) -> None:
+    """Say what became of an image."""
+    if args.json:
+        print(json.dumps(record), flush=True)
+    if record["status"] == "failed":
+        return
+    if "steps" in record and (n_jobs == 1 or args.per_image):
         fast = " --fast" if args.fast else ""
         dims = f" --spatial-dims {args.spatial_dims}" if args.spatial_dims else ""
         logger.info(
@@ -232,19 +165,56 @@ def _denoise(args: argparse.Namespace) -> None:
             record["steps"], record["training_seconds"], record["epochs"], args.seed, fast, dims,
         )  # fmt: skip
     logger.debug("Record: %s", record)
-    save_nifti(to_nifti(data, volume.source, args.dtype), args.output)
-    logger.info("Denoised image: %s", args.output)
-    if args.report is not None:
-        from monai_n2v.report import write_report
-
-        record |= {"input": str(args.input), "output": str(args.output)}
-        record["total_seconds"] = round(time.perf_counter() - started, 1)
-        picture, text = write_report(
-            _report_folder(args), stem_of(args.output), volume.data, data, volume.spacing, record
-        )
-        logger.info("Before/after picture: %s", picture)
+    logger.info("Denoised image: %s", record["output"])
+    for kind in ("residual", "noise_map"):
+        if kind in record:
+            logger.info("%s: %s", {"residual": "What was removed", "noise_map": "Noise level"}[kind], record[kind])
+    if "report" in record:
+        logger.info("Before/after picture: %s", record["report"][0])
         logger.info("What was removed should look like noise: where it shows anatomy, train longer.")
-        logger.info("Record of the run: %s", text)
+        for path in record["report"][1:]:
+            logger.info("Report: %s", path)
+
+
+def _train(args: argparse.Namespace) -> int:
+    from monai_n2v.jobs import plan_sources
+
+    weights = args.output / "models" / "model.pt"
+    try:
+        sources = plan_sources(args.input, args.pattern)
+        if weights.exists() and not (args.force or args.resume):
+            raise FileExistsError(f"MODELDIR must not hold a network yet, got {weights}. Use --force to overwrite it.")
+    except (ValueError, OSError) as error:
+        raise UsageError(str(error)) from error
+    from monai_n2v.denoising import check_stack
+    from monai_n2v.training import Stack, train_network
+    from monai_n2v.volumes import read_volume
+
+    plan = _plan_training(args)
+    stacks = []
+    for source in sources:
+        volume = read_volume(source, args.series)
+        check_stack(volume.data, str(source))
+        stacks.append(Stack(volume.data, volume.spacing, str(source)))
+    logger.info("Training one network on %d image(s), on %s.", len(stacks), plan.device)
+    network, record = train_network(stacks, args.output, plan)
+    logger.info("Trained %d steps in %.0f s.", record["steps"], record["training_seconds"])
+    logger.info("Bundle: %s; use it with monai-n2v denoise --model %s", network.bundle, network.bundle)
+    if args.json:
+        print(json.dumps({"output": str(args.output), **record}), flush=True)
+    return 0
+
+
+def _info(args: argparse.Namespace) -> int:
+    from monai_n2v.describe import describe
+
+    facts = describe(args.input, args.series)
+    if args.json:
+        print(json.dumps(facts))
+    else:
+        for name, value in facts.items():
+            print(f"{name}: {value}")
+    return 0
 
 
 if __name__ == "__main__":

@@ -1,12 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Images to train on: finding them, and cutting batches of patches out of them."""
+"""Batches of patches, cut out of the images to train on."""
 
 from __future__ import annotations
 
 import logging
 import math
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,48 +13,9 @@ import torch
 from monai.data import MetaTensor
 from monai.transforms import Randomizable
 
-__all__ = ["IMAGE_SUFFIXES", "PatchLoader", "find_images"]
+__all__ = ["PatchLoader"]
 
 logger = logging.getLogger(__name__)
-
-IMAGE_SUFFIXES = (".nii", ".nii.gz", ".tif", ".tiff", ".png")
-
-
-def find_images(dataset_dir: str | Path, exclude: str | Path | None = None) -> list[dict[str, str]]:
-    """List all NIfTI, TIFF and PNG files below a folder, sorted, as a MONAI data list.
-
-    Args:
-        dataset_dir: the folder; searched recursively, hidden files and folders left out.
-        exclude: a folder whose files are left out, such as that of the results.
-
-    Returns:
-        ``[{"image": path}, ...]``.
-
-    Raises:
-        FileNotFoundError: for a missing or empty name, or a folder without images.
-        NotADirectoryError: for a file.
-    """
-    suffixes = ", ".join(IMAGE_SUFFIXES)
-    if not str(dataset_dir):
-        raise FileNotFoundError(
-            f"dataset_dir must be a folder with images ({suffixes}), got ''. Pass --dataset_dir DIR."
-        )
-    folder = Path(dataset_dir)
-    if folder.is_file():
-        raise NotADirectoryError(f"dataset_dir must be a folder, got the file {folder}. Pass the folder it lies in.")
-    if not folder.is_dir():
-        raise FileNotFoundError(f"dataset_dir must be an existing folder, got {folder}. Pass --dataset_dir DIR.")
-    paths = sorted(
-        path
-        for path in folder.rglob("*")
-        if path.name.lower().endswith(IMAGE_SUFFIXES)
-        and path.is_file()
-        and not any(part.startswith(".") for part in path.relative_to(folder).parts)
-        and (exclude is None or not path.resolve().is_relative_to(Path(exclude).resolve()))
-    )
-    if not paths:
-        raise FileNotFoundError(f"dataset_dir must hold images ({suffixes}), got none below {folder}. Check the path.")
-    return [{"image": str(path)} for path in paths]
 
 
 class _Volume(NamedTuple):

@@ -1,26 +1,28 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How the bundles read noisy files and write denoised ones."""
+"""How the bundles read noisy images and write denoised ones."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Hashable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import tifffile
-from monai.transforms import LoadImaged, SaveImaged
+import torch
+from monai.data import MetaTensor
+from monai.transforms import MapTransform, SaveImaged
 
-from monai_n2v.volumes import NIFTI_SUFFIXES, check_kind, save_nifti, stem_of, to_nifti
+from monai_n2v.formats.base import Volume
+from monai_n2v.volumes import default_target, read_volume, save_volume
 
 __all__ = ["LoadNoisyd", "SaveDenoisedd"]
 
 
-class LoadNoisyd(LoadImaged):
-    """MONAI's ``LoadImaged`` that names the file and the fault in one sentence.
+class LoadNoisyd(MapTransform):
+    """Read images of every format of `read_volume`, channel-first, with further axes as channels.
 
-    It also refuses complex and RGB NIfTI files, of which ``LoadImaged`` would silently keep a part.
+    Unlike MONAI's ``LoadImaged`` it names file and fault in one sentence, refuses complex and RGB voxels, of which that
+    would silently keep a part, and reads whole DICOM series in stored orientation.
 
     Args:
         keys: paths to read.
@@ -32,57 +34,51 @@ class LoadNoisyd(LoadImaged):
     def __init__(self, keys: str = "image") -> None:
         super().__init__(keys)
 
-    def __call__(self, data: Mapping[Hashable, Any], reader: Any = None) -> dict[Hashable, Any]:
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Read ``data[key]``; returns a new dictionary."""
-        fault = None
-        try:
-            for key in self.key_iterator(dict(data)):
-                if str(data[key]).lower().endswith(NIFTI_SUFFIXES):
-                    import nibabel
+        d = dict(data)
+        for key in self.key_iterator(d):
+            path, fault = str(d[key]), None
+            try:
+                d[key] = _as_meta_tensor(read_volume(path), path)
+            except (ValueError, OSError) as error:
+                fault = error
+            # Raised outside the handler, it stands first in the chain of exceptions, where MONAI's own stand on top.
+            if fault is not None:
+                raise fault.with_traceback(None) from None
+        return d
 
-                    check_kind(nibabel.load(data[key]), str(data[key]))
-            loaded: dict[Hashable, Any] = super().__call__(data, reader)
-            return loaded
-        except Exception as error:  # noqa: BLE001 - readers raise dozens of kinds for a damaged file
-            fault = error
-        # Raised outside the handler, it stands first in the chain of exceptions, where MONAI's own stand on top.
-        if isinstance(fault, ValueError) and str(fault).startswith("image must"):
-            raise fault
-        names = ", ".join(str(data[key]) for key in self.key_iterator(dict(data)))
-        reason = (str(fault).splitlines() or [type(fault).__name__])[0]
-        raise ValueError(f"image must be a readable file, got {names} ({reason}). Check that it is complete.")
+
+def _as_meta_tensor(volume: Volume, path: str) -> MetaTensor:
+    affine = volume.source.affine
+    if affine is None or volume.data.ndim != 4:
+        affine = np.diag([*volume.spacing, 1.0, 1.0][:3] + [1.0])
+    meta = {"filename_or_obj": path, "original_channel_dim": 0}
+    return MetaTensor(torch.from_numpy(volume.data), affine=torch.from_numpy(affine.copy()), meta=meta)
 
 
 class SaveDenoisedd(SaveImaged):
-    """Save predictions in the manner of their source file, whole or not at all.
+    """Save predictions in the manner of their source (see `save_volume`), float32 where the format holds it.
 
-    From a NIfTI file: ``.nii.gz`` with the source's whole header, of which MONAI's ``SaveImaged`` keeps the affine
-    only. From others: ``.tif``. Both float32. Below ``output_dir`` the folders of ``data_root_dir`` are kept. It is a
-    ``SaveImaged`` so that hosts which leave out a bundle's saving, as MONAI Label does, recognize it.
+    Below ``output_dir`` the folders of ``data_root_dir`` are kept. It is a ``SaveImaged`` so that hosts which leave out
+    a bundle's saving, as MONAI Label does, recognize it.
 
     Args:
-        keys: prediction ``(C, *spatial)``; several channels of a NIfTI file become volumes of its last axis.
+        keys: prediction ``(C, *spatial)``.
         output_dir: where to write.
         data_root_dir: folder the sources lie in; sources elsewhere are written right below ``output_dir``.
-        output_postfix: added to the file's name.
-        source_key: the image whose metadata names the source file.
+        source_key: the image whose metadata names the source.
 
     Raises:
-        ValueError: on saving, where two sources of one run would be written to one file.
+        ValueError: on saving, where two sources of one run would be written to one place.
     """
 
     def __init__(
-        self,
-        keys: str = "pred",
-        output_dir: str = "./denoised",
-        data_root_dir: str = "",
-        output_postfix: str = "denoised",
-        source_key: str = "image",
+        self, keys: str = "pred", output_dir: str = "./denoised", data_root_dir: str = "", source_key: str = "image"
     ) -> None:
-        super().__init__(keys, output_dir=output_dir, output_postfix=output_postfix, resample=False, print_log=False)
+        super().__init__(keys, output_dir=output_dir, resample=False, print_log=False)
         self.output_dir = Path(output_dir)
         self.data_root_dir = Path(data_root_dir)
-        self.output_postfix = output_postfix
         self.source_key = source_key
         self._sources: dict[Path, Path] = {}
 
@@ -91,19 +87,15 @@ class SaveDenoisedd(SaveImaged):
         d = dict(data)
         for key in self.key_iterator(d):
             path = Path(str(d[self.source_key].meta["filename_or_obj"]))
-            values = np.asarray(d[key].cpu(), dtype=np.float32)
-            if path.name.lower().endswith(NIFTI_SUFFIXES):
-                import nibabel
-
-                target = self._target(path, f"{stem_of(path)}_{self.output_postfix}.nii.gz")
-                save_nifti(to_nifti(values, nibabel.load(path)), target)
-            else:
-                _save_tiff(values, self._target(path, f"{path.stem}_{self.output_postfix}.tif"))
+            target = self._target(path)
+            # Only the file itself knows all that is to be kept.
+            save_volume(np.asarray(d[key].cpu(), dtype=np.float32), read_volume(path), target)
         return d
 
-    def _target(self, source: Path, name: str) -> Path:
-        inside = source.is_relative_to(self.data_root_dir)
-        target = self.output_dir / (source.parent.relative_to(self.data_root_dir) if inside else Path()) / name
+    def _target(self, source: Path) -> Path:
+        inside = source.is_relative_to(self.data_root_dir) and source != self.data_root_dir
+        folder = self.output_dir / (source.parent.relative_to(self.data_root_dir) if inside else Path())
+        target = default_target(source, folder)
         other = self._sources.setdefault(target, source)
         if other != source:
             raise ValueError(
@@ -111,14 +103,3 @@ class SaveDenoisedd(SaveImaged):
                 "Rename one of them."
             )
         return target
-
-
-def _save_tiff(values: np.ndarray, path: Path) -> None:
-    """Write ``(C, x, y[, z])``, as MONAI's readers order the axes of a picture, back as ``([z,] y, x[, C])``."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.stem}.{os.getpid()}.part")
-    try:
-        tifffile.imwrite(part, np.ascontiguousarray((values[0] if len(values) == 1 else values).T))
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)

@@ -1,32 +1,78 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Trained networks: what a user may point at, and which bundle runs it."""
+"""Trained networks: what a user may point at, and the bundle that runs them."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 from monai.bundle import ConfigParser
+from monai.data import MetaTensor
 
-from monai_n2v.bundles import bundle_name, find_bundle
+from monai_n2v.bundles import bundle_name, find_bundle, predict
 
-__all__ = ["resolve_model"]
+__all__ = ["TrainedNetwork", "resolve_model"]
 
 
-def resolve_model(model: str | Path, n_axes: int) -> tuple[Path, Path, int]:
+@dataclass(frozen=True)
+class TrainedNetwork:
+    """A bundle with weights for its network.
+
+    Attributes:
+        bundle: folder of the bundle.
+        weights: file of the weights, a flat state dict.
+        spatial_dims: axes of the network.
+    """
+
+    bundle: Path
+    weights: Path
+    spatial_dims: int
+
+    def predict(self, image: MetaTensor, device: str) -> np.ndarray:
+        """Denoise an image by the bundle's inference.
+
+        Args:
+            image: ``(C, *spatial)``, noisy.
+            device: as torch names it.
+
+        Returns:
+            float32, of the shape and in the units of ``image``.
+
+        Raises:
+            ValueError: where the weights are those of another network, or the prediction is not finite.
+        """
+        settings = {"device": f"$torch.device('{device}')"}
+        try:
+            output = predict(self.bundle, image, self.weights, ["in_memory_inference.json"], **settings)
+        except RuntimeError as error:
+            if "loading state_dict" not in str(error.__cause__ or error):
+                raise
+            raise ValueError(
+                f"model must hold weights of the network its bundle configures, got others for {self.weights}. "
+                "Set features in the bundle's inference.json as in training."
+            ) from error
+        if not np.isfinite(output).all():
+            raise ValueError(
+                "prediction must be finite, got NaN or infinite voxels: the training diverged. Try another seed."
+            )
+        return output
+
+
+def resolve_model(model: str | Path) -> TrainedNetwork:
     """Find bundle and weights of a trained network.
 
     Args:
         model: a trained bundle's folder, the output_dir of a training, or a file of weights; weights outside of a
             bundle run in this package's own.
-        n_axes: spatial axes of the image.
 
     Returns:
-        folder of the bundle, file of the weights, spatial axes of the network.
+        the network.
 
     Raises:
         FileNotFoundError: where something is missing.
-        ValueError: for another kind of file, or a network of more axes than the image has.
+        ValueError: for another kind of file.
     """
     path = Path(model)
     weights = path / "models" / "model.pt" if path.is_dir() else path
@@ -40,12 +86,7 @@ def resolve_model(model: str | Path, n_axes: int) -> tuple[Path, Path, int]:
         bundle = find_bundle(bundle_name(_axes_of_weights(weights)))
     parser = ConfigParser()
     parser.read_config(str(bundle / "configs" / "inference.json"))
-    spatial_dims = int(parser.get_parsed_content("network_def#spatial_dims"))
-    if spatial_dims > n_axes:
-        raise ValueError(
-            f"model must fit an image of {n_axes} axes, got a {spatial_dims}D network in {path}. Use a 2D model."
-        )
-    return bundle, weights, spatial_dims
+    return TrainedNetwork(bundle, weights, int(parser.get_parsed_content("network_def#spatial_dims")))
 
 
 def _axes_of_weights(path: Path) -> int:

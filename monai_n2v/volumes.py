@@ -1,214 +1,239 @@
 # SPDX-License-Identifier: Apache-2.0
-"""NIfTI in and out with the whole header: MONAI's writer keeps the affine only, so nibabel is used directly."""
+"""Images in and out: one way to find, read and write them, whatever the format."""
 
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
-if TYPE_CHECKING:
-    import nibabel
+from monai_n2v.formats import dicom, metaimage, nifti, npy, nrrd, png, tiff
+from monai_n2v.formats.base import Volume
 
 __all__ = [
-    "NIFTI_SUFFIXES",
-    "Volume",
-    "check_kind",
+    "SUFFIXES",
+    "check_source",
     "check_target",
-    "read_nifti",
-    "save_nifti",
-    "stem_of",
-    "to_nifti",
-    "to_volume",
+    "default_target",
+    "find_images",
+    "float_suffix",
+    "read_volume",
+    "save_volume",
+    "split_name",
+    "targets_of",
 ]
 
-NIFTI_SUFFIXES = (".nii", ".nii.gz")
+_READERS: dict[tuple[str, ...], Callable[[Path], Volume]] = {
+    nifti.SUFFIXES: nifti.read_nifti,
+    nrrd.SUFFIXES: nrrd.read_nrrd,
+    metaimage.SUFFIXES: metaimage.read_metaimage,
+    tiff.SUFFIXES: tiff.read_tiff,
+    png.SUFFIXES: png.read_png,
+    npy.SUFFIXES: npy.read_npy,
+}
+# The endings of all files that can be read; a DICOM series is a folder.
+SUFFIXES = tuple(suffix for family in _READERS for suffix in family)
+_NIFTI_FILES = (".nii.gz", ".nii")
+# Formats that know where their voxels lie, and so can be written as NIfTI.
+_WITH_GEOMETRY = (*nrrd.SUFFIXES, *metaimage.SUFFIXES)
 
 
-@dataclass(frozen=True)
-class Volume:
-    """An image as the network sees it, and the NIfTI image it came from.
-
-    Attributes:
-        data: float32 ``(n_volumes, *spatial)`` in stored orientation; axes of a single voxel are left out.
-        spacing: voxel sides in mm, one per axis of ``data`` after the first.
-        source: the image with its header.
-    """
-
-    data: np.ndarray
-    spacing: tuple[float, ...]
-    source: nibabel.Nifti1Image
+def split_name(path: str | Path) -> tuple[str, str]:
+    """Split a file name into stem and image suffix; the suffix of a folder or of an unknown kind is empty."""
+    name = Path(path).name
+    for suffix in sorted(SUFFIXES, key=len, reverse=True):
+        if name.lower().endswith(suffix) and len(name) > len(suffix):
+            return name[: -len(suffix)], name[-len(suffix) :]
+    return name, ""
 
 
-def stem_of(path: Path) -> str:
-    """File name without its NIfTI suffix."""
-    name = path.name
-    for suffix in sorted(NIFTI_SUFFIXES, key=len, reverse=True):
-        if name.lower().endswith(suffix):
-            return name[: -len(suffix)]
-    return path.stem
+def _family(suffix: str) -> tuple[str, ...]:
+    return next((family for family in _READERS if suffix.lower() in family), ())
 
 
-def read_nifti(path: str | Path) -> Volume:
-    """Read a NIfTI file.
+def read_volume(path: str | Path, series: str | None = None) -> Volume:
+    """Read an image or a DICOM series.
 
     Args:
-        path: ``.nii`` or ``.nii.gz``, 2D, 3D, or 4D with further volumes along the last axis.
+        path: a file of a known kind, or a folder with the files of a DICOM series.
+        series: of a folder with several series, the Series Instance UID or number to read.
 
     Returns:
-        the volume, intensities scaled by the header's slope and intercept.
+        the volume; nothing is resampled or turned.
 
     Raises:
-        FileNotFoundError: where there is no such file.
-        ValueError: where it cannot be read or is not an image of real numbers.
+        FileNotFoundError: where there is no such path.
+        ValueError: where it cannot be read, or holds something else than an image of real numbers.
     """
-    import nibabel
-
     path = Path(path)
+    check_source(path)
+    if path.is_dir():
+        return dicom.read_dicom(path, series)
+    if series is not None:
+        raise ValueError(f"series must come with a folder of DICOM files, got the file {path}. Leave it out.")
+    return _READERS[_family(split_name(path)[1])](path)
+
+
+def check_source(path: Path) -> None:
+    """Refuse what cannot be an image, without reading it.
+
+    Args:
+        path: a file or folder.
+
+    Raises:
+        FileNotFoundError: where there is none.
+        ValueError: for a file of an unknown kind or an empty one.
+    """
     if not path.exists():
         raise FileNotFoundError(f"path must be an existing file, got {path}. Check the path.")
-    if not path.name.lower().endswith(NIFTI_SUFFIXES):
-        raise ValueError(
-            f"path must be a NIfTI file ({', '.join(NIFTI_SUFFIXES)}), got {path}. Convert it, or use the 2D bundle."
-        )
-    try:
-        image = nibabel.load(path)
-        if not isinstance(image, nibabel.Nifti1Image):  # NIfTI-2 is a subclass
-            raise TypeError("not a single-file NIfTI image")
-    except Exception as error:
-        raise _unreadable(path, error) from error
-    check_kind(image, str(path))
-    try:
-        data = np.asarray(image.dataobj, dtype=np.float32)
-    except Exception as error:
-        raise _unreadable(path, error) from error
-    return _stack(data, image, str(path))
-
-
-def _unreadable(path: Path, error: Exception) -> ValueError:
-    reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-    return ValueError(f"path must be a readable NIfTI file, got {path} ({reason}). Check that it is complete.")
-
-
-def check_kind(image: nibabel.Nifti1Image, name: str = "") -> None:
-    """Refuse voxels that are not one real number each.
-
-    Args:
-        image: the image.
-        name: for the message.
-
-    Raises:
-        ValueError: for complex or RGB voxels.
-    """
-    stored = image.get_data_dtype()
-    if stored.fields is not None or stored.kind == "c":
-        kind = "RGB" if stored.fields is not None else "complex"
-        where = f" for {name}" if name else ""
-        raise ValueError(f"image must hold one real number per voxel, got {kind} voxels{where}. Convert it first.")
-
-
-def check_target(path: Path) -> None:
-    """Refuse a place where no NIfTI file can be written, before any work is done.
-
-    Args:
-        path: of the file to write.
-
-    Raises:
-        ValueError: for another suffix.
-        IsADirectoryError: for a folder.
-        PermissionError: where the folder, or the nearest above that exists, may not be written to.
-    """
-    if not path.name.lower().endswith(NIFTI_SUFFIXES):
-        raise ValueError(f"output must end in .nii or .nii.gz, got {path}. Add .nii.gz.")
     if path.is_dir():
-        raise IsADirectoryError(f"output must be a file, got the folder {path}. Name the file in it.")
-    folder = path.absolute().parent
-    while not folder.exists():
-        folder = folder.parent
-    if not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
-        raise PermissionError(f"output must be writable, got {path}. Choose a folder you may write to.")
-
-
-def to_volume(image: nibabel.Nifti1Image, name: str = "") -> Volume:
-    """Take the voxels of a NIfTI image, further axes than three merged into volumes.
-
-    Args:
-        image: the image.
-        name: for messages.
-
-    Returns:
-        the volume.
-
-    Raises:
-        ValueError: for complex or RGB voxels, or fewer than two spatial axes.
-    """
-    check_kind(image, name)
-    return _stack(np.asarray(image.dataobj, dtype=np.float32), image, name)
-
-
-def _stack(data: np.ndarray, image: nibabel.Nifti1Image, name: str) -> Volume:
-    spatial = [n for n in data.shape[:3] if n > 1]
-    if len(spatial) < 2:
-        where = f" for {name}" if name else ""
+        return
+    if not _family(split_name(path)[1]):
         raise ValueError(
-            f"image must have 2 or 3 spatial axes, got shape {data.shape}{where}. Use an image or a volume."
+            f"path must end in {', '.join(SUFFIXES)}, or be a folder with a DICOM series, got {path}. Convert it first."
         )
-    zooms = [float(zoom) for n, zoom in zip(data.shape[:3], image.header.get_zooms()[:3]) if n > 1]
-    volumes = np.moveaxis(data.reshape(*spatial, -1), -1, 0)
-    return Volume(np.ascontiguousarray(volumes), tuple(zooms), image)
+    if not path.is_file():
+        raise ValueError(f"path must be a regular file, got {path}. Copy it to a file first.")
+    if path.stat().st_size == 0:
+        raise ValueError(f"path must be a readable file, got {path}, which is empty. Check that it is complete.")
 
 
-def to_nifti(data: np.ndarray, source: nibabel.Nifti1Image, dtype: str = "float32") -> nibabel.Nifti1Image:
-    """Put denoised voxels into a copy of the source image: same affine, codes, units, TR, description, extensions.
-
-    Args:
-        data: ``(n_volumes, *spatial)`` as in `Volume`, in the intensity units of the source.
-        source: the image whose header is kept.
-        dtype: ``"float32"``, or ``"input"`` for the source's stored type, slope and intercept: rounded to the nearest
-            stored value and clipped to the type's range.
-
-    Returns:
-        a new image of the source's shape and kind.
-    """
-    values = np.moveaxis(data, 0, -1).reshape(source.shape)
-    header = source.header.copy()
-    stored = source.get_data_dtype()
-    if dtype == "input" and stored.kind in "iu":
-        proxy = source.dataobj
-        slope, intercept = (float(proxy.slope), float(proxy.inter)) if hasattr(proxy, "slope") else (1.0, 0.0)
-        info = np.iinfo(stored)
-        steps = np.clip(np.rint((values.astype(np.float64) - intercept) / slope), info.min, info.max)
-        header.set_data_dtype(stored)
-        image = type(source)(steps.astype(stored), source.affine, header)
-        # With a slope set, nibabel stores the voxels as they are.
-        image.header.set_slope_inter(slope, intercept)
-        return image
-    kind = stored if dtype == "input" else np.dtype(np.float32)
-    header.set_data_dtype(kind)
-    return type(source)(values.astype(kind.newbyteorder("=")), source.affine, header)
-
-
-def save_nifti(image: nibabel.Nifti1Image, path: str | Path) -> None:
-    """Write an image whole or not at all: beside its place, then renamed.
+def save_volume(data: np.ndarray, volume: Volume, path: str | Path, dtype: str = "float32") -> None:
+    """Write denoised voxels in the manner of the volume they came from, whole or not at all.
 
     Args:
-        image: the image.
-        path: ``.nii`` or ``.nii.gz``; its folder is made.
+        data: ``(n_volumes, *spatial)`` like ``volume.data``.
+        volume: what was denoised.
+        path: of the file, or of the folder for a DICOM series; as `check_target` allows. A format with geometry may
+            be written as NIfTI too.
+        dtype: ``"float32"``, or ``"input"`` for the stored type, rounded and clipped. PNG and DICOM hold whole numbers
+            and are always written in the stored type.
 
     Raises:
         OSError: where it cannot be written.
+        ValueError: for a NIfTI target of an image without geometry.
     """
-    import nibabel
-
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    suffix = path.name[len(stem_of(path)) :]
-    part = path.with_name(f".{stem_of(path)}.{os.getpid()}.part{suffix}")
-    try:
-        nibabel.save(image, part)
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
+    suffix = split_name(path)[1].lower()
+    if suffix in _NIFTI_FILES and not isinstance(volume.source, nifti.NiftiSource):
+        nifti.save_as_nifti(data, volume.source, path, dtype)
+    elif suffix in tiff.SUFFIXES and isinstance(volume.source, png.PngSource):
+        tiff.save_plain(data, path)
+    else:
+        volume.source.write(data, path, dtype)
+
+
+def targets_of(path: str | Path) -> tuple[str, ...]:
+    """The endings a result of an image may have; ``""`` stands for a folder, for a DICOM series."""
+    path = Path(path)
+    suffix = split_name(path)[1].lower()
+    if path.is_dir():
+        return ("", *_NIFTI_FILES)
+    if suffix in png.SUFFIXES:
+        return (*png.SUFFIXES, *tiff.SUFFIXES)  # for those who want more than whole numbers
+    return (*_family(suffix), *(_NIFTI_FILES if suffix in _WITH_GEOMETRY else ()))
+
+
+def float_suffix(source: str | Path, suffix: str) -> str:
+    """The ending under which values of any kind can be kept beside a result with ``suffix``.
+
+    Args:
+        source: the noisy image.
+        suffix: ending of the denoised one.
+
+    Returns:
+        ``suffix``, or that of another format where it holds whole numbers only.
+    """
+    if Path(source).is_dir():
+        return ".nii.gz"
+    return ".tif" if suffix.lower() in png.SUFFIXES else suffix
+
+
+def default_target(path: str | Path, folder: str | Path | None = None) -> Path:
+    """Where the result of an image goes by default: of the same kind, named after it.
+
+    Args:
+        path: the noisy image.
+        folder: where; beside ``path`` by default.
+
+    Returns:
+        ``<folder>/<stem>_denoised<suffix>``.
+    """
+    path = Path(path)
+    stem, suffix = split_name(path) if not path.is_dir() else (path.resolve().name, "")
+    return (path.parent if folder is None else Path(folder)) / f"{stem}_denoised{suffix}"
+
+
+def check_target(target: Path, source: Path) -> None:
+    """Refuse a place where the result of an image cannot be written, before any work is done.
+
+    Args:
+        target: of the file to write, or of the folder for a DICOM series.
+        source: the noisy image.
+
+    Raises:
+        ValueError: for a suffix that does not suit the source.
+        IsADirectoryError: for a folder where a file is to be.
+        PermissionError: where the folder, or the nearest above that exists, may not be written to.
+    """
+    allowed = targets_of(source)
+    suffix = split_name(target)[1].lower()
+    if suffix not in allowed or (suffix == "" and target.suffix):
+        kinds = ", ".join(s or "a folder name" for s in allowed)
+        raise ValueError(
+            f"output must be of the input's kind ({kinds}), got {target}. Name it {default_target(source).name}."
+        )
+    if target.is_dir() and suffix:
+        raise IsADirectoryError(f"output must be a file, got the folder {target}. Name the file in it.")
+    folder = target.absolute().parent
+    while not folder.exists():
+        folder = folder.parent
+    if not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
+        raise PermissionError(f"output must be writable, got {target}. Choose a folder you may write to.")
+
+
+def find_images(dataset_dir: str | Path, exclude: str | Path | None = None) -> list[dict[str, str]]:
+    """List all images below a folder, sorted, as a MONAI data list: files, and folders that hold DICOM files.
+
+    Args:
+        dataset_dir: the folder; searched recursively, hidden files and folders left out, links to folders not followed.
+        exclude: a folder whose files are left out, such as that of the results.
+
+    Returns:
+        ``[{"image": path}, ...]``.
+
+    Raises:
+        FileNotFoundError: for a missing or empty name, or a folder without images.
+        NotADirectoryError: for a file.
+    """
+    suffixes = ", ".join(SUFFIXES)
+    if not str(dataset_dir):
+        raise FileNotFoundError(
+            f"dataset_dir must be a folder with images ({suffixes}), got ''. Pass --dataset_dir DIR."
+        )
+    top = Path(dataset_dir)
+    if top.is_file():
+        raise NotADirectoryError(f"dataset_dir must be a folder, got the file {top}. Pass the folder it lies in.")
+    if not top.is_dir():
+        raise FileNotFoundError(f"dataset_dir must be an existing folder, got {top}. Pass --dataset_dir DIR.")
+    left_out = None if exclude is None else Path(exclude).resolve()
+    paths: list[Path] = []
+    for place, folders, names in os.walk(top):
+        folder = Path(place)
+        folders[:] = [n for n in folders if not n.startswith(".") and (folder / n).resolve() != left_out]
+        if folder.resolve() == left_out:
+            continue
+        paths += [folder / name for name in names if _is_image(folder / name)]
+        if dicom.has_dicom(folder):
+            paths.append(folder)
+    if not paths:
+        raise FileNotFoundError(f"dataset_dir must hold images ({suffixes}), got none below {top}. Check the path.")
+    return [{"image": str(path)} for path in sorted(paths)]
+
+
+def _is_image(path: Path) -> bool:
+    suffix = split_name(path)[1].lower()
+    # Of a two-file image, the header stands for both.
+    return suffix not in ("", ".img") and not path.name.startswith(".") and path.is_file()

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import laws
@@ -15,7 +16,7 @@ from conftest import phantom
 from monai.bundle import ConfigWorkflow
 from monai.data import MetaTensor
 from PIL import Image
-from test_volumes import damaged
+from test_nifti import damaged
 
 from monai_n2v.bundles import find_bundle, find_config, predict, train
 from monai_n2v.engines import ResumableCheckpoints
@@ -96,7 +97,7 @@ def event_tags(events: list[Path]) -> dict[str, set[str]]:
 
 
 @pytest.mark.parametrize("suffix", [".png", ".tif"])
-def test_2d_bundle_takes_images_and_writes_tiff(suffix, tmp_path):
+def test_2d_bundle_takes_images_and_writes_the_same_kind(suffix, tmp_path):
     folder, out = tmp_path / "images", tmp_path / "out"
     folder.mkdir()
     noisy = np.clip(phantom((40, 52))[1], 0, 255).astype(np.uint8)
@@ -104,10 +105,10 @@ def test_2d_bundle_takes_images_and_writes_tiff(suffix, tmp_path):
     options = {"dataset_dir": str(folder), "output_dir": str(out)}
     run(workflow("train", 2, epochs=1, **options))
     run(workflow("inference", 2, **options))
-    with Image.open(out / "denoised" / "x_denoised.tif") as picture:
+    with Image.open(out / "denoised" / f"x_denoised{suffix}") as picture:
         written = np.asarray(picture)
     assert written.shape == noisy.shape
-    assert written.dtype == np.float32
+    assert written.dtype == (np.uint8 if suffix == ".png" else np.float32)
     assert abs(written.mean() - noisy.mean()) < noisy.std()
     assert np.corrcoef(written.ravel(), noisy.ravel())[0, 1] > 0.3, "the picture came back turned"
 
@@ -262,21 +263,23 @@ def test_damaged_or_unfit_file_named_first_in_the_chain(kind, images, tmp_path):
     while first.__cause__ is not None:
         first = first.__cause__
     assert isinstance(first, ValueError)
-    assert str(first).startswith("image must")
+    assert str(first).startswith(("image must", "path must"))
     assert str(images / "bad.nii.gz") in str(first)
 
 
-def test_two_sources_of_one_target_refused(tmp_path):
-    save = SaveDenoisedd(output_dir=str(tmp_path / "out"), data_root_dir=str(tmp_path))
-    pred = torch.rand(1, 8, 9)
-    for name, expected in (("a.png", None), ("sub/a.png", None), ("a.tif", ValueError)):
-        item = {"pred": pred, "image": MetaTensor(pred, meta={"filename_or_obj": str(tmp_path / name)})}
-        if expected is None:
-            save(item)
-        else:
-            with pytest.raises(expected, match="name of its own"):
-                save(item)
-    assert sorted(p.name for p in (tmp_path / "out").rglob("*.tif")) == ["a_denoised.tif"] * 2
+def test_two_sources_of_one_target_refused(images, tmp_path):
+    save = SaveDenoisedd(output_dir=str(tmp_path / "out"), data_root_dir=str(images))
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    shutil.copy(images / "sub" / "volume.nii.gz", elsewhere / "volume.nii.gz")
+    pred = torch.rand(1, 20, 24, 18)
+    for path in (images / "sub" / "volume.nii.gz", elsewhere / "volume.nii.gz"):
+        save({"pred": pred, "image": MetaTensor(pred, meta={"filename_or_obj": str(path)})})
+    shutil.copy(elsewhere / "volume.nii.gz", tmp_path / "volume.nii.gz")
+    item = {"pred": pred, "image": MetaTensor(pred, meta={"filename_or_obj": str(tmp_path / "volume.nii.gz")})}
+    with pytest.raises(ValueError, match="name of its own"):
+        save(item)
+    assert len(list((tmp_path / "out").rglob("*.nii.gz"))) == 2
 
 
 def test_resources_found_and_named(root):

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from conftest import oblique_nifti, phantom
 from PIL import Image
-from test_volumes import damaged, headers_are_equal
+from test_nifti import damaged, headers_are_equal
 
 from monai_n2v.cli import main
 
@@ -23,10 +23,10 @@ QUICK = ["--fast", "--epochs", "1", "--device", "cpu"]
 @pytest.fixture(autouse=True)
 def _short_epochs(monkeypatch):
     """One epoch of two steps: these tests look at files and words, not at quality."""
-    import monai_n2v.denoising as denoising
+    import monai_n2v.training as training
 
-    train = denoising.train
-    monkeypatch.setattr(denoising, "train", lambda *args, **kwargs: train(*args, **{**kwargs, "epoch_length": 2}))
+    train = training.train
+    monkeypatch.setattr(training, "train", lambda *args, **kwargs: train(*args, **{**kwargs, "epoch_length": 2}))
 
 
 @pytest.fixture
@@ -135,12 +135,12 @@ def bad_file(kind: str, folder: Path) -> Path:
         ("constant", "image must vary, got the constant 5"),
         ("small", "at least 8 voxels"),
         ("no voxels", "2 or 3 spatial axes"),
-        ("empty", "readable NIfTI"),
+        ("empty", "which is empty"),
         ("truncated", "readable NIfTI"),
         ("text", "readable NIfTI"),
         ("complex", "complex voxels"),
         ("rgb", "RGB voxels"),
-        ("suffix", "IN must be a NIfTI file"),
+        ("suffix", "path must end in"),
     ],
 )
 def test_file_at_fault_exits_1_with_one_line(kind, message, tmp_path, capsys):
@@ -209,12 +209,12 @@ def test_very_verbose_shows_the_traceback(tmp_path, capsys):
 
 
 def test_interrupt_exits_130_and_leaves_nothing(noisy, tmp_path, capsys, monkeypatch):
-    import monai_n2v.denoising as denoising
+    import monai_n2v.models as models
 
     def interrupt(*args, **kwargs):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(denoising, "predict", interrupt)
+    monkeypatch.setattr(models, "predict", interrupt)
     code, err = run(capsys, "denoise", "-i", noisy, "-o", tmp_path / "x.nii", *QUICK)
     assert code == 130
     assert "interrupted" in err

@@ -10,8 +10,9 @@ import torch
 from monai.data import DataLoader, Dataset, MetaTensor, list_data_collate
 from monai.transforms import Compose, RandFlipd, RandSpatialCropSamplesd
 
-from monai_n2v.data import PatchLoader, find_images
+from monai_n2v.data import PatchLoader
 from monai_n2v.transforms import RandN2VMaskd
+from monai_n2v.volumes import find_images
 
 
 def image(shape: tuple[int, ...], spacing: tuple[float, ...] = (1.0, 1.0, 1.0), start: int = 0) -> dict:

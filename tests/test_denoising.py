@@ -97,10 +97,10 @@ def test_denoise_follows_intensity_scale_and_shift(dims, scale, shift, models):
 
 
 def test_training_on_the_image_itself_is_repeatable_and_leaves_random_states(monkeypatch):
-    import monai_n2v.denoising as denoising
+    import monai_n2v.training as training
 
-    real = denoising.train
-    monkeypatch.setattr(denoising, "train", lambda *a, **k: real(*a, **{**k, "epoch_length": 2}))
+    real = training.train
+    monkeypatch.setattr(training, "train", lambda *a, **k: real(*a, **{**k, "epoch_length": 2}))
     noisy = phantom((40, 36))[1]
     random.seed(1)
     torch.manual_seed(1)
@@ -164,7 +164,7 @@ def test_contradicting_settings_refused(question):
 
 def test_place_that_cannot_be_written_refused_before_training(tmp_path):
     nibabel.save(oblique_nifti(phantom((16, 16, 16))[1]), tmp_path / "x.nii")
-    with pytest.raises(ValueError, match=r"output must end in \.nii"):
+    with pytest.raises(ValueError, match="output must be of the input's kind"):
         monai_n2v.denoise(tmp_path / "x.nii", output=tmp_path / "x.png")
 
 

@@ -1,158 +1,267 @@
 # SPDX-License-Identifier: Apache-2.0
+"""Every format: what is read is written back, whole or not at all."""
+
 from __future__ import annotations
 
-import gzip
-
 import nibabel
+import nrrd
 import numpy as np
 import pytest
-from conftest import oblique_nifti, phantom
+import tifffile
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from PIL import Image
+from samples import FORMATS, dicom_series, oblique_affine
 
-from monai_n2v.volumes import read_nifti, save_nifti, stem_of, to_nifti
+from monai_n2v.formats.base import quantize
+from monai_n2v.volumes import check_target, default_target, find_images, read_volume, save_volume, split_name
 
-REAL = ["example4d.nii.gz", "example_nifti2.nii.gz", "anatomical.nii", "functional.nii", "reoriented_anat_moved.nii"]
-
-
-def headers_are_equal(first: nibabel.Nifti1Image, second: nibabel.Nifti1Image, stored_type: bool) -> None:
-    """Everything a header says about the image, but its storage where the type changes."""
-    assert first.shape == second.shape
-    assert type(first) is type(second)
-    assert np.array_equal(first.affine, second.affine)
-    storage = {"scl_slope", "scl_inter", "vox_offset", *([] if stored_type else ["datatype", "bitpix"])}
-    for field in first.header.structarr.dtype.names:
-        if field not in storage:
-            assert first.header[field].tobytes() == second.header[field].tobytes(), field
-    assert first.header.extensions == second.header.extensions
+SHAPE = (9, 11, 6, 2)
 
 
-@pytest.mark.parametrize("dtype", ["float32", "input"])
-@pytest.mark.parametrize("name", ["oblique", *REAL])
-def test_header_survives_a_round_trip(name, dtype, tmp_path, request):
-    if name == "oblique":
-        path = tmp_path / "oblique.nii.gz"
-        nibabel.save(oblique_nifti(np.round(phantom((9, 10, 11))[1]).astype(np.int16)), path)
+def sample(name: str, folder, shape=SHAPE, dtype: str | None = None, seed: int = 0, **affine):
+    """A file of a format with random stored values; returns its path and the values, ``(x, y[, z[, t]])``."""
+    suffix, write, types, dims = FORMATS[name]
+    shape = shape[: max(dims)] if len(shape) not in dims else shape
+    kind = np.dtype(dtype or types[0])
+    rng = np.random.default_rng(seed)
+    if kind.kind == "f":
+        data = rng.normal(size=shape).astype(kind)
     else:
-        path = request.getfixturevalue("nibabel_data") / name
-    volume = read_nifti(path)
-    out = tmp_path / "out" / "x.nii.gz"
-    save_nifti(to_nifti(volume.data, volume.source, dtype), out)
-    written = nibabel.load(out)
-    headers_are_equal(volume.source, written, stored_type=dtype == "input")
-    expected = volume.source.get_fdata(dtype=np.float32)
-    if dtype == "input":
-        assert written.get_data_dtype() == volume.source.get_data_dtype()
-        raw = [np.asarray(i.dataobj.get_unscaled()) for i in (volume.source, written)]
-        assert np.array_equal(*raw), "stored values changed"
-    else:
-        assert written.get_data_dtype().newbyteorder("=") == np.float32
-        assert np.array_equal(written.get_fdata(dtype=np.float32), expected)
-    assert [p.name for p in out.parent.iterdir()] == ["x.nii.gz"]
-    np.testing.assert_allclose(written.get_fdata(dtype=np.float32), expected, rtol=1e-6)
+        info = np.iinfo(kind)
+        high = min(info.max, 2**24)  # float32 holds whole numbers up to there
+        data = rng.integers(max(info.min, -high), high, shape).astype(kind)
+    path = folder / f"sample{suffix}"
+    write(path, data, oblique_affine(**affine))
+    return path, data
 
 
-def test_left_handed_affine_stays_left_handed(tmp_path):
-    image = oblique_nifti(phantom((8, 9, 10))[1])
-    assert np.linalg.det(image.affine[:3, :3]) < 0
-    save_nifti(to_nifti(np.asarray(image.dataobj)[None], image), tmp_path / "x.nii")
-    assert np.array_equal(nibabel.load(tmp_path / "x.nii").affine, image.affine)
+def as_stack(data: np.ndarray) -> np.ndarray:
+    return np.moveaxis(data, -1, 0) if data.ndim == 4 else data[None]
 
 
-@pytest.mark.parametrize(("slope", "intercept"), [(1.0, 0.0), (0.5, -1000.0)])
-def test_input_dtype_rounds_and_clips(slope, intercept, tmp_path):
-    stored = np.arange(64, dtype=np.uint8).reshape(8, 8)
-    source = nibabel.Nifti1Image(stored, np.eye(4))
-    source.header.set_slope_inter(slope, intercept)
-    nibabel.save(source, tmp_path / "in.nii")
-    volume = read_nifti(tmp_path / "in.nii")
-    values = volume.data + 0.4 * slope
-    values[0, 0, 0], values[0, 0, 1] = -1e4, 1e4
-    save_nifti(to_nifti(values, volume.source, "input"), tmp_path / "out.nii")
-    raw = np.asarray(nibabel.load(tmp_path / "out.nii").dataobj.get_unscaled())
-    expected = stored.copy()
-    expected[0, 0], expected[0, 1] = 0, 255
-    assert np.array_equal(raw, expected)
+CASES = [(name, dtype, n) for name, (_, _, types, dims) in FORMATS.items() for dtype in types for n in dims]
 
 
-@pytest.mark.parametrize(
-    ("shape", "stack"),
-    [
-        ((12, 14), (1, 12, 14)),
-        ((12, 14, 1), (1, 12, 14)),
-        ((12, 1, 14), (1, 12, 14)),
-        ((12, 14, 9), (1, 12, 14, 9)),
-        ((12, 14, 9, 3), (3, 12, 14, 9)),
-        ((12, 14, 1, 3), (3, 12, 14)),
-        ((12, 14, 9, 1, 2), (2, 12, 14, 9)),
-    ],
-)
-def test_axes_of_the_network(shape, stack, tmp_path):
-    data = np.random.default_rng(0).normal(size=shape).astype(np.float32)
-    image = nibabel.Nifti1Image(data, np.diag([1, 2, 3, 1]))
-    nibabel.save(image, tmp_path / "x.nii")
-    volume = read_nifti(tmp_path / "x.nii")
-    assert volume.data.shape == stack
+@pytest.mark.parametrize(("name", "dtype", "n_axes"), CASES)
+def test_write_of_read_is_the_same(name, dtype, n_axes, tmp_path):
+    path, data = sample(name, tmp_path, SHAPE[:n_axes], dtype)
+    volume = read_volume(path)
     assert volume.data.dtype == np.float32
-    sides = [s for s, n in zip((1, 2, 3), shape) if n > 1]
-    assert list(volume.spacing) == sides
-    assert np.array_equal(to_nifti(volume.data, volume.source).get_fdata(dtype=np.float32), data)
+    assert np.array_equal(volume.data, as_stack(data).astype(np.float32))
+    assert volume.source.stored == np.dtype(dtype)
+    out = tmp_path / "out" / path.name
+    save_volume(volume.data, volume, out, "input")
+    again = read_volume(out)
+    assert again.source.stored == np.dtype(dtype)
+    assert np.array_equal(again.data, volume.data)
+    np.testing.assert_allclose(again.spacing, volume.spacing, rtol=1e-6)
+    if volume.source.affine is None:
+        assert again.source.affine is None
+    else:
+        np.testing.assert_allclose(again.source.affine, volume.source.affine, atol=1e-5)
 
 
-def damaged(kind: str, path) -> None:
-    image = nibabel.Nifti1Image(np.random.default_rng(0).normal(size=(16, 16, 16)).astype(np.float32), np.eye(4))
-    nibabel.save(image, path)
-    content = path.read_bytes()
-    if kind == "empty":
-        path.write_bytes(b"")
-    elif kind == "truncated":
-        path.write_bytes(content[: len(content) // 2])
-    elif kind == "text":
-        path.write_bytes(gzip.compress(b"no image at all" * 100))
-    elif kind == "complex":
-        nibabel.save(nibabel.Nifti1Image(np.ones((9, 9, 9), np.complex64), np.eye(4)), path)
-    elif kind == "rgb":
-        rgb = np.zeros((9, 9, 9), np.dtype([("R", "u1"), ("G", "u1"), ("B", "u1")]))
-        nibabel.save(nibabel.Nifti1Image(rgb, np.eye(4)), path)
+@pytest.mark.parametrize("name", [name for name in FORMATS if name != "png"])
+def test_float_results_are_kept_exactly(name, tmp_path):
+    path, _ = sample(name, tmp_path)
+    volume = read_volume(path)
+    values = volume.data + np.float32(0.37)
+    save_volume(values, volume, tmp_path / "out" / path.name)
+    again = read_volume(tmp_path / "out" / path.name)
+    assert again.source.stored == np.float32
+    assert np.array_equal(again.data, values)
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_whole_numbers_are_rounded_and_clipped(name, tmp_path):
+    dtype = next(t for t in FORMATS[name][2] if np.dtype(t).kind in "iu")
+    path, _ = sample(name, tmp_path, dtype=dtype)
+    volume = read_volume(path)
+    values = np.full_like(volume.data, 5.4)
+    values.reshape(-1)[:2] = -1e30, 1e30
+    save_volume(values, volume, tmp_path / "out" / path.name, "input")
+    again = read_volume(tmp_path / "out" / path.name).data.reshape(-1)
+    info = np.iinfo(dtype)
+    assert again[0] == np.float32(info.min)
+    assert again[1] == np.float32(info.max)
+    assert (again[2:] == 5).all()
+
+
+def test_metadata_kept_by_nrrd(tmp_path):
+    path, _ = sample("nrrd", tmp_path)
+    volume = read_volume(path)
+    save_volume(volume.data, volume, tmp_path / "out.nrrd")
+    before, after = (nrrd.read_header(str(p)) for p in (path, tmp_path / "out.nrrd"))
+    assert after["type"] == "float"
+    kept = [{k: str(v) for k, v in header.items() if k not in ("type", "endian")} for header in (before, after)]
+    assert kept[0] == kept[1]
+
+
+@pytest.mark.parametrize("name", ["mha", "mhd"])
+def test_metadata_kept_by_metaimage(name, tmp_path):
+    import itk
+
+    path, _ = sample(name, tmp_path, SHAPE[:3])
+    volume = read_volume(path)
+    out = tmp_path / "out" / path.name
+    save_volume(volume.data, volume, out)
+    image = itk.imread(str(out))
+    assert image["note"] == "a phantom"
+    assert b"CompressedData = True" in out.read_bytes()
+    assert len(list(out.parent.iterdir())) == (2 if name == "mhd" else 1)
+
+
+def test_metadata_kept_by_imagej_tiff(tmp_path):
+    path, _ = sample("imagej", tmp_path)
+    volume = read_volume(path)
+    np.testing.assert_allclose(volume.spacing, (0.3e-3, 0.4e-3, 1.5e-3), rtol=1e-6)
+    save_volume(volume.data, volume, tmp_path / "out.tif")
+    with tifffile.TiffFile(path) as before, tifffile.TiffFile(tmp_path / "out.tif") as after:
+        assert after.series[0].axes == before.series[0].axes == "TZYX"
+        assert after.imagej_metadata == before.imagej_metadata
+        for tag in ("XResolution", "YResolution"):
+            assert after.pages[0].tags[tag].value == before.pages[0].tags[tag].value
+
+
+def test_metadata_kept_by_ome_tiff(tmp_path):
+    path, _ = sample("ome", tmp_path, dtype="int16")
+    volume = read_volume(path)
+    np.testing.assert_allclose(volume.spacing, (0.25e-3,) * 3)
+    save_volume(volume.data, volume, tmp_path / "out.ome.tif")
+    with tifffile.TiffFile(tmp_path / "out.ome.tif") as after:
+        assert after.is_ome
+        assert after.series[0].axes == "TZYX"
+        assert after.series[0].dtype == np.float32
+        ome = after.ome_metadata
+        assert after.pages[0].compression.name == "ADOBE_DEFLATE"
+    assert 'Name="a phantom ünder µscope"' in ome.replace("&#252;", "ü").replace("&#181;", "µ")
+    assert 'Type="float"' in ome
+    assert 'PhysicalSizeX="0.25"' in ome
+
+
+def test_metadata_kept_by_plain_tiff(tmp_path):
+    path, _ = sample("tiff", tmp_path)
+    volume = read_volume(path)
+    np.testing.assert_allclose(volume.spacing[:2], (0.05, 0.1))
+    save_volume(volume.data, volume, tmp_path / "out.tif")
+    with tifffile.TiffFile(tmp_path / "out.tif") as after:
+        page = after.pages[0]
+        assert page.description == "a phantom"
+        assert page.compression.name == "LZW"
+        assert [page.tags[t].value for t in ("XResolution", "YResolution", "ResolutionUnit")] == [(200, 1), (100, 1), 3]
+
+
+def test_metadata_kept_by_png(tmp_path):
+    path, _ = sample("png", tmp_path)
+    volume = read_volume(path)
+    np.testing.assert_allclose(volume.spacing, (0.254, 0.508), rtol=1e-3)
+    save_volume(volume.data, volume, tmp_path / "out.png")
+    with Image.open(tmp_path / "out.png") as image:
+        assert image.text == {"Comment": "a phantom"}
+        np.testing.assert_allclose(image.info["dpi"], (100, 50), rtol=1e-3)
+
+
+def test_png_result_as_float_tiff(tmp_path):
+    path, data = sample("png", tmp_path)
+    volume = read_volume(path)
+    save_volume(volume.data + 0.25, volume, tmp_path / "out.tif")
+    assert np.array_equal(read_volume(tmp_path / "out.tif").data[0], data + np.float32(0.25))
+
+
+@pytest.mark.parametrize("name", ["nrrd", "mha"])
+@pytest.mark.parametrize("dtype", ["float32", "input"])
+def test_formats_with_geometry_become_nifti(name, dtype, tmp_path):
+    path, data = sample(name, tmp_path, SHAPE[:3], "int16")
+    volume = read_volume(path)
+    save_volume(volume.data, volume, tmp_path / "out.nii.gz", dtype)
+    image = nibabel.load(tmp_path / "out.nii.gz")
+    np.testing.assert_allclose(image.affine, oblique_affine(), atol=1e-5)
+    assert image.get_data_dtype() == (np.float32 if dtype == "float32" else np.int16)
+    assert np.array_equal(np.asarray(image.dataobj), data)
+
+
+def test_image_without_geometry_is_not_written_as_nifti(tmp_path):
+    path, _ = sample("npy", tmp_path)
+    volume = read_volume(path)
+    with pytest.raises(ValueError, match="output must be of the input's kind"):
+        save_volume(volume.data, volume, tmp_path / "out.nii.gz")
+    with pytest.raises(ValueError, match="output must be of the input's kind"):
+        check_target(tmp_path / "out.nii.gz", path)
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    case=st.sampled_from(CASES),
+    sides=st.lists(st.integers(2, 9), min_size=4, max_size=4),
+    spacing=st.lists(st.floats(0.01, 20), min_size=3, max_size=3),
+    left_handed=st.booleans(),
+    seed=st.integers(0, 99),
+)
+def test_round_trip_of_any_shape_and_affine(case, sides, spacing, left_handed, seed, tmp_path_factory):
+    name, dtype, n_axes = case
+    folder = tmp_path_factory.mktemp("any")
+    path, _ = sample(name, folder, tuple(sides[:n_axes]), dtype, seed, spacing=tuple(spacing), left_handed=left_handed)
+    volume = read_volume(path)
+    save_volume(volume.data, volume, folder / "out" / path.name, "input")
+    again = read_volume(folder / "out" / path.name)
+    assert np.array_equal(again.data, volume.data)
+    if volume.source.affine is not None:
+        np.testing.assert_allclose(again.source.affine, volume.source.affine, rtol=1e-5, atol=1e-5)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    values=st.lists(st.floats(-1e12, 1e12), min_size=1, max_size=20),
+    dtype=st.sampled_from(["uint8", "int8", "int16", "uint16", "int32", "uint32", "int64", "uint64"]),
+    slope=st.sampled_from([1.0, 0.5, -2.0, 1e-3]),
+    intercept=st.floats(-2000, 2000),
+)
+def test_quantized_values_are_the_nearest_in_range(values, dtype, slope, intercept):
+    array = np.array([values])
+    stored = quantize(array, np.dtype(dtype), slope, intercept)
+    info = np.iinfo(dtype)
+    exact = (array - intercept) / slope
+    assert stored.dtype == dtype
+    wanted = np.clip(exact, float(info.min), float(info.max))
+    assert (np.abs(stored.astype(np.float64) - wanted) <= 0.5 + 1e-9 * np.abs(wanted)).all()
+
+
+def test_names_and_targets(tmp_path):
+    names = ("a.b.nii.gz", "a.nii", "A.NII.GZ", "x.ome.tif", "folder", "x.txt")
+    assert [split_name(tmp_path / n)[0] for n in names] == ["a.b", "a", "A", "x.ome", "folder", "x.txt"]
+    assert default_target(tmp_path / "a.nii.gz").name == "a_denoised.nii.gz"
+    assert default_target(tmp_path / "a.png", tmp_path / "out") == tmp_path / "out" / "a_denoised.png"
+    assert default_target(tmp_path).name == f"{tmp_path.name}_denoised"
 
 
 @pytest.mark.parametrize(
-    ("kind", "message"),
-    [
-        ("empty", "path must be a readable NIfTI file"),
-        ("truncated", "path must be a readable NIfTI file"),
-        ("text", "path must be a readable NIfTI file"),
-        ("complex", "got complex voxels"),
-        ("rgb", "got RGB voxels"),
-    ],
+    ("source", "target"),
+    [("a.nii", "b.nii.gz"), ("a.mha", "b.mhd"), ("a.mha", "b.nii.gz"), ("a.png", "b.tif"), ("a.hdr", "b.nii")],
 )
-def test_bad_files_named(kind, message, tmp_path):
-    path = tmp_path / "bad.nii.gz"
-    damaged(kind, path)
-    with pytest.raises(ValueError, match=message) as error:
-        read_nifti(path)
-    assert str(path) in str(error.value)
+def test_suitable_targets_pass(source, target, tmp_path):
+    check_target(tmp_path / target, tmp_path / source)
 
 
-def test_other_files_refused(tmp_path):
-    with pytest.raises(FileNotFoundError, match="path must be an existing file"):
-        read_nifti(tmp_path / "none.nii")
-    (tmp_path / "x.mgz").touch()
-    with pytest.raises(ValueError, match="path must be a NIfTI file"):
-        read_nifti(tmp_path / "x.mgz")
-    nibabel.save(nibabel.Nifti1Image(np.ones((5, 1, 1), np.float32), np.eye(4)), tmp_path / "line.nii")
-    with pytest.raises(ValueError, match="2 or 3 spatial axes"):
-        read_nifti(tmp_path / "line.nii")
+@pytest.mark.parametrize(
+    ("source", "target"),
+    [("a.nii", "b.mha"), ("a.nii", "b"), ("a.nii", "b.txt"), ("a.tif", "b.nii"), ("a.npy", "b.nii.gz")],
+)
+def test_unsuitable_targets_refused(source, target, tmp_path):
+    with pytest.raises(ValueError, match="output must be of the input's kind"):
+        check_target(tmp_path / target, tmp_path / source)
 
 
-def test_failed_write_leaves_nothing(tmp_path, monkeypatch):
-    def fail(image, path):
-        path.write_bytes(b"half")
-        raise OSError("disk full")
-
-    monkeypatch.setattr(nibabel, "save", fail)
-    with pytest.raises(OSError, match="disk full"):
-        save_nifti(nibabel.Nifti1Image(np.ones((2, 2), np.float32), np.eye(4)), tmp_path / "x.nii.gz")
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_stem_of(tmp_path):
-    assert [stem_of(tmp_path / n) for n in ("a.b.nii.gz", "a.nii", "A.NII.GZ", "x.tif")] == ["a.b", "a", "A", "x"]
+def test_find_images_of_every_kind(tmp_path):
+    for name in ("nifti", "nifti pair", "nrrd", "mhd", "png"):
+        folder = tmp_path / name
+        folder.mkdir()
+        sample(name, folder)
+    dicom_series(tmp_path / "series", np.zeros((4, 5, 3), np.uint16), oblique_affine())
+    (tmp_path / "loop").symlink_to(tmp_path)
+    (tmp_path / "notes.txt").write_text("no image")
+    (tmp_path / ".hidden").mkdir()
+    sample("png", tmp_path / ".hidden")
+    found = [item["image"] for item in find_images(tmp_path)]
+    names = ["mhd/sample.mhd", "nifti/sample.nii.gz", "nifti pair/sample.hdr", "nrrd/sample.nrrd", "png/sample.png"]
+    assert found == [str(path) for path in sorted(tmp_path / n for n in [*names, "series"])]

@@ -1,0 +1,167 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The options of ``monai-n2v``."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TypeVar
+
+from monai_n2v import __version__
+
+__all__ = ["make_parser"]
+
+T = TypeVar("T", int, float)
+
+_FORMATS = "NIfTI, NRRD, MHA/MHD, TIFF, PNG, NPY"
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """Build the parser; ``command`` of the parsed arguments names what to run."""
+    parser = argparse.ArgumentParser(
+        prog="monai-n2v", description="Denoise medical images with a network trained on the noisy images alone."
+    )
+    parser.add_argument("--version", action="version", version=f"monai-n2v {__version__}")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND", dest="command")
+    _add_denoise(commands)
+    _add_train(commands)
+    _add_info(commands)
+    return parser
+
+
+def _add_denoise(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    denoise = commands.add_parser(
+        "denoise",
+        help="denoise an image, a DICOM series, or a folder of them",
+        description=f"Denoise an image ({_FORMATS}), a folder with a DICOM series, or a whole folder of images. "
+        "Without --model a network is trained on the images themselves, which takes minutes.",
+    )
+    add = denoise.add_argument
+    add("-i", "--input", required=True, type=Path, metavar="IN", help="noisy image, DICOM folder, or folder of images")
+    add("-o", "--output", required=True, type=Path, metavar="OUT", help="the same kind, denoised; a folder is mirrored")
+    add("--model", type=Path, metavar="DIR|FILE", help="a trained bundle's folder, or its models/model.pt")
+    _add_training_options(denoise)
+    add("--per-image", action="store_true", help="of a folder: a network for every image, not one for all")
+    add(
+        "--pattern",
+        action="append",
+        default=[],
+        metavar="GLOB",
+        help="of a folder: only these, for example '*_T1.nii.gz'",
+    )
+    add("--series", metavar="UID|NUMBER", help="of a DICOM folder with several series: which one")
+    add(
+        "--dtype",
+        choices=("float32", "input"),
+        default="float32",
+        help="of OUT; input: rounded and clipped to IN's type",
+    )
+    add(
+        "--keep-padding",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="leave constant padding (CT -1024, masked MR) exactly as it is (default)",
+    )
+    add(
+        "--report",
+        nargs="?",
+        type=Path,
+        const=True,
+        metavar="DIR",
+        help="also write <OUT>_report.png, .html and .json; beside OUT by default",
+    )
+    add("--save-residual", action="store_true", help="also write what was removed, <OUT>_residual")
+    add("--save-noise-map", action="store_true", help="also write the local noise level, <OUT>_noise")
+    existing = denoise.add_mutually_exclusive_group()
+    existing.add_argument("--force", action="store_true", help="overwrite what exists")
+    existing.add_argument("--skip-existing", action="store_true", help="leave out images whose OUT exists")
+    add("--json", action="store_true", help="print one line of JSON per image on standard output")
+    _add_volume(denoise)
+
+
+def _add_train(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    train = commands.add_parser(
+        "train",
+        help="train a network on images, for later use with denoise --model",
+        description="Train one network on all images and write a bundle that stands on its own: for denoise --model, "
+        "monai.bundle run, and MONAI Label.",
+    )
+    add = train.add_argument
+    add("-i", "--input", required=True, type=Path, metavar="IN", help="noisy image, DICOM folder, or folder of images")
+    add("-o", "--output", required=True, type=Path, metavar="MODELDIR", help="folder of the bundle to write")
+    _add_training_options(train)
+    add(
+        "--pattern",
+        action="append",
+        default=[],
+        metavar="GLOB",
+        help="of a folder: only these, for example '*_T1.nii.gz'",
+    )
+    add("--series", metavar="UID|NUMBER", help="of a DICOM folder with several series: which one")
+    existing = train.add_mutually_exclusive_group()
+    existing.add_argument("--resume", action="store_true", help="go on with an interrupted training in MODELDIR")
+    existing.add_argument("--force", action="store_true", help="overwrite the network in MODELDIR")
+    add("--json", action="store_true", help="print the record of the training as a line of JSON")
+    _add_volume(train)
+
+
+def _add_info(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    info = commands.add_parser(
+        "info",
+        help="tell what an image or a trained network is",
+        description="Tell what an image, a DICOM folder or a trained network is.",
+    )
+    info.add_argument("input", type=Path, metavar="FILE|MODEL", help="image, DICOM folder, bundle, or models/model.pt")
+    info.add_argument("--series", metavar="UID|NUMBER", help="of a DICOM folder with several series: which one")
+    info.add_argument("--json", action="store_true", help="print JSON")
+    _add_volume(info)
+
+
+def _add_training_options(parser: argparse.ArgumentParser) -> None:
+    budget = parser.add_mutually_exclusive_group()
+    budget.add_argument("--epochs", type=_positive_int, metavar="N", help="length of the training")
+    budget.add_argument("--max-time", type=_positive, metavar="SECONDS", help="length of the training instead")
+    add = parser.add_argument
+    add("--fast", action="store_true", help="a shorter training with a smaller network")
+    add(
+        "--spatial-dims",
+        type=int,
+        choices=(2, 3),
+        help="2: slice by slice across the shortest axis; 3: volumes (default)",
+    )
+    add("--device", default="auto", help="auto (default), cpu, cuda or cuda:N")
+    add("--seed", type=_seed, default=0, help="same seed, same result on the same machine (default 0)")
+
+
+def _add_volume(parser: argparse.ArgumentParser) -> None:
+    volume = parser.add_mutually_exclusive_group()
+    volume.add_argument("-q", "--quiet", action="store_true", help="only warnings and errors")
+    volume.add_argument("-v", "--verbose", action="count", default=0, help="more; -vv: with tracebacks")
+
+
+def _number(kind: type[T], text: str) -> T:
+    try:
+        return kind(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"must be a number, got {text!r}") from None
+
+
+def _positive(text: str) -> float:
+    value = _number(float, text)
+    if not 0 < value < float("inf"):
+        raise argparse.ArgumentTypeError(f"must be above 0, got {text}")
+    return value
+
+
+def _positive_int(text: str) -> int:
+    value = _number(int, text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"must be at least 1, got {text}")
+    return value
+
+
+def _seed(text: str) -> int:
+    value = _number(int, text)
+    if not 0 <= value < 2**32:
+        raise argparse.ArgumentTypeError(f"must be from 0 to 2**32 - 1, got {text}")
+    return value

@@ -1,0 +1,158 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Denoising of files, one or many: read, train, denoise, write; a faulty file does not stop the others."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from scipy import ndimage
+
+from monai_n2v.denoising import check_stack, denoise_with
+from monai_n2v.formats.base import Volume
+from monai_n2v.jobs import Job
+from monai_n2v.models import TrainedNetwork, resolve_model
+from monai_n2v.training import Stack, TrainingPlan, train_network
+from monai_n2v.volumes import read_volume, save_volume
+
+__all__ = ["Settings", "denoise_jobs"]
+
+logger = logging.getLogger(__name__)
+
+# What may be wrong with a file, as opposed to with the program.
+_FAULTS = (ValueError, OSError)
+_NOISE_WINDOW = 5
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How images are denoised.
+
+    Attributes:
+        plan: of the training, where there is no model.
+        model: a trained bundle or its weights.
+        per_image: whether every image gets a network of its own rather than all together one.
+        dtype: of the results; see `save_volume`.
+        keep_padding: see `denoise_with`.
+        series: of a DICOM folder with several.
+    """
+
+    plan: TrainingPlan
+    model: Path | None = None
+    per_image: bool = False
+    dtype: str = "float32"
+    keep_padding: bool = True
+    series: str | None = None
+
+
+def denoise_jobs(
+    jobs: Sequence[Job], settings: Settings, loaded: Mapping[Job, Volume] | None = None
+) -> Iterator[dict[str, Any]]:
+    """Denoise images one after the other.
+
+    Args:
+        jobs: what to read and write.
+        settings: how.
+        loaded: images that have been read already.
+
+    Yields:
+        a record per image: ``input``, ``output``, ``status`` (``"done"`` or ``"failed"``), ``error`` of a failed one,
+        and what is known of the run.
+
+    Raises:
+        ValueError: where no image is left to train on, or the model does not fit.
+    """
+    with contextlib.ExitStack() as work:
+        shared: tuple[TrainedNetwork, dict[str, Any]] | None = None
+        volumes: dict[Job, Volume] = dict(loaded or {})
+        if settings.model is not None:
+            shared = resolve_model(settings.model), {"model": str(settings.model)}
+        elif not settings.per_image and len(jobs) > 1:
+            for job in jobs:
+                try:
+                    volumes[job] = _read(job, settings, volumes)
+                except _FAULTS as error:
+                    yield _failed(job, error)
+            if not volumes:
+                return
+            stacks = [_stack(job, volume) for job, volume in volumes.items()]
+            logger.info("Training one network on %d images.", len(stacks))
+            shared = train_network(stacks, _folder(work), settings.plan)
+            jobs = list(volumes)
+        for job in jobs:
+            started = time.perf_counter()
+            try:
+                volume = volumes.pop(job) if shared and job in volumes else _read(job, settings, volumes)
+                network, trained = shared or train_network([_stack(job, volume)], _folder(work), settings.plan)
+                record = {"input": str(job.source), "output": str(job.target), "status": "done", **trained}
+                record |= {"device": settings.plan.device, "spatial_dims": network.spatial_dims}
+                _finish(job, volume, network, settings, record, started)
+            except _FAULTS as error:
+                record = _failed(job, error)
+            yield record
+
+
+def _folder(work: contextlib.ExitStack) -> Path:
+    return Path(work.enter_context(tempfile.TemporaryDirectory(prefix="monai_n2v_")))
+
+
+def _failed(job: Job, error: Exception) -> dict[str, Any]:
+    logger.log(logging.DEBUG // 2, "%s failed.", job.source, exc_info=error)
+    text = " ".join(str(error).split())
+    named = text if str(job.source) in text else f"{text} ({job.source})"
+    return {"input": str(job.source), "output": str(job.target), "status": "failed", "error": named}
+
+
+def _read(job: Job, settings: Settings, loaded: Mapping[Job, Volume]) -> Volume:
+    volume = loaded[job] if job in loaded else read_volume(job.source, settings.series)
+    check_stack(volume.data, str(job.source))
+    n_volumes, *shape = volume.data.shape
+    logger.info(
+        "%s: %d volume(s) of %s voxels, on %s.",
+        job.source, n_volumes, " x ".join(str(n) for n in shape), settings.plan.device,
+    )  # fmt: skip
+    for note in volume.notes:
+        logger.info("%s", note)
+    return volume
+
+
+def _stack(job: Job, volume: Volume) -> Stack:
+    return Stack(volume.data, volume.spacing, str(job.source))
+
+
+def _finish(
+    job: Job, volume: Volume, network: TrainedNetwork, settings: Settings, record: dict[str, Any], started: float
+) -> None:
+    """Denoise one image and write everything that was asked for; the record is completed on the way."""
+    predicting = time.perf_counter()
+    output = denoise_with(network, _stack(job, volume), settings.plan.device, settings.keep_padding)
+    record["prediction_seconds"] = round(time.perf_counter() - predicting, 1)
+    save_volume(output, volume, job.target, settings.dtype)
+    if job.residual is not None:
+        save_volume(volume.data - output, volume, job.residual)
+        record["residual"] = str(job.residual)
+    if job.noise_map is not None:
+        save_volume(_local_std(volume.data - output), volume, job.noise_map)
+        record["noise_map"] = str(job.noise_map)
+    record["total_seconds"] = round(time.perf_counter() - started, 1)
+    if job.report is not None:
+        from monai_n2v.report import write_report
+
+        paths = write_report(job.report, job.stem, volume.data, output, volume.spacing, record)
+        record["report"] = [str(path) for path in paths]
+
+
+def _local_std(residual: np.ndarray) -> np.ndarray:
+    """Standard deviation of what was removed, in a window of 5 voxels around each voxel."""
+    window = (1, *(_NOISE_WINDOW,) * (residual.ndim - 1))
+    mean = ndimage.uniform_filter(residual, window, mode="reflect")
+    square = ndimage.uniform_filter(residual * residual, window, mode="reflect")
+    spread: np.ndarray = np.sqrt(np.maximum(square - mean * mean, 0))
+    return spread

@@ -1,0 +1,117 @@
+# SPDX-License-Identifier: Apache-2.0
+"""MetaImage (MHA, and MHD with its raw file) by ITK, geometry and fields kept."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from monai_n2v.formats.base import Volume, check_kind, merge_axes, quantize, spatial_of, split_axes, unreadable
+from monai_n2v.staging import staged
+
+__all__ = ["SUFFIXES", "MetaImageSource", "read_metaimage"]
+
+SUFFIXES = (".mha", ".mhd")
+
+# What ITK itself puts into the dictionary of fields.
+_OWN_FIELDS = {"ITK_InputFilterName", "origin", "spacing", "direction"}
+
+
+class MetaImageSource:
+    """Geometry and fields of a MetaImage.
+
+    Args:
+        image: as ITK reads it.
+        compressed: whether the file's voxels were compressed.
+    """
+
+    def __init__(self, image: Any, compressed: bool) -> None:
+        import itk
+
+        self.origin, self.sides = (np.asarray(v, dtype=np.float64) for v in (image.GetOrigin(), image.GetSpacing()))
+        self.direction = itk.array_from_matrix(image.GetDirection())
+        self.fields = {key: image[key] for key in image.keys() if key not in _OWN_FIELDS}  # noqa: SIM118 - no dict
+        view = itk.array_view_from_image(image)
+        self.stored = view.dtype
+        self.shape = view.shape[::-1]  # ITK's arrays have the slowest axis first
+        self.is_spatial = [axis < 3 for axis in range(len(self.shape))]
+        self.compressed = compressed
+
+    @property
+    def affine(self) -> np.ndarray | None:
+        """From voxel index to RAS, of volumes; ITK's own space is LPS."""
+        if len(self.shape) < 3:
+            return None
+        affine = np.eye(4)
+        affine[:3, :3] = (self.direction * self.sides)[:3, :3]
+        affine[:3, 3] = self.origin[:3]
+        return np.diag([-1.0, -1.0, 1.0, 1.0]) @ affine
+
+    @property
+    def spatial_shape(self) -> tuple[int, ...]:
+        """Voxels along the axes of space, single ones included."""
+        return spatial_of(self.shape, self.is_spatial)
+
+    def write(self, data: np.ndarray, path: Path, dtype: str = "float32") -> None:
+        """See `Source.write`."""
+        import itk
+
+        values = split_axes(data, self.shape, self.is_spatial)
+        stored = self.stored if dtype == "input" else np.dtype(np.float32)
+        image = itk.image_from_array(np.ascontiguousarray(quantize(values, stored).T))
+        image.SetOrigin(self.origin.tolist())
+        image.SetSpacing(self.sides.tolist())
+        image.SetDirection(itk.matrix_from_array(self.direction))
+        for key, value in self.fields.items():
+            image[key] = value
+        with staged(path) as place:
+            itk.imwrite(image, str(place), compression=self.compressed)
+
+
+def read_metaimage(path: Path) -> Volume:
+    """Read a MetaImage.
+
+    Args:
+        path: ``.mha``, or ``.mhd`` with its raw file beside it; 2D to 4D.
+
+    Returns:
+        the volume; the fourth axis is merged into volumes.
+
+    Raises:
+        ValueError: where it cannot be read or is not an image of real numbers.
+    """
+    import itk
+
+    _check_components(path)
+    try:
+        image = itk.imread(str(path))
+        values = itk.array_view_from_image(image)
+    except Exception as error:
+        raise unreadable(path, "MetaImage", error) from error
+    with path.open("rb") as file:
+        compressed = b"CompressedData = True" in file.read(4096)
+    source = MetaImageSource(image, compressed)
+    check_kind(source.stored, path)
+    spacing = tuple(float(side) for side, n in zip(source.sides[:3], source.shape[:3]) if n > 1)
+    return Volume(merge_axes(values.T, source.is_spatial, path), spacing, source)
+
+
+def _check_components(path: Path) -> None:
+    """Refuse colors and vectors, for which ITK's Python has few types and a page of an error."""
+    import itk
+
+    io: Any = itk.MetaImageIO.New()
+    try:
+        io.SetFileName(str(path))
+        io.ReadImageInformation()
+        n_components, kind = io.GetNumberOfComponents(), io.GetComponentTypeAsString(io.GetComponentType())
+    except Exception as error:
+        raise unreadable(path, "MetaImage", error) from error
+    if n_components != 1:
+        raise ValueError(
+            f"image must hold one real number per voxel, got {n_components} components for {path}. Convert it first."
+        )
+    if kind == "char":
+        raise ValueError(f"image must not be of signed bytes, which ITK cannot read here, got {path}. Convert it.")

@@ -1,0 +1,64 @@
+# SPDX-License-Identifier: Apache-2.0
+"""NumPy arrays in ``.npy`` files: 2D, 3D, or 4D with volumes along the last axis."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from monai_n2v.formats.base import Volume, check_kind, merge_axes, quantize, spatial_of, split_axes, unreadable
+from monai_n2v.staging import staged
+
+__all__ = ["SUFFIXES", "NpySource", "read_npy"]
+
+SUFFIXES = (".npy",)
+
+
+class NpySource:
+    """Shape and type of an array.
+
+    Args:
+        shape: of the array.
+        stored: its type.
+    """
+
+    affine = None
+
+    def __init__(self, shape: tuple[int, ...], stored: np.dtype) -> None:
+        self.shape = shape
+        self.stored = stored
+        self.is_spatial = [axis < 3 for axis in range(len(shape))]
+
+    @property
+    def spatial_shape(self) -> tuple[int, ...]:
+        """Voxels along the axes of space, single ones included."""
+        return spatial_of(self.shape, self.is_spatial)
+
+    def write(self, data: np.ndarray, path: Path, dtype: str = "float32") -> None:
+        """See `Source.write`."""
+        stored = self.stored if dtype == "input" else np.dtype(np.float32)
+        with staged(path) as place:
+            np.save(place, quantize(split_axes(data, self.shape, self.is_spatial), stored))
+
+
+def read_npy(path: Path) -> Volume:
+    """Read an array.
+
+    Args:
+        path: ``.npy``; pickled objects are refused.
+
+    Returns:
+        the volume.
+
+    Raises:
+        ValueError: where it cannot be read or does not hold an image of real numbers.
+    """
+    try:
+        values = np.load(path, mmap_mode="r", allow_pickle=False)
+    except Exception as error:
+        raise unreadable(path, "NumPy array", error) from error
+    check_kind(values.dtype, path)
+    source = NpySource(values.shape, values.dtype)
+    data = merge_axes(values, source.is_spatial, path)
+    return Volume(data, (1.0,) * (data.ndim - 1), source)

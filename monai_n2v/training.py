@@ -1,0 +1,189 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Training a network on noisy images in memory, into a bundle of its own."""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from monai.data import MetaTensor
+
+from monai_n2v.bundles import as_image, bundle_name, find_bundle, find_config, train
+from monai_n2v.models import TrainedNetwork, resolve_model
+
+__all__ = ["MIN_DEPTH", "Stack", "TrainingPlan", "choose_dims", "to_image", "train_network"]
+
+logger = logging.getLogger(__name__)
+
+# Below this many voxels an axis holds too little context for a 3D network: such volumes are denoised slice by slice.
+MIN_DEPTH = 8
+
+
+@dataclass(frozen=True)
+class Stack:
+    """Volumes of one image, as a network is to learn from them.
+
+    Attributes:
+        volumes: ``(n_volumes, *spatial)`` with 2 or 3 spatial axes.
+        spacing: voxel sides in mm, one per spatial axis.
+        name: for messages.
+    """
+
+    volumes: np.ndarray
+    spacing: tuple[float, ...]
+    name: str = ""
+
+
+@dataclass(frozen=True)
+class TrainingPlan:
+    """How long and with what to train.
+
+    Attributes:
+        epochs: length of the training; the overlays' default where neither this nor ``max_time`` is given.
+        max_time: length of the training in seconds instead, at least two epochs.
+        fast: a short training with a small network.
+        spatial_dims: 2 to denoise volumes slice by slice, across their shortest axis; 3 for volumes; chosen by
+            `choose_dims` where it is None.
+        seed: source of all randomness.
+        device: as torch names it.
+        progress: whether to show a bar on standard error.
+        checkpoints: whether to save the state after every epoch, so that the training can be resumed.
+        resume: whether to go on from the checkpoint in the folder.
+    """
+
+    epochs: int | None = None
+    max_time: float | None = None
+    fast: bool = False
+    spatial_dims: int | None = None
+    seed: int = 0
+    device: str = "cpu"
+    progress: bool = False
+    checkpoints: bool = False
+    resume: bool = False
+
+    def __post_init__(self) -> None:
+        """Refuse contradictions."""
+        if self.epochs is not None and self.max_time is not None:
+            raise ValueError(f"epochs must stand alone, got max_time {self.max_time:g} too. Drop one of them.")
+        if self.epochs is not None and self.epochs < 1:
+            raise ValueError(f"epochs must be at least 1, got {self.epochs}. Use for example 100.")
+        if self.spatial_dims not in (None, 2, 3):
+            raise ValueError(f"spatial_dims must be 2 or 3, got {self.spatial_dims}. Use 3 for volumes.")
+        if self.resume and self.max_time is not None:
+            raise ValueError("resume must come with epochs, got max_time. A time says nothing about what is left.")
+
+
+def choose_dims(shapes: Sequence[tuple[int, ...]], asked: int | None = None) -> int:
+    """Choose between a network for images and one for volumes.
+
+    Args:
+        shapes: spatial shapes of all images, in voxels.
+        asked: what the user wants.
+
+    Returns:
+        3 where all are volumes of at least 8 voxels along every axis, otherwise 2.
+
+    Raises:
+        ValueError: where 3 is asked for images.
+    """
+    n_axes = min(len(shape) for shape in shapes)
+    if asked is not None and asked > n_axes:
+        raise ValueError(f"spatial_dims must be at most the image's {n_axes} axes, got {asked}. Use 2.")
+    return asked or (3 if n_axes == 3 and min(min(shape) for shape in shapes) >= MIN_DEPTH else 2)
+
+
+def to_image(stack: Stack, spatial_dims: int) -> tuple[MetaTensor, int]:
+    """Turn volumes so that the axis a 2D network passes over, the shortest, is the last, as the bundles want it.
+
+    Args:
+        stack: the volumes.
+        spatial_dims: axes of the network.
+
+    Returns:
+        float32 ``(n_volumes, *spatial)``, and the axis of ``stack.volumes`` that is now last.
+    """
+    shape = stack.volumes.shape
+    n_axes = len(shape) - 1
+    # Of equally short axes the last.
+    axis = n_axes if spatial_dims == n_axes else n_axes - int(np.argmin(shape[:0:-1]))
+    sides = list(stack.spacing)
+    sides.append(sides.pop(axis - 1))
+    return as_image(np.ascontiguousarray(np.moveaxis(stack.volumes, axis, -1), dtype=np.float32), sides), axis
+
+
+def train_network(stacks: Sequence[Stack], folder: Path, plan: TrainingPlan) -> tuple[TrainedNetwork, dict[str, Any]]:
+    """Train one network on all volumes and leave it in a bundle that stands on its own.
+
+    Args:
+        stacks: what to learn from, and later to denoise.
+        folder: becomes the bundle: configs with the settings of this training, metadata with a summary of the data,
+            ``models/model.pt``.
+        plan: length and kind of the training.
+
+    Returns:
+        the network, and a record of the run.
+
+    Raises:
+        ValueError: where a 3D network is asked for images.
+        FileNotFoundError: where there is nothing to resume.
+    """
+    spatial_dims = choose_dims([stack.volumes.shape[1:] for stack in stacks], plan.spatial_dims)
+    bundle = find_bundle(bundle_name(spatial_dims))
+    overlays = [f"self_{spatial_dims}d.json", *(["fast.json"] if plan.fast else [])]
+    _write_bundle(bundle, overlays, folder, stacks)
+    images = [to_image(stack, spatial_dims)[0] for stack in stacks]
+    budget: dict[str, Any] = {"epochs": plan.epochs} if plan.epochs is not None else {}
+    started = time.perf_counter()
+    record = train(
+        folder,
+        images,
+        folder,
+        ["anneal.json", "in_memory_train.json"],
+        device=f"$torch.device('{plan.device}')",
+        seed=plan.seed,
+        max_time=plan.max_time,
+        progress=plan.progress,
+        checkpoints=plan.checkpoints,
+        resume=plan.resume,
+        **budget,
+    )
+    record |= {"training_seconds": round(time.perf_counter() - started, 1), "seed": plan.seed, "fast": plan.fast}
+    return resolve_model(folder), record
+
+
+def _write_bundle(bundle: Path, overlays: Sequence[str], folder: Path, stacks: Sequence[Stack]) -> None:
+    """Copy a bundle with the overlays in its configs; only entries that a config has are replaced in it."""
+    (folder / "configs").mkdir(parents=True, exist_ok=True)
+    settings: dict[str, Any] = {}
+    for name in overlays:
+        settings |= json.loads(find_config(name).read_text())
+    settings.pop("_desc_", None)
+    for name in ("train.json", "inference.json"):
+        config = json.loads((bundle / "configs" / name).read_text())
+        allowed = set(config) | ({"halo"} if name == "inference.json" else set())
+        config |= {key: value for key, value in settings.items() if key in allowed}
+        (folder / "configs" / name).write_text(json.dumps(config, indent=4) + "\n")
+    metadata = json.loads((bundle / "configs" / "metadata.json").read_text())
+    metadata["data_source"] = "the user's own noisy images"
+    metadata["training_data"] = [
+        {
+            "shape": list(stack.volumes.shape[1:]),
+            "n_volumes": stack.volumes.shape[0],
+            "spacing_mm": [round(float(side), 6) for side in stack.spacing],
+            "mean": float(stack.volumes.mean(dtype=np.float64)),
+            "std": float(stack.volumes.std(dtype=np.float64)),
+        }
+        for stack in stacks
+    ]
+    (folder / "configs" / "metadata.json").write_text(json.dumps(metadata, indent=4) + "\n")
+    shutil.copyfile(bundle / "configs" / "logging.conf", folder / "configs" / "logging.conf")
+    shutil.copyfile(bundle / "LICENSE", folder / "LICENSE")
+    (folder / "docs").mkdir(exist_ok=True)
+    shutil.copyfile(bundle / "docs" / "README.md", folder / "docs" / "README.md")

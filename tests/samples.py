@@ -1,0 +1,164 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Files of every format with everything they can carry, for round trips."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import nibabel
+import nrrd
+import numpy as np
+import pydicom
+import tifffile
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
+from pydicom.dataset import FileDataset, FileMetaDataset
+from pydicom.uid import ExplicitVRLittleEndian, MRImageStorage, generate_uid
+
+
+def oblique_affine(spacing: tuple[float, ...] = (0.9, 1.1, 2.5), left_handed: bool = True) -> np.ndarray:
+    """RAS affine, rotated about two axes."""
+    c, s = np.cos(0.3), np.sin(0.3)
+    rotation = np.array([[c, -s, 0], [s, c, 0], [0, 0, 1]]) @ np.array([[1, 0, 0], [0, c, -s], [0, s, c]])
+    affine = np.eye(4)
+    affine[:3, :3] = rotation @ np.diag([-spacing[0] if left_handed else spacing[0], *spacing[1:]])
+    affine[:3, 3] = [12.5, -30.25, 7.0]
+    return affine
+
+
+def nifti(path: Path, data: np.ndarray, affine: np.ndarray) -> None:
+    pair = path.suffix in (".hdr", ".img")
+    image = (nibabel.Nifti1Pair if pair else nibabel.Nifti1Image)(data, affine)
+    image.header["descrip"] = b"a phantom"
+    nibabel.save(image, path)
+
+
+def nrrd_file(path: Path, data: np.ndarray, affine: np.ndarray) -> None:
+    header = {
+        "space": "left-posterior-superior",
+        "space directions": (np.diag([-1, -1, 1]) @ affine[:3, :3]).T.tolist(),
+        "space origin": (np.diag([-1, -1, 1]) @ affine[:3, 3]).tolist(),
+        "kinds": ["domain"] * 3,
+        "content": "a phantom",
+        "DWMRI_b-value": "1000",
+        "encoding": "gzip",
+    }
+    if data.ndim == 4:
+        data = np.moveaxis(data, -1, 0)
+        header["kinds"] = ["list", *header["kinds"]]
+        header["space directions"] = [[np.nan] * 3, *header["space directions"]]
+    nrrd.write(str(path), data, header)
+
+
+def metaimage(path: Path, data: np.ndarray, affine: np.ndarray) -> None:
+    import itk
+
+    image = itk.image_from_array(np.ascontiguousarray(data.T))
+    spacing = np.linalg.norm(affine[:3, :3], axis=0)
+    n = data.ndim
+    direction, sides, origin = np.eye(n), np.ones(n), np.zeros(n)
+    if n >= 3:
+        direction[:3, :3] = np.diag([-1, -1, 1]) @ affine[:3, :3] / spacing
+        sides[:3], origin[:3] = spacing, np.diag([-1, -1, 1]) @ affine[:3, 3]
+    image.SetDirection(itk.matrix_from_array(direction))
+    image.SetSpacing(sides.tolist())
+    image.SetOrigin(origin.tolist())
+    image["note"] = "a phantom"
+    itk.imwrite(image, str(path), compression=True)
+
+
+def tiff_plain(path: Path, data: np.ndarray, affine: np.ndarray) -> None:
+    options = {"description": "a phantom", "metadata": None, "resolution": (200, 100), "resolutionunit": "CENTIMETER"}
+    tifffile.imwrite(path, np.ascontiguousarray(data.T), photometric="minisblack", compression="lzw", **options)
+
+
+def tiff_imagej(path: Path, data: np.ndarray, affine: np.ndarray) -> None:
+    metadata = {"axes": "TZYX"[-data.ndim :], "spacing": 1.5, "unit": "um", "Info": "a phantom", "finterval": 2.0}
+    values = np.ascontiguousarray(data.T)
+    tifffile.imwrite(path, values, imagej=True, resolution=(1 / 0.3, 1 / 0.4), metadata=metadata)
+
+
+def tiff_ome(path: Path, data: np.ndarray, affine: np.ndarray) -> None:
+    metadata = {"axes": "TZYX"[-data.ndim :], "Name": "a phantom ünder µscope"}
+    metadata |= {f"PhysicalSize{a}{k}": v for a in "XYZ" for k, v in (("", 0.25), ("Unit", "µm"))}
+    tifffile.imwrite(path, np.ascontiguousarray(data.T), ome=True, metadata=metadata, compression="zlib")
+
+
+def png(path: Path, data: np.ndarray, affine: np.ndarray) -> None:
+    text = PngInfo()
+    text.add_text("Comment", "a phantom")
+    Image.fromarray(np.ascontiguousarray(data.T)).save(path, pnginfo=text, dpi=(100, 50))
+
+
+def npy(path: Path, data: np.ndarray, affine: np.ndarray) -> None:
+    np.save(path, data)
+
+
+# Suffix, writer, stored types, numbers of axes.
+FORMATS: dict[str, tuple[str, Callable[[Path, np.ndarray, np.ndarray], None], tuple[str, ...], tuple[int, ...]]] = {
+    "nifti": (".nii.gz", nifti, ("uint8", "int16", "uint16", "int32", "float32", "float64"), (2, 3, 4)),
+    "nifti pair": (".hdr", nifti, ("int16", "float32"), (3,)),
+    "nrrd": (".nrrd", nrrd_file, ("int8", "uint8", "int16", "uint16", "int32", "float32", "float64"), (3, 4)),
+    "mha": (".mha", metaimage, ("uint8", "int16", "uint16", "int32", "float32", "float64"), (2, 3, 4)),
+    "mhd": (".mhd", metaimage, ("uint8", "int16", "float32"), (3,)),
+    "tiff": (".tif", tiff_plain, ("uint8", "int16", "uint16", "float32"), (2, 3)),
+    "imagej": (".tif", tiff_imagej, ("uint8", "uint16", "float32"), (2, 3, 4)),
+    "ome": (".ome.tif", tiff_ome, ("uint8", "int16", "uint16", "float32"), (2, 3, 4)),
+    "png": (".png", png, ("uint8", "uint16"), (2,)),
+    "npy": (".npy", npy, ("uint8", "int16", "int64", "float32", "float64"), (2, 3, 4)),
+}
+
+
+def dicom_series(
+    folder: Path,
+    data: np.ndarray,
+    affine: np.ndarray,
+    *,
+    slope: float = 1.0,
+    intercept: float = 0.0,
+    bits_stored: int | None = None,
+    series_number: int = 3,
+    tilt: float = 0.0,
+) -> list[Path]:
+    """Write stored values ``(columns, rows, slices)`` as an MR series with shuffled names; returns the files in order.
+
+    ``tilt`` shears the slices by that many mm per slice along the rows.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    lps = np.diag([-1, -1, 1, 1]) @ affine
+    sides = np.linalg.norm(lps[:3, :3], axis=0)
+    series, study, frame = generate_uid(), generate_uid(), generate_uid()
+    names = np.random.default_rng(0).permutation(data.shape[2])
+    paths = []
+    for k in range(data.shape[2]):
+        meta = FileMetaDataset()
+        meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID = MRImageStorage, generate_uid()
+        meta.TransferSyntaxUID = ExplicitVRLittleEndian
+        ds = FileDataset(None, {}, file_meta=meta, preamble=b"\0" * 128)
+        ds.SOPClassUID, ds.SOPInstanceUID = MRImageStorage, meta.MediaStorageSOPInstanceUID
+        ds.StudyInstanceUID, ds.SeriesInstanceUID, ds.FrameOfReferenceUID = study, series, frame
+        ds.PatientName, ds.PatientID, ds.Modality = "Phantom^A", "1", "MR"
+        ds.StudyDate, ds.StudyTime, ds.AccessionNumber, ds.StudyID = "20200101", "120000", "", "1"
+        ds.SeriesNumber, ds.SeriesDescription, ds.InstanceNumber = series_number, "T1 phantom", k + 1
+        ds.ImageType = ["ORIGINAL", "PRIMARY", "M", "NORM"]
+        ds.SamplesPerPixel, ds.PhotometricInterpretation = 1, "MONOCHROME2"
+        ds.Columns, ds.Rows = data.shape[0], data.shape[1]
+        ds.BitsAllocated = data.dtype.itemsize * 8
+        ds.BitsStored = bits_stored or ds.BitsAllocated
+        ds.HighBit, ds.PixelRepresentation = ds.BitsStored - 1, int(data.dtype.kind == "i")
+        ds.ImageOrientationPatient = [f"{v:.12g}"[:16] for v in (*lps[:3, 0] / sides[0], *lps[:3, 1] / sides[1])]
+        position = lps[:3, 3] + k * (lps[:3, 2] + tilt * lps[:3, 1] / sides[1])
+        ds.ImagePositionPatient = [f"{v:.12g}"[:16] for v in position]
+        ds.PixelSpacing, ds.SliceThickness = [f"{sides[1]:.10g}", f"{sides[0]:.10g}"], f"{sides[2]:.10g}"
+        ds.RescaleSlope, ds.RescaleIntercept = f"{slope:g}", f"{intercept:g}"
+        ds.WindowCenter, ds.WindowWidth = 40, 400
+        ds.PixelData = np.ascontiguousarray(data[:, :, k].T).astype(data.dtype.newbyteorder("<")).tobytes()
+        path = folder / f"IM{names[k]:04d}"
+        if int(pydicom.__version__.partition(".")[0]) < 3:
+            ds.is_little_endian, ds.is_implicit_VR = True, False
+            ds.save_as(path, write_like_original=False)
+        else:
+            ds.save_as(path, enforce_file_format=True)
+        paths.append(path)
+    return paths
