@@ -82,7 +82,8 @@ def tiff_imagej(path: Path, data: np.ndarray, affine: np.ndarray) -> None:
 def tiff_ome(path: Path, data: np.ndarray, affine: np.ndarray) -> None:
     metadata = {"axes": "TZYX"[-data.ndim :], "Name": "a phantom ünder µscope"}
     metadata |= {f"PhysicalSize{a}{k}": v for a in "XYZ" for k, v in (("", 0.25), ("Unit", "µm"))}
-    tifffile.imwrite(path, np.ascontiguousarray(data.T), ome=True, metadata=metadata, compression="zlib")
+    options = {"metadata": metadata, "compression": "zlib", "photometric": "minisblack"}
+    tifffile.imwrite(path, np.ascontiguousarray(data.T), ome=True, **options)
 
 
 def png(path: Path, data: np.ndarray, affine: np.ndarray) -> None:

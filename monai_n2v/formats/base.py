@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -13,6 +15,7 @@ __all__ = [
     "Source",
     "Volume",
     "check_kind",
+    "check_memory",
     "merge_axes",
     "quantize",
     "spatial_of",
@@ -20,6 +23,10 @@ __all__ = [
     "unreadable",
     "where",
 ]
+
+
+# Four volumes of float32: the image, standardized, predicted, and restored.
+_BYTES_PER_VOXEL = 16
 
 
 class Source(Protocol):
@@ -96,6 +103,28 @@ def check_kind(stored: np.dtype, name: object = "", colors: bool = False) -> Non
         )
 
 
+def check_memory(shape: Sequence[int], name: object = "") -> None:
+    """Refuse an image that cannot be denoised in the memory that is free, before its voxels are read.
+
+    Args:
+        shape: of all axes, as its header tells.
+        name: of the file, for the message.
+
+    Raises:
+        ValueError: with the size that is needed.
+    """
+    import psutil
+
+    n_voxels = math.prod(int(n) for n in shape)
+    needed, free = _BYTES_PER_VOXEL * n_voxels, psutil.virtual_memory().available
+    if needed > free:
+        raise ValueError(
+            f"image must fit into memory, got {' x '.join(str(int(n)) for n in shape)} voxels, which need "
+            f"{needed / 2**30:.1f} GiB where {free / 2**30:.1f} GiB are free{where(name)}. "
+            "Check the header, crop the image, or free memory."
+        )
+
+
 def merge_axes(values: np.ndarray, is_spatial: list[bool], name: object = "") -> np.ndarray:
     """Bring an array of any axes into the form of a `Volume`: other axes merged in front, single voxels left out.
 
@@ -118,7 +147,8 @@ def merge_axes(values: np.ndarray, is_spatial: list[bool], name: object = "") ->
         )
     order = [axis for axis in range(values.ndim) if not is_spatial[axis]] + spatial
     moved = values.transpose(order).reshape(-1, *sizes)
-    return np.ascontiguousarray(moved, dtype=np.float32)
+    # A copy where the values are mapped from a file: they must not change with it.
+    return np.asarray(np.require(moved, np.float32, ["C", "W"]))
 
 
 def spatial_of(shape: tuple[int, ...], is_spatial: list[bool]) -> tuple[int, ...]:

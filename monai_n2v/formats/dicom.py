@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from monai_n2v.formats.base import Volume, check_kind, merge_axes, unreadable
+from monai_n2v.formats.base import Volume, check_kind, check_memory, merge_axes, unreadable
 from monai_n2v.formats.dicom_derived import DicomSource, read_dataset
 
 if TYPE_CHECKING:
@@ -113,6 +113,7 @@ def read_dicom(folder: Path, series: str | None = None) -> Volume:
     first = images[0][1]
     _check_equal(folder, images)
     rows, step = _sort(folder, images)
+    check_memory((int(first.Columns), int(first.Rows), len(images)), folder)
     notes = []
     affine = None
     if step is not None:

@@ -8,7 +8,16 @@ from typing import Any
 
 import numpy as np
 
-from monai_n2v.formats.base import Volume, check_kind, merge_axes, quantize, spatial_of, split_axes, unreadable
+from monai_n2v.formats.base import (
+    Volume,
+    check_kind,
+    check_memory,
+    merge_axes,
+    quantize,
+    spatial_of,
+    split_axes,
+    unreadable,
+)
 from monai_n2v.staging import staged
 
 __all__ = ["SUFFIXES", "MetaImageSource", "read_metaimage"]
@@ -84,7 +93,7 @@ def read_metaimage(path: Path) -> Volume:
     """
     import itk
 
-    _check_components(path)
+    _check_header(path)
     try:
         image = itk.imread(str(path))
         values = itk.array_view_from_image(image)
@@ -98,17 +107,19 @@ def read_metaimage(path: Path) -> Volume:
     return Volume(merge_axes(values.T, source.is_spatial, path), spacing, source)
 
 
-def _check_components(path: Path) -> None:
-    """Refuse colors and vectors, for which ITK's Python has few types and a page of an error."""
+def _check_header(path: Path) -> None:
+    """Refuse what is too large, and colors and vectors, for which ITK's Python has few types and a page of an error."""
     import itk
 
     io: Any = itk.MetaImageIO.New()
     try:
         io.SetFileName(str(path))
         io.ReadImageInformation()
+        shape = [io.GetDimensions(axis) for axis in range(io.GetNumberOfDimensions())]
         n_components, kind = io.GetNumberOfComponents(), io.GetComponentTypeAsString(io.GetComponentType())
     except Exception as error:
         raise unreadable(path, "MetaImage", error) from error
+    check_memory(shape, path)
     if n_components != 1:
         raise ValueError(
             f"image must hold one real number per voxel, got {n_components} components for {path}. Convert it first."

@@ -8,7 +8,16 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from monai_n2v.formats.base import Source, Volume, check_kind, merge_axes, quantize, split_axes, unreadable
+from monai_n2v.formats.base import (
+    Source,
+    Volume,
+    check_kind,
+    check_memory,
+    merge_axes,
+    quantize,
+    split_axes,
+    unreadable,
+)
 from monai_n2v.staging import staged
 
 if TYPE_CHECKING:
@@ -111,6 +120,7 @@ def to_volume(image: nibabel.Nifti1Pair, name: object = "") -> Volume:
     """
     source = NiftiSource(image)
     check_kind(source.stored, name)
+    check_memory(image.shape, name)
     try:
         values = np.asarray(image.dataobj, dtype=np.float32)
     except Exception as error:

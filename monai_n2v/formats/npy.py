@@ -7,7 +7,16 @@ from pathlib import Path
 
 import numpy as np
 
-from monai_n2v.formats.base import Volume, check_kind, merge_axes, quantize, spatial_of, split_axes, unreadable
+from monai_n2v.formats.base import (
+    Volume,
+    check_kind,
+    check_memory,
+    merge_axes,
+    quantize,
+    spatial_of,
+    split_axes,
+    unreadable,
+)
 from monai_n2v.staging import staged
 
 __all__ = ["SUFFIXES", "NpySource", "read_npy"]
@@ -59,6 +68,7 @@ def read_npy(path: Path) -> Volume:
     except Exception as error:
         raise unreadable(path, "NumPy array", error) from error
     check_kind(values.dtype, path)
+    check_memory(values.shape, path)
     source = NpySource(values.shape, values.dtype)
     data = merge_axes(values, source.is_spatial, path)
     return Volume(data, (1.0,) * (data.ndim - 1), source)

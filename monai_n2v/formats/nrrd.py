@@ -8,7 +8,16 @@ from typing import Any
 
 import numpy as np
 
-from monai_n2v.formats.base import Volume, check_kind, merge_axes, quantize, spatial_of, split_axes, unreadable
+from monai_n2v.formats.base import (
+    Volume,
+    check_kind,
+    check_memory,
+    merge_axes,
+    quantize,
+    spatial_of,
+    split_axes,
+    unreadable,
+)
 from monai_n2v.staging import staged
 
 __all__ = ["SUFFIXES", "NrrdSource", "read_nrrd"]
@@ -101,6 +110,11 @@ def read_nrrd(path: Path) -> Volume:
     """
     import nrrd
 
+    try:
+        sizes = nrrd.read_header(str(path))["sizes"]
+    except Exception as error:
+        raise unreadable(path, "NRRD file", error) from error
+    check_memory(sizes, path)
     try:
         values, header = nrrd.read(str(path))
     except Exception as error:

@@ -3,14 +3,26 @@
 
 from __future__ import annotations
 
+import contextlib
+import logging
 import uuid
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from xml.etree import ElementTree
 
 import numpy as np
 
-from monai_n2v.formats.base import Volume, check_kind, merge_axes, quantize, spatial_of, split_axes, unreadable
+from monai_n2v.formats.base import (
+    Volume,
+    check_kind,
+    check_memory,
+    merge_axes,
+    quantize,
+    spatial_of,
+    split_axes,
+    unreadable,
+)
 from monai_n2v.staging import staged
 
 if TYPE_CHECKING:
@@ -151,6 +163,25 @@ def _renew_ome(ome: str, stored: np.dtype, n_planes: int) -> str:
     return '<?xml version="1.0" encoding="UTF-8"?>' + text.encode("ascii", "xmlcharrefreplace").decode("ascii")
 
 
+@contextlib.contextmanager
+def _errors_raised() -> Iterator[None]:
+    """Raise what tifffile only logs: of a truncated stack it would return the first pages as if they were all."""
+    errors: list[str] = []
+    handler = logging.Handler(logging.ERROR)
+    handler.emit = lambda record: errors.append(record.getMessage())  # type: ignore[method-assign]
+    logger = logging.getLogger("tifffile")
+    propagate = logger.propagate
+    logger.addHandler(handler)
+    logger.propagate = False
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.propagate = propagate
+    if errors:
+        raise ValueError(errors[0])
+
+
 def read_tiff(path: Path) -> Volume:
     """Read a TIFF image or stack.
 
@@ -167,15 +198,17 @@ def read_tiff(path: Path) -> Volume:
     import tifffile
 
     try:
-        with tifffile.TiffFile(path) as file:
+        with _errors_raised(), tifffile.TiffFile(path) as file:
             n_series = len(file.series)
             source = TiffSource(file)
-            check = source.is_colored
-            values = None if check or n_series > 1 else file.series[0].asarray()
+            check_kind(source.stored, path, colors=source.is_colored)
+            check_memory(source.shape, path)
+            values = file.series[0].asarray() if n_series == 1 else None
             spacing = source.spacing
     except Exception as error:
+        if str(error).startswith("image must"):
+            raise
         raise unreadable(path, "TIFF file", error) from error
-    check_kind(source.stored, path, colors=source.is_colored)
     if values is None:
         raise ValueError(
             f"path must hold one image or stack, got {n_series} of different shapes in {path}. Split the file."
