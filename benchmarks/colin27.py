@@ -181,7 +181,9 @@ def main() -> None:
     parser.add_argument("--fast", action="store_true")
     parser.add_argument("--side", type=int, help="a smaller cube from the crop's corner")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--threads", type=int, default=2, help="does not change what is learned, only how long it takes")
+    parser.add_argument(
+        "--threads", type=int, default=2, help="does not change what is learned, only how long it takes"
+    )
     parser.add_argument("--overrides", default="{}", help="config entries as JSON")
     arguments = parser.parse_args()
     if arguments.what == "filters":

@@ -248,13 +248,21 @@ def findings(path) -> set[str]:
     return {line for line in (done.stderr + done.stdout).splitlines() if line.startswith("Error")}
 
 
-@pytest.mark.parametrize("name", ["dicom_ct_pancreas", "dicom_mr_t1"])
-def test_real_series_derived_without_new_errors(name, real_data, tmp_path):
+def derived_without_new_errors(folder, out) -> None:
     if shutil.which("dciodvfy") is None:
         pytest.skip("dciodvfy, of Debian's dicom3tools, is not installed")
-    volume = read_volume(real_data / name)
-    save_volume(volume.data, volume, tmp_path / "out")
-    assert np.array_equal(read_volume(tmp_path / "out").data, volume.data)
+    volume = read_volume(folder)
+    save_volume(volume.data, volume, out)
+    assert np.array_equal(read_volume(out).data, volume.data)
     for source in (volume.source.paths[0][0], volume.source.paths[0][-1]):
-        derived = tmp_path / "out" / f"{source.stem}.dcm"
-        assert not findings(derived) - findings(source)
+        assert not findings(out / f"{source.stem}.dcm") - findings(source)
+
+
+def test_checker_finds_no_new_errors(tmp_path):
+    dicom_series(tmp_path / "in", stored_values(), oblique_affine())
+    derived_without_new_errors(tmp_path / "in", tmp_path / "out")
+
+
+@pytest.mark.parametrize("name", ["dicom_ct_pancreas", "dicom_mr_t1"])
+def test_checker_finds_no_new_errors_in_real_series(name, real_data, tmp_path):
+    derived_without_new_errors(real_data / name, tmp_path / "out")
