@@ -5,8 +5,9 @@
 2. ``python -m benchmarks.colin27 speed`` measures the time of a training step of every candidate network, in turns, on
    two threads of an otherwise idle machine.
 3. ``python -m benchmarks.colin27 train --budgets 30 120`` turns seconds into epochs by that time and trains for them,
-   so that the scores do not depend on what else the machine does, nor on ``--threads``; ``--seconds`` watches the clock instead. Networks
-   other than the command line's default are chosen with ``--dims``, ``--network`` and ``--features``.
+   so that the scores do not depend on what else the machine does, nor on ``--threads``; ``--seconds`` watches the
+   clock instead. Networks other than the command line's default are chosen with ``--dims``, ``--network`` and
+   ``--features``.
 
 Rows gather in ``results/colin27.json``; each tells its command.
 """

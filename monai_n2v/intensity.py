@@ -27,6 +27,15 @@ __all__ = [
 ]
 
 
+_MAX_AT_A_TIME = 1 << 22
+
+
+def _parts(voxels: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    """Views of an image, small enough to hold one at a time in float64."""
+    parts: tuple[torch.Tensor, ...] = voxels.split(max(1, _MAX_AT_A_TIME // max(1, voxels[0].numel())))
+    return parts
+
+
 class StandardizeIntensity(Transform):
     """Give every channel zero mean and unit standard deviation, and remember both to undo it.
 
@@ -62,13 +71,15 @@ class StandardizeIntensity(Transform):
             )
         standard = torch.empty(values.shape, dtype=torch.float32, device=values.device)
         means, stds = np.empty(len(values)), np.empty(len(values))
-        for channel, voxels in enumerate(values):  # one channel at a time in float64, in place, to bound memory
-            centered = voxels.to(torch.float64, copy=True)
-            means[channel] = centered.mean().item()
-            spread = centered.sub_(means[channel]).norm().item() / math.sqrt(centered.numel())
+        for channel, voxels in enumerate(values):
+            parts = _parts(voxels)
+            means[channel] = sum(part.double().sum().item() for part in parts) / voxels.numel()
+            squares = sum((part.double() - means[channel]).square().sum().item() for part in parts)
+            spread = math.sqrt(squares / voxels.numel())
             # Rounding leaves a constant channel a spread of about 1e-16 of its value, which must not become its unit.
             stds[channel] = spread if spread > 1e-12 * abs(means[channel]) else 1.0
-            standard[channel] = centered.div_(stds[channel])
+            for part, out_part in zip(parts, _parts(standard[channel])):
+                out_part.copy_((part.double() - means[channel]) / stds[channel])
         out = MetaTensor(standard, meta=image.meta)
         out.meta["intensity_mean"], out.meta["intensity_std"] = means, stds
         return out
@@ -112,10 +123,10 @@ class RestoreIntensity(Transform):
         restored = torch.empty(prediction.shape, dtype=torch.float32, device=prediction.device)
         means, stds = (np.asarray(meta[name], dtype=np.float64) for name in ("intensity_mean", "intensity_std"))
         for channel, voxels in enumerate(prediction):
-            values = voxels.to(torch.float64, copy=True)
-            if self.keep_mean:
-                values -= values.mean()
-            restored[channel] = values.mul_(stds[channel]).add_(means[channel])
+            parts = _parts(voxels)
+            offset = sum(part.double().sum().item() for part in parts) / voxels.numel() if self.keep_mean else 0.0
+            for part, out_part in zip(parts, _parts(restored[channel])):
+                out_part.copy_((part.double() - offset) * stds[channel] + means[channel])
         return restored
 
 
