@@ -54,13 +54,13 @@ def main() -> None:
     if not all(equal.values()):
         raise SystemExit(f"GPU and CPU draw different batches: {equal}")
     results: dict[str, Any] = {"equal_to_cpu": equal}
-    for spatial_dims in (2, 3):
+    for spatial_dims, amp in itertools.product((2, 3), (False, True)):
         batch_size, patch_size = BATCHES[spatial_dims]
-        both = steps(spatial_dims, batch_size=batch_size, patch_size=list(patch_size))
+        both = steps(spatial_dims, batch_size=batch_size, patch_size=list(patch_size), amp=amp)
         for step in both:
             milliseconds(step, 10)
         pairs = [(milliseconds(both[0], 1)[0], milliseconds(both[1], 1)[0]) for _ in range(100)]
-        results[f"{spatial_dims}d"] = {
+        results[f"{spatial_dims}d {'bfloat16' if amp else 'float32'}"] = {
             "batch": [batch_size, *patch_size],
             "bundle_step_ms": statistics.median(a for a, _ in pairs),
             "bare_step_ms": statistics.median(b for _, b in pairs),
