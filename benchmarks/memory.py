@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Peak memory of ``monai-n2v denoise`` with a ready network on a CT of 512x512x400 voxels, int16.
 
-``python -m benchmarks.memory`` makes the volume (smooth shapes with noise, seeded), trains a small network for a moment
+``python -m benchmarks.memory`` makes the volume (smooth shapes with noise, seeded), trains the command line's network for a moment
 on a corner of it, and denoises all of it in a process of its own, whose peak it reports.
 """
 
@@ -46,7 +46,7 @@ def main() -> None:
         make_volume(folder / "ct.nii", tuple(arguments.shape))
         corner = nibabel.load(folder / "ct.nii").slicer[200:264, 200:264, :64]
         nibabel.save(corner, folder / "corner.nii")
-        options = ["-i", folder / "corner.nii", "-o", folder / "model", "--fast", "--epochs", "2", "-q"]
+        options = ["-i", folder / "corner.nii", "-o", folder / "model", "--epochs", "2", "-q"]
         subprocess.run([*command, "train", *map(str, options)], check=True)
         trained = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024
         started = time.perf_counter()

@@ -47,7 +47,7 @@ class N2VUNet(nn.Module):
         features: int = 32,
         depth: int = 2,
         kernel_size: int = 3,
-        act: str | tuple[Any, ...] = "relu",
+        act: str | tuple[Any, ...] = ("relu", {"inplace": True}),
         norm: str | tuple[Any, ...] | None = "batch",
     ) -> None:
         super().__init__()
