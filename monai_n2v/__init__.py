@@ -46,8 +46,8 @@ _HOMES = {
 }
 _MODULES = {
     *_HOMES.values(),
-    *("cli", "engines", "files", "footprints", "intensity", "masking", "models"),
-    *("precision", "report", "strata", "volumes"),
+    *("charts", "cli", "engines", "files", "footprints", "intensity", "masking", "models"),
+    *("page", "planes", "precision", "quality", "report", "strata", "volumes"),
 }
 
 

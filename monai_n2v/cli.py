@@ -109,7 +109,7 @@ def _parser() -> argparse.ArgumentParser:
         type=Path,
         const=True,
         metavar="DIR",
-        help="also write <OUT>_report.png, .json; beside OUT by default",
+        help="also write <OUT>_report.html, .png, .json; beside OUT by default",
     )
     add("--force", action="store_true", help="overwrite OUT")
     volume = denoise.add_mutually_exclusive_group()
@@ -165,7 +165,9 @@ def _check_paths(args: argparse.Namespace) -> None:
         raise UsageError(str(error)) from error
     outputs = [args.output]
     if args.report is not None:
-        outputs += [_report_folder(args) / f"{stem_of(args.output)}_report.{suffix}" for suffix in ("png", "json")]
+        outputs += [
+            _report_folder(args) / f"{stem_of(args.output)}_report.{suffix}" for suffix in ("html", "png", "json")
+        ]
     for path in outputs:
         if path.exists() and path.samefile(args.input):
             raise UsageError(f"OUT must not be IN, got {path} for both. Choose another name.")
@@ -235,16 +237,18 @@ def _denoise(args: argparse.Namespace) -> None:
     save_nifti(to_nifti(data, volume.source, args.dtype), args.output)
     logger.info("Denoised image: %s", args.output)
     if args.report is not None:
-        from monai_n2v.report import write_report
+        from monai_n2v.report import directions_of, write_report
 
         record |= {"input": str(args.input), "output": str(args.output)}
         record["total_seconds"] = round(time.perf_counter() - started, 1)
-        picture, text = write_report(
-            _report_folder(args), stem_of(args.output), volume.data, data, volume.spacing, record
-        )
-        logger.info("Before/after picture: %s", picture)
+        paths = write_report(
+            _report_folder(args), stem_of(args.output), volume.data, data, volume.spacing, record,
+            source=args.input, directions=directions_of(volume.source),
+        )  # fmt: skip
+        logger.info("Report: %s", paths.page)
+        logger.info("Before/after picture: %s", paths.picture)
         logger.info("What was removed should look like noise: where it shows anatomy, train longer.")
-        logger.info("Record of the run: %s", text)
+        logger.info("Record of the run: %s", paths.record)
 
 
 if __name__ == "__main__":

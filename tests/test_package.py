@@ -11,9 +11,9 @@ import pytest
 import monai_n2v
 
 LAYERS = [
-    {"strata", "footprints", "precision"},
-    {"masking"},
-    {"transforms", "intensity", "losses", "networks"},
+    {"strata", "footprints", "precision", "quality", "planes"},
+    {"masking", "charts"},
+    {"transforms", "intensity", "losses", "networks", "page"},
     {"data", "engines", "inference"},
     {"volumes", "files", "report", "bundles"},
     {"models"},
