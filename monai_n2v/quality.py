@@ -19,7 +19,7 @@ LAGS = 3
 
 # Where a warning starts; `docs/architecture.md` tells how they were chosen.
 _LIMIT_AUTOCORRELATION = 0.15
-LIMIT_EDGES = 0.25
+LIMIT_EDGES = 0.2
 _LIMIT_REMOVED = 0.5
 
 _SLAB = 2**21  # voxels
@@ -259,7 +259,8 @@ def _excess_at_edges(blocks: np.ndarray, voxels: int) -> float:
 
     Independent noise gives the mean of a block the variance of its voxels divided by their number, however strong the
     noise is there: this is taken off first, since noise may grow with the signal, as in magnitude MR. Correlated noise
-    gives more, but the same more at edges and elsewhere.
+    gives more, but the same more at edges and elsewhere. The twentieth of the blocks that stray most is left out: the
+    few brightest spots of an image, which Noise2Void always dims, would outweigh all else.
 
     Args:
         blocks: ``(3, n_blocks)``: mean gradient of the denoised image, mean and mean square of the residual.
@@ -271,8 +272,15 @@ def _excess_at_edges(blocks: np.ndarray, voxels: int) -> float:
     if not edges.any():
         return 0.0
     excess = means**2 - squares / voxels
+    at_edges, in_flat = (_trimmed_mean(excess[places]) for places in (edges, flat))
     error = math.sqrt(2 / int(edges.sum())) * float(squares[edges].mean()) / voxels
-    return math.sqrt(max(0.0, float(excess[edges].mean() - excess[flat].mean()) - 2 * error))
+    return math.sqrt(max(0.0, at_edges - in_flat - 2 * error))
+
+
+def _trimmed_mean(values: np.ndarray) -> float:
+    """Mean without the highest twentieth."""
+    n = max(1, round(0.95 * values.size))
+    return float(np.partition(values, n - 1)[:n].mean())
 
 
 def _histogram(noisy: np.ndarray, denoised: np.ndarray, offset: float, spread: float) -> tuple[np.ndarray, np.ndarray]:
