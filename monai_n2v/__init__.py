@@ -46,8 +46,9 @@ _HOMES = {
 }
 _MODULES = {
     *_HOMES.values(),
-    *("arguments", "batch", "cli", "describe", "engines", "files", "footprints", "formats", "intensity", "jobs"),
-    *("masking", "models", "padding", "precision", "report", "staging", "strata", "training", "volumes"),
+    *("arguments", "batch", "charts", "cli", "describe", "engines", "files", "footprints", "formats", "intensity"),
+    *("jobs", "masking", "models", "padding", "page", "planes", "precision", "quality", "report", "staging"),
+    *("strata", "training", "volumes"),
 }
 
 

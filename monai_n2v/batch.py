@@ -17,8 +17,10 @@ from scipy import ndimage
 
 from monai_n2v.denoising import check_stack, denoise_with
 from monai_n2v.formats.base import Volume
+from monai_n2v.formats.nifti import NiftiSource
 from monai_n2v.jobs import Job
 from monai_n2v.models import TrainedNetwork, resolve_model
+from monai_n2v.quality import find_faults, measure
 from monai_n2v.training import Stack, TrainingPlan, train_network
 from monai_n2v.volumes import read_volume, save_volume
 
@@ -135,6 +137,8 @@ def _finish(
     output = denoise_with(network, _stack(job, volume), settings.plan.device, settings.keep_padding)
     record["prediction_seconds"] = round(time.perf_counter() - predicting, 1)
     save_volume(output, volume, job.target, settings.dtype)
+    quality = measure(volume.data, output)
+    record["warnings"] = find_faults(quality)
     if job.residual is not None:
         save_volume(volume.data - output, volume, job.residual)
         record["residual"] = str(job.residual)
@@ -143,10 +147,23 @@ def _finish(
         record["noise_map"] = str(job.noise_map)
     record["total_seconds"] = round(time.perf_counter() - started, 1)
     if job.report is not None:
-        from monai_n2v.report import write_report
+        from monai_n2v.report import directions_of, write_report
 
-        paths = write_report(job.report, job.stem, volume.data, output, volume.spacing, record)
-        record["report"] = [str(path) for path in paths]
+        paths = write_report(
+            job.report,
+            job.stem,
+            volume.data,
+            output,
+            volume.spacing,
+            {key: value for key, value in record.items() if key not in ("status", "losses", "warnings")},
+            quality=quality,
+            source=job.source,
+            losses=record.get("losses"),
+            notes=volume.notes,
+            directions=directions_of(volume.source.affine, volume.source.spatial_shape),
+            upward=isinstance(volume.source, NiftiSource),
+        )
+        record["report"] = {name: str(path) for name, path in paths._asdict().items()}
 
 
 def _local_std(residual: np.ndarray) -> np.ndarray:

@@ -26,6 +26,9 @@ TRACEBACKS = 5  # below DEBUG: what -vv shows
 EXIT_FILE_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, 130
 
 
+_REPORT_PARTS = {"page": "Report", "picture": "Before/after picture", "record": "Record of the run"}
+
+
 class UsageError(Exception):
     """The command was asked wrongly."""
 
@@ -169,11 +172,11 @@ def _tell(args: argparse.Namespace, record: dict[str, Any], n_jobs: int) -> None
     for kind in ("residual", "noise_map"):
         if kind in record:
             logger.info("%s: %s", {"residual": "What was removed", "noise_map": "Noise level"}[kind], record[kind])
-    if "report" in record:
-        logger.info("Before/after picture: %s", record["report"][0])
-        logger.info("What was removed should look like noise: where it shows anatomy, train longer.")
-        for path in record["report"][1:]:
-            logger.info("Report: %s", path)
+    for name, what in _REPORT_PARTS.items():
+        if name in record.get("report", {}):
+            logger.info("%s: %s", what, record["report"][name])
+    for warning in record["warnings"]:
+        logger.warning("warning: %s", warning)
 
 
 def _train(args: argparse.Namespace) -> int:

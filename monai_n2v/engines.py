@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import logging
 import math
-import os
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,6 +16,8 @@ from ignite.handlers import Checkpoint, DiskSaver
 from monai.engines import PrepareBatch
 from monai.handlers import CheckpointLoader
 from tqdm import tqdm
+
+from monai_n2v.staging import staged
 
 __all__ = ["AnnealedBudget", "EpochSeeder", "ModelSaver", "PrepareN2VBatch", "ResumableCheckpoints", "TrainingBar"]
 
@@ -148,7 +149,7 @@ class AnnealedBudget:
 class ModelSaver:
     """Write the trained weights, a flat state dict, when training completes; never after a failure.
 
-    The file appears whole or not at all: it is written beside its place and renamed.
+    The file appears whole or not at all.
 
     Args:
         network: whose weights to save.
@@ -165,13 +166,8 @@ class ModelSaver:
 
     def __call__(self, engine: Engine) -> None:
         """Write the file."""
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        part = self.path.with_name(f".{self.path.name}.{os.getpid()}.part")
-        try:
-            torch.save(self.network.state_dict(), part)
-            os.replace(part, self.path)
-        finally:
-            part.unlink(missing_ok=True)
+        with staged(self.path) as place:
+            torch.save(self.network.state_dict(), place)
         engine.logger.info("Saved the trained network: %s", self.path)
 
 

@@ -11,11 +11,11 @@ import pytest
 import monai_n2v
 
 LAYERS = [
-    {"strata", "footprints", "precision", "staging", "padding"},
+    {"strata", "footprints", "precision", "staging", "padding", "quality", "planes"},
     {"masking", "formats.base"},
-    {"formats.dicom_derived"},
+    {"formats.dicom_derived", "charts"},
     {"transforms", "intensity", "losses", "networks", "formats.nifti", "formats.nrrd", "formats.metaimage"}
-    | {"formats.tiff", "formats.png", "formats.npy", "formats.dicom"},
+    | {"formats.tiff", "formats.png", "formats.npy", "formats.dicom", "page"},
     {"data", "engines", "inference", "volumes"},
     {"files", "report", "bundles", "jobs"},
     {"models"},

@@ -38,7 +38,9 @@ class NiftiSource:
     def __init__(self, image: nibabel.Nifti1Pair) -> None:
         self.image = image
         self.stored = image.get_data_dtype()
-        self.affine = np.asarray(image.affine, dtype=np.float64)
+        placed = int(image.header["sform_code"]) > 0 or int(image.header["qform_code"]) > 0
+        # Without either code nobody has said where the image lies; nibabel's affine is a guess.
+        self.affine = np.asarray(image.affine, dtype=np.float64) if placed else None
 
     @property
     def is_spatial(self) -> list[bool]:
