@@ -46,6 +46,7 @@ _HOMES = {
 }
 _MODULES = {
     *_HOMES.values(),
+    *("assumption", "blocks", "correlation", "noise", "traces", "wording"),
     *("cli", "engines", "files", "footprints", "intensity", "masking", "models"),
     *("precision", "report", "strata", "volumes"),
 }

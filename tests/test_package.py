@@ -11,11 +11,11 @@ import pytest
 import monai_n2v
 
 LAYERS = [
-    {"strata", "footprints", "precision"},
-    {"masking"},
-    {"transforms", "intensity", "losses", "networks"},
-    {"data", "engines", "inference"},
-    {"volumes", "files", "report", "bundles"},
+    {"strata", "footprints", "precision", "blocks"},
+    {"masking", "correlation", "traces"},
+    {"transforms", "intensity", "losses", "networks", "noise"},
+    {"data", "engines", "inference", "wording"},
+    {"volumes", "files", "report", "bundles", "assumption"},
     {"models"},
     {"denoising"},
     {"cli"},
