@@ -16,7 +16,7 @@ from monai_n2v.correlation import Correlation
 from monai_n2v.noise import Noise, measure_noise
 from monai_n2v.wording import MUCH_CLIPPED, headline, strength_sentences, trace_sentences
 
-__all__ = ["AxisCheck", "NoiseCheck", "check_noise", "suggest_footprint"]
+__all__ = ["AxisCheck", "NoiseCheck", "check_noise", "suggest_footprint", "weigh"]
 
 # Neighbors on both sides with correlation a each predict 2 a^2 of the noise's variance: at 0.15, 5 %, which a network
 # then keeps. Below that Noise2Void loses less than structN2V does by hiding context. aydin uses the same value.
@@ -28,6 +28,8 @@ _HARDLY = 1 / 200
 _NO_FLOOR, _NO_FLOOR_SMOOTH, _SMOOTH = 0.4, 0.1, 0.6
 # Gaussian smoothing by 1.2 voxels and more: where all axes are that smooth there is no telling noise from structure.
 _TOO_SMOOTH = 0.84
+# Over a white background, correlation in flat regions that grows by this with structure may be nothing but structure.
+_MIXED = 0.05
 
 
 @dataclass(frozen=True)
@@ -197,7 +199,7 @@ def _check_axis(axis: int, name: str, noise: Noise, noisy: bool | None) -> AxisC
         )
     if not found:
         return checked("UNSURE", "too few voxels, or too few that are not padding, to measure correlation.")
-    verdict, found = _weigh(found)
+    verdict, found = weigh(found)
     lag = found[0].lags[0]
     told = f"correlation with the next voxel is {lag:.2f} (+-{2 * found[0].error:.2f}, {_SOURCES[found[0].source]})"
     if (noisy is False or noise.spread > _NO_FLOOR) and not noise.residual:
@@ -214,7 +216,7 @@ def _check_axis(axis: int, name: str, noise: Noise, noisy: bool | None) -> AxisC
 _SOURCES = {"flat": "in flat regions", "background": "in the background", "residual": "in what the network removed"}
 
 
-def _weigh(found: list[Correlation]) -> tuple[str, list[Correlation]]:
+def weigh(found: list[Correlation]) -> tuple[str, list[Correlation]]:
     """Verdict of the best source, and the sources with the deciding one first."""
     first, verdict = found[0], _judge(found[0])
     ground = next((correlation for correlation in found if correlation.source == "background"), None)
@@ -223,6 +225,8 @@ def _weigh(found: list[Correlation]) -> tuple[str, list[Correlation]]:
     other = _judge(ground)
     if verdict == "UNSURE" and other != "UNSURE":
         return other, [ground, first]
+    if verdict == "WARN" and other == "PASS" and first.drift > _MIXED:
+        return "UNSURE", found
     # Correlated in the background only: ghosts and windowing do that too.
     return ("UNSURE" if (verdict, other) == ("PASS", "WARN") else verdict), found
 

@@ -135,7 +135,7 @@ def _describe_blocks(tiles: np.ndarray, padded: np.ndarray, lowest: np.ndarray) 
     mean = block_means(centered)
     variance = np.maximum(block_means(centered**2) - mean**2, 0.0)
     usable = (padded == 0) & (lowest < 0.1) & (variance > 0)
-    low, high = np.percentile(mean[usable] if usable.any() else mean, [1, 99])
+    low, high = map(float, np.percentile(mean[usable] if usable.any() else mean, [1, 99]))
     return Blocks(
         mean + offset, variance, usable, mean < low + _DARK * (high - low), high - low, centered.size / len(mean)
     )

@@ -21,10 +21,10 @@ def headline(verdict: str, warned: Sequence[int], noisy: bool | None) -> str:
     if verdict == "PASS":
         return "PASS: noise looks independent between voxels, as Noise2Void assumes."
     if verdict == "WARN":
-        where = " and ".join(map(str, warned))
+        where = f"{'axis' if len(warned) == 1 else 'axes'} {' and '.join(map(str, warned))}"
         if noisy is None:
-            return f"WARN: the image looks resampled or smoothed along axis {where}, and no noise stands out."
-        return f"WARN: Noise2Void's assumption does not hold along axis {where}; expect noise to stay."
+            return f"WARN: the image looks resampled or smoothed along {where}, and no noise stands out."
+        return f"WARN: Noise2Void's assumption does not hold along {where}; expect noise to stay."
     return "UNSURE: this image alone does not tell whether Noise2Void's assumption holds; look at what it removes."
 
 
@@ -55,7 +55,7 @@ def strength_sentences(noise: Noise, noisy: bool | None, snr: float | None) -> l
         "unknown": [],
         "grows": [
             f"Noise grows with the signal: its variance is {noise.dependence.ratio or 0:.1f} times larger where it is "
-            "bright, as for photon counts. Noise2Void allows that."
+            "bright, as for photon counts or close to a coil. Noise2Void allows that."
         ],
         "rician": [
             "The background looks like that of a magnitude image (Rician noise): the mean of noise is above zero "

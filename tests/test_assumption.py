@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from monai_n2v.assumption import check_noise
+from monai_n2v.assumption import check_noise, weigh
+from monai_n2v.correlation import Correlation
 from monai_n2v.footprints import check_footprint
 from tests.conftest import phantom
 from tests.test_noise import SHAPES, white, with_air
@@ -77,6 +78,14 @@ def test_a_residual_has_the_last_word():
     assert [axis.verdict for axis in check.axes] == ["WARN", "PASS"]
     assert check.axes[0].correlations[0].source == "residual"
     assert check.footprint.shape[1] == 1
+
+
+@pytest.mark.parametrize(("drift", "verdict"), [(0.01, "WARN"), (0.12, "UNSURE")])
+def test_correlation_that_grows_with_structure_over_a_white_background_is_unsure(drift, verdict):
+    flat = Correlation("flat", (0.4, 0.1, 0.0), 0.01, drift)
+    background = Correlation("background", (0.01, 0.0, 0.0), 0.01)
+    assert weigh([flat, background]) == (verdict, [flat, background])
+    assert weigh([flat]) == ("WARN", [flat])
 
 
 def test_clipped_noise_is_not_passed():
