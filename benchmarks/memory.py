@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Peak memory of ``monai-n2v denoise`` with a ready network on a CT of 512x512x400 voxels, int16.
 
-``python -m benchmarks.memory`` makes the volume (shapes with noise, seeded), trains the command line's network for a moment
-on a corner of it, and denoises all of it in a process of its own, whose peak it reports.
+``python -m benchmarks.memory`` makes the volume (shapes with noise, seeded), trains the command line's network for a
+moment on a corner of it, and denoises all of it in a process of its own, whose peak it reports.
 """
 
 from __future__ import annotations

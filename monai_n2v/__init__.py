@@ -46,9 +46,9 @@ _HOMES = {
 }
 _MODULES = {
     *_HOMES.values(),
-    *("arguments", "batch", "charts", "cli", "describe", "engines", "files", "footprints", "formats", "intensity"),
-    *("jobs", "masking", "models", "padding", "page", "planes", "precision", "quality", "report", "staging"),
-    *("strata", "training", "volumes"),
+    *("arguments", "assumption", "batch", "blocks", "charts", "cli", "correlation", "describe", "engines", "files"),
+    *("footprints", "formats", "intensity", "jobs", "masking", "models", "noise", "padding", "page", "planes"),
+    *("precision", "quality", "report", "staging", "strata", "traces", "training", "volumes", "wording"),
 }
 
 

@@ -25,6 +25,7 @@ def make_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND", dest="command")
     _add_denoise(commands)
     _add_train(commands)
+    _add_check(commands)
     _add_info(commands)
     return parser
 
@@ -103,6 +104,22 @@ def _add_train(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     existing.add_argument("--force", action="store_true", help="overwrite the network in MODELDIR")
     add("--json", action="store_true", help="print the record of the training as a line of JSON")
     _add_volume(train)
+
+
+def _add_check(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    check = commands.add_parser(
+        "check",
+        help="does Noise2Void suit this image? Asked before any training",
+        description="Measure the noise of an image and tell whether it is independent between voxels, as Noise2Void "
+        "assumes: PASS, WARN or UNSURE, for the image and along each axis, in plain words.",
+    )
+    add = check.add_argument
+    add("input", type=Path, metavar="IN", help="noisy image or DICOM folder")
+    add("--model", type=Path, metavar="DIR|FILE", help="also look at what this trained network removes")
+    add("--device", default="auto", help="for --model: auto (default), cpu, cuda or cuda:N")
+    add("--series", metavar="UID|NUMBER", help="of a DICOM folder with several series: which one")
+    add("--json", action="store_true", help="print JSON")
+    _add_volume(check)
 
 
 def _add_info(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:

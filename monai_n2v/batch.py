@@ -8,13 +8,14 @@ import logging
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from scipy import ndimage
 
+from monai_n2v.assumption import check_noise
 from monai_n2v.denoising import check_stack, denoise_with
 from monai_n2v.formats.base import Volume
 from monai_n2v.formats.nifti import NiftiSource
@@ -122,7 +123,10 @@ def _read(job: Job, settings: Settings, loaded: Mapping[Job, Volume]) -> Volume:
     )  # fmt: skip
     for note in volume.notes:
         logger.info("%s", note)
-    return volume
+    check = check_noise(volume.data, volume.spacing)
+    if check.verdict == "WARN" or not check.noisy:
+        logger.warning("%s", check.sentences[0])
+    return replace(volume, notes=[*volume.notes, *(check.sentences if check.verdict != "PASS" else [])])
 
 
 def _stack(job: Job, volume: Volume) -> Stack:

@@ -33,6 +33,14 @@ class UsageError(Exception):
     """The command was asked wrongly."""
 
 
+class _Format(logging.Formatter):
+    """Says of a warning that it is one."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        text = super().format(record)
+        return f"warning: {text}" if record.levelno == logging.WARNING else text
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command.
 
@@ -44,10 +52,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     args = make_parser().parse_args(argv)
     handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_Format())
     logger.addHandler(handler)
     levels = [logging.INFO, logging.DEBUG, TRACEBACKS]
     logger.setLevel(logging.WARNING if args.quiet else levels[min(args.verbose, 2)])
-    commands: dict[str, Callable[[argparse.Namespace], int]] = {"denoise": _denoise, "train": _train, "info": _info}
+    commands: dict[str, Callable[[argparse.Namespace], int]] = {
+        "denoise": _denoise,
+        "train": _train,
+        "check": _check,
+        "info": _info,
+    }
     try:
         return commands[args.command](args)
     except KeyboardInterrupt:
@@ -176,7 +190,7 @@ def _tell(args: argparse.Namespace, record: dict[str, Any], n_jobs: int) -> None
         if name in record.get("report", {}):
             logger.info("%s: %s", what, record["report"][name])
     for warning in record["warnings"]:
-        logger.warning("warning: %s", warning)
+        logger.warning("%s", warning)
 
 
 def _train(args: argparse.Namespace) -> int:
@@ -205,6 +219,32 @@ def _train(args: argparse.Namespace) -> int:
     logger.info("Bundle: %s; use it with monai-n2v denoise --model %s", network.bundle, network.bundle)
     if args.json:
         print(json.dumps({"output": str(args.output), **record}), flush=True)
+    return 0
+
+
+def _check(args: argparse.Namespace) -> int:
+    from monai_n2v.volumes import check_source, read_volume
+
+    try:
+        check_source(args.input)
+    except FileNotFoundError as error:
+        raise UsageError(str(error)) from error
+    volume = read_volume(args.input, args.series)
+    residual = None
+    if args.model is not None:
+        from monai_n2v.denoising import choose_device, denoise_with
+        from monai_n2v.models import resolve_model
+        from monai_n2v.training import Stack
+
+        stack = Stack(volume.data, volume.spacing, str(args.input))
+        residual = volume.data - denoise_with(resolve_model(args.model), stack, choose_device(args.device))
+    from monai_n2v.assumption import check_noise
+
+    check = check_noise(volume.data, volume.spacing, residual)
+    if args.json:
+        print(json.dumps({"input": str(args.input), **check.to_dict()}))
+    else:
+        print("\n".join([*check.sentences, *volume.notes]))
     return 0
 
 

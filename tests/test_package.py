@@ -11,13 +11,13 @@ import pytest
 import monai_n2v
 
 LAYERS = [
-    {"strata", "footprints", "precision", "staging", "padding", "quality", "planes"},
-    {"masking", "formats.base"},
+    {"strata", "footprints", "precision", "staging", "padding", "quality", "planes", "blocks"},
+    {"masking", "formats.base", "correlation", "traces"},
     {"formats.dicom_derived", "charts"},
     {"transforms", "intensity", "losses", "networks", "formats.nifti", "formats.nrrd", "formats.metaimage"}
-    | {"formats.tiff", "formats.png", "formats.npy", "formats.dicom", "page"},
-    {"data", "engines", "inference", "volumes"},
-    {"files", "report", "bundles", "jobs"},
+    | {"formats.tiff", "formats.png", "formats.npy", "formats.dicom", "page", "noise"},
+    {"data", "engines", "inference", "volumes", "wording"},
+    {"files", "report", "bundles", "jobs", "assumption"},
     {"models"},
     {"training"},
     {"denoising", "describe"},
