@@ -146,6 +146,12 @@ def _add_training_options(parser: argparse.ArgumentParser) -> None:
         choices=(2, 3),
         help="2: slice by slice across the shortest axis; 3: volumes (default)",
     )
+    add(
+        "--footprint",
+        type=_footprint,
+        metavar="auto|SIZE",
+        help="for correlated noise: hide whole boxes of voxels, such as 3x1x1, or what check suggests (structN2V)",
+    )
     add("--device", default="auto", help="auto (default), cpu, cuda or cuda:N")
     add("--seed", type=_seed, default=0, help="same seed, same result on the same machine (default 0)")
 
@@ -182,3 +188,12 @@ def _seed(text: str) -> int:
     if not 0 <= value < 2**32:
         raise argparse.ArgumentTypeError(f"must be from 0 to 2**32 - 1, got {text}")
     return value
+
+
+def _footprint(text: str) -> str | tuple[int, ...]:
+    if text == "auto":
+        return text
+    sides = tuple(_number(int, side) for side in text.lower().split("x"))
+    if len(sides) not in (2, 3) or any(side < 1 or side % 2 == 0 for side in sides):
+        raise argparse.ArgumentTypeError(f"must be auto or odd sides such as 3x1x1, got {text}")
+    return sides

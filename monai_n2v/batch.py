@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from scipy import ndimage
 
-from monai_n2v.assumption import check_noise
+from monai_n2v.assumption import NoiseCheck, check_noise
 from monai_n2v.denoising import check_stack, denoise_with
 from monai_n2v.formats.base import Volume
 from monai_n2v.formats.nifti import NiftiSource
@@ -45,6 +45,7 @@ class Settings:
         dtype: of the results; see `save_volume`.
         keep_padding: see `denoise_with`.
         series: of a DICOM folder with several.
+        auto_footprint: whether each network hides what `check_noise` suggests for its images.
     """
 
     plan: TrainingPlan
@@ -53,6 +54,15 @@ class Settings:
     dtype: str = "float32"
     keep_padding: bool = True
     series: str | None = None
+    auto_footprint: bool = False
+
+
+@dataclass(frozen=True)
+class _Checked:
+    """An image and what is known of its noise."""
+
+    volume: Volume
+    check: NoiseCheck
 
 
 def denoise_jobs(
@@ -74,32 +84,44 @@ def denoise_jobs(
     """
     with contextlib.ExitStack() as work:
         shared: tuple[TrainedNetwork, dict[str, Any]] | None = None
-        volumes: dict[Job, Volume] = dict(loaded or {})
+        read: dict[Job, _Checked] = {}
         if settings.model is not None:
             shared = resolve_model(settings.model), {"model": str(settings.model)}
         elif not settings.per_image and len(jobs) > 1:
             for job in jobs:
                 try:
-                    volumes[job] = _read(job, settings, volumes)
+                    read[job] = _read(job, settings, loaded or {})
                 except _FAULTS as error:
                     yield _failed(job, error)
-            if not volumes:
+            if not read:
                 return
-            stacks = [_stack(job, volume) for job, volume in volumes.items()]
-            logger.info("Training one network on %d images.", len(stacks))
-            shared = train_network(stacks, _folder(work), settings.plan)
-            jobs = list(volumes)
+            logger.info("Training one network on %d images.", len(read))
+            shared = _train(read, settings, _folder(work))
+            jobs = list(read)
         for job in jobs:
             started = time.perf_counter()
             try:
-                volume = volumes.pop(job) if shared and job in volumes else _read(job, settings, volumes)
-                network, trained = shared or train_network([_stack(job, volume)], _folder(work), settings.plan)
+                one = read.pop(job) if job in read else _read(job, settings, loaded or {})
+                network, trained = shared or _train({job: one}, settings, _folder(work))
                 record = {"input": str(job.source), "output": str(job.target), "status": "done", **trained}
                 record |= {"device": settings.plan.device, "spatial_dims": network.spatial_dims}
-                _finish(job, volume, network, settings, record, started)
+                _finish(job, one.volume, network, settings, record, started)
             except _FAULTS as error:
                 record = _failed(job, error)
             yield record
+
+
+def _train(read: Mapping[Job, _Checked], settings: Settings, folder: Path) -> tuple[TrainedNetwork, dict[str, Any]]:
+    plan = settings.plan
+    if settings.auto_footprint:
+        suggested = [one.check.footprint for one in read.values()]
+        if len({str(footprint) for footprint in suggested}) == 1:
+            plan = replace(plan, footprint=suggested[0])
+        else:
+            logger.warning("The images ask for different footprints: none is used. Use --per-image.")
+        if plan.footprint is not None:
+            logger.info("Hiding footprints of %s voxels.", " x ".join(map(str, plan.footprint.shape)))
+    return train_network([_stack(job, one.volume) for job, one in read.items()], folder, plan)
 
 
 def _folder(work: contextlib.ExitStack) -> Path:
@@ -113,7 +135,7 @@ def _failed(job: Job, error: Exception) -> dict[str, Any]:
     return {"input": str(job.source), "output": str(job.target), "status": "failed", "error": named}
 
 
-def _read(job: Job, settings: Settings, loaded: Mapping[Job, Volume]) -> Volume:
+def _read(job: Job, settings: Settings, loaded: Mapping[Job, Volume]) -> _Checked:
     volume = loaded[job] if job in loaded else read_volume(job.source, settings.series)
     check_stack(volume.data, str(job.source))
     n_volumes, *shape = volume.data.shape
@@ -126,7 +148,8 @@ def _read(job: Job, settings: Settings, loaded: Mapping[Job, Volume]) -> Volume:
     check = check_noise(volume.data, volume.spacing)
     if check.verdict == "WARN" or not check.noisy:
         logger.warning("%s", check.sentences[0])
-    return replace(volume, notes=[*volume.notes, *(check.sentences if check.verdict != "PASS" else [])])
+    notes = [*volume.notes, *(check.sentences if check.verdict != "PASS" else [])]
+    return _Checked(replace(volume, notes=notes), check)
 
 
 def _stack(job: Job, volume: Volume) -> Stack:

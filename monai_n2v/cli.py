@@ -26,6 +26,7 @@ TRACEBACKS = 5  # below DEBUG: what -vv shows
 EXIT_FILE_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, 130
 
 
+_OF_TRAINING = ("fast", "epochs", "max_time", "spatial_dims", "footprint", "per_image")
 _REPORT_PARTS = {"page": "Report", "picture": "Before/after picture", "record": "Record of the run"}
 
 
@@ -112,15 +113,17 @@ def _plan_jobs(args: argparse.Namespace) -> list[Job]:
         raise UsageError(str(error)) from error
     if args.model is not None and not args.model.exists():
         raise UsageError(f"--model must be a trained bundle or its weights, got {args.model}. Check the path.")
-    if args.model is not None and (args.fast or args.epochs or args.max_time or args.spatial_dims or args.per_image):
+    if args.model is not None and any(vars(args)[name] for name in _OF_TRAINING):
         raise UsageError(
             "--model must stand alone, got settings of a training too. "
-            "Drop --fast, --epochs, --max-time, --spatial-dims and --per-image."
+            f"Drop {', '.join('--' + name.replace('_', '-') for name in _OF_TRAINING)}."
         )
     return jobs
 
 
 def _plan_training(args: argparse.Namespace) -> TrainingPlan:
+    import numpy as np
+
     from monai_n2v.denoising import choose_device
     from monai_n2v.training import TrainingPlan
 
@@ -133,6 +136,7 @@ def _plan_training(args: argparse.Namespace) -> TrainingPlan:
             seed=args.seed,
             device=choose_device(args.device),
             progress=not args.quiet and sys.stderr.isatty(),
+            footprint=np.ones(args.footprint, np.uint8) if isinstance(args.footprint, tuple) else None,
             checkpoints=args.command == "train",
             resume=getattr(args, "resume", False),
         )
@@ -155,7 +159,9 @@ def _denoise(args: argparse.Namespace) -> int:
     if args.model is None:
         length = f"for {args.max_time:g} s" if args.max_time else f"for {args.epochs} epochs" if args.epochs else ""
         logger.info("Training on these images alone %s.", length or "for minutes")
-    settings = Settings(plan, args.model, args.per_image, args.dtype, args.keep_padding, args.series)
+    settings = Settings(
+        plan, args.model, args.per_image, args.dtype, args.keep_padding, args.series, args.footprint == "auto"
+    )
     failed = []
     for record in denoise_jobs(jobs, settings, loaded):
         _tell(args, record, len(jobs))
@@ -208,6 +214,8 @@ def _train(args: argparse.Namespace) -> int:
     from monai_n2v.volumes import read_volume
 
     plan = _plan_training(args)
+    if args.footprint == "auto":
+        raise UsageError("--footprint must be a size in train, got auto. Ask monai-n2v check for one.")
     stacks = []
     for source in sources:
         volume = read_volume(source, args.series)

@@ -51,6 +51,7 @@ class TrainingPlan:
         fast: a short training with a small network.
         spatial_dims: 2 to denoise volumes slice by slice, across their shortest axis; 3 for volumes; chosen by
             `choose_dims` where it is None.
+        footprint: structN2V, a 0/1 array with one odd-sided axis per spatial axis of the images, or None.
         seed: source of all randomness.
         device: as torch names it.
         progress: whether to show a bar on standard error.
@@ -65,6 +66,7 @@ class TrainingPlan:
     seed: int = 0
     device: str = "cpu"
     progress: bool = False
+    footprint: np.ndarray | None = None
     checkpoints: bool = False
     resume: bool = False
 
@@ -137,7 +139,8 @@ def train_network(stacks: Sequence[Stack], folder: Path, plan: TrainingPlan) -> 
     spatial_dims = choose_dims([stack.volumes.shape[1:] for stack in stacks], plan.spatial_dims)
     bundle = find_bundle(bundle_name(spatial_dims))
     overlays = [f"self_{spatial_dims}d.json", *(["fast.json"] if plan.fast else [])]
-    _write_bundle(bundle, overlays, folder, stacks)
+    footprint = None if plan.footprint is None else _turn_footprint(plan.footprint, stacks[0], spatial_dims)
+    _write_bundle(bundle, overlays, folder, stacks, footprint)
     images = [to_image(stack, spatial_dims)[0] for stack in stacks]
     budget: dict[str, Any] = {"epochs": plan.epochs} if plan.epochs is not None else {}
     started = time.perf_counter()
@@ -158,13 +161,28 @@ def train_network(stacks: Sequence[Stack], folder: Path, plan: TrainingPlan) -> 
     return resolve_model(folder), record
 
 
-def _write_bundle(bundle: Path, overlays: Sequence[str], folder: Path, stacks: Sequence[Stack]) -> None:
+def _turn_footprint(footprint: np.ndarray, stack: Stack, spatial_dims: int) -> list[Any]:
+    """Turn a footprint as `to_image` turns the volumes; a 2D network sees its middle slice."""
+    n_axes = stack.volumes.ndim - 1
+    if footprint.ndim != n_axes:
+        raise ValueError(
+            f"footprint must have {n_axes} axes like the image, got {footprint.ndim}. Give it one side per axis."
+        )
+    turned = np.moveaxis(footprint, to_image(stack, spatial_dims)[1] - 1, -1)
+    rows: list[Any] = (turned if spatial_dims == n_axes else turned[..., turned.shape[-1] // 2]).astype(int).tolist()
+    return rows
+
+
+def _write_bundle(
+    bundle: Path, overlays: Sequence[str], folder: Path, stacks: Sequence[Stack], footprint: list[Any] | None
+) -> None:
     """Copy a bundle with the overlays in its configs; only entries that a config has are replaced in it."""
     (folder / "configs").mkdir(parents=True, exist_ok=True)
     settings: dict[str, Any] = {}
     for name in overlays:
         settings |= json.loads(find_config(name).read_text())
     settings.pop("_desc_", None)
+    settings["footprint"] = footprint
     for name in ("train.json", "inference.json"):
         config = json.loads((bundle / "configs" / name).read_text())
         allowed = set(config) | ({"halo"} if name == "inference.json" else set())

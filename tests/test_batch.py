@@ -205,3 +205,37 @@ def test_padding_kept_by_default(keep, tmp_path, capsys):
     code, _, err = run(capsys, "denoise", "-i", tmp_path / "x.nii", "-o", tmp_path / "y.nii", *QUICK, *options)
     assert code == 0, err
     assert (read_volume(tmp_path / "y.nii").data[0, :6] == -1024).all() == keep
+
+
+@pytest.mark.parametrize(("asked", "expected"), [("3x1x1", [3, 1, 1]), ("auto", [1, 3, 1])])
+def test_footprint_reaches_the_training(asked, expected, tmp_path, capsys, monkeypatch):
+    import monai_n2v.training as training
+
+    clean, _ = phantom((48, 48, 40))
+    noise = np.random.default_rng(0).normal(0, 10, clean.shape)
+    noise = (noise + 0.7 * np.roll(noise, 1, axis=1)).astype(np.float32)
+    nibabel.save(nibabel.Nifti1Image(clean + noise, np.eye(4)), tmp_path / "x.nii")
+    configs, train = [], training.train
+    monkeypatch.setattr(
+        training,
+        "train",
+        lambda folder, *args, **kwargs: (
+            configs.append(json.loads((folder / "configs" / "train.json").read_text())),
+            train(folder, *args, **kwargs),
+        )[1],
+    )
+    code, _, err = run(
+        capsys, "denoise", "-i", tmp_path / "x.nii", "-o", tmp_path / "y.nii", "--footprint", asked, *QUICK
+    )
+    assert code == 0, err
+    assert list(np.shape(configs[0]["footprint"])) == expected
+
+
+@pytest.mark.parametrize("footprint", ["2x1x1", "3", "axb", "3x3"])
+def test_unfit_footprint_is_asked_wrongly(footprint, tree, tmp_path, capsys):
+    try:
+        options = ["-o", tmp_path / "y.nii.gz", "--footprint", footprint, *QUICK]
+        code = run(capsys, "denoise", "-i", tree / "a.nii.gz", *options)[0]
+    except SystemExit as error:
+        code = int(error.code)
+    assert code == (1 if footprint == "3x3" else 2)
