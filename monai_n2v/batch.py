@@ -147,7 +147,8 @@ def _read(job: Job, settings: Settings, loaded: Mapping[Job, Volume]) -> _Checke
         logger.info("%s", note)
     check = check_noise(volume.data, volume.spacing)
     if check.verdict == "WARN" or not check.noisy:
-        logger.warning("%s", check.sentences[0])
+        text = check.sentences[0].partition(": ")[2]  # without the verdict
+        logger.warning("%s Ask monai-n2v check for more.", text[:1].upper() + text[1:])
     notes = [*volume.notes, *(check.sentences if check.verdict != "PASS" else [])]
     return _Checked(replace(volume, notes=notes), check)
 
