@@ -5,10 +5,10 @@
 2. ``python -m benchmarks.colin27 speed`` measures the time of a training step of every candidate network, in turns, on
    two threads of an otherwise idle machine.
 3. ``python -m benchmarks.colin27 train --budgets 30 120`` turns seconds into epochs by that time and trains for them,
-   so that the scores do not depend on what else the machine does; ``--seconds`` watches the clock instead. Networks
+   so that the scores do not depend on what else the machine does, nor on ``--threads``; ``--seconds`` watches the clock instead. Networks
    other than the command line's default are chosen with ``--dims``, ``--network`` and ``--features``.
 
-Rows gather in ``results/colin27.json``; each tells its command. Two threads.
+Rows gather in ``results/colin27.json``; each tells its command.
 """
 
 from __future__ import annotations
@@ -122,7 +122,7 @@ def train_row(arguments: argparse.Namespace, seconds: float | None, epochs: int 
 
     from monai_n2v.bundles import as_image, bundle_name, find_bundle, predict, train
 
-    torch.set_num_threads(2)
+    torch.set_num_threads(arguments.threads)
     crop = tuple(slice(s.start, s.start + arguments.side) for s in CROP) if arguments.side else CROP
     clean, noisy = colin27(crop, SIGMA)
     bundle = find_bundle(bundle_name(arguments.dims))
@@ -181,6 +181,7 @@ def main() -> None:
     parser.add_argument("--fast", action="store_true")
     parser.add_argument("--side", type=int, help="a smaller cube from the crop's corner")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--threads", type=int, default=2, help="does not change what is learned, only how long it takes")
     parser.add_argument("--overrides", default="{}", help="config entries as JSON")
     arguments = parser.parse_args()
     if arguments.what == "filters":
