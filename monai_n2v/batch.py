@@ -23,14 +23,12 @@ from monai_n2v.jobs import Job
 from monai_n2v.models import TrainedNetwork, resolve_model
 from monai_n2v.quality import find_faults, measure
 from monai_n2v.training import Stack, TrainingPlan, train_network
-from monai_n2v.volumes import read_volume, save_volume
+from monai_n2v.volumes import check_geometry, read_volume, save_volume
 
 __all__ = ["Settings", "denoise_jobs"]
 
 logger = logging.getLogger(__name__)
 
-# What may be wrong with a file, as opposed to with the program.
-_FAULTS = (ValueError, OSError)
 _NOISE_WINDOW = 5
 
 
@@ -63,6 +61,7 @@ class _Checked:
 
     volume: Volume
     check: NoiseCheck
+    warnings: list[str]
 
 
 def denoise_jobs(
@@ -91,7 +90,7 @@ def denoise_jobs(
             for job in jobs:
                 try:
                     read[job] = _read(job, settings, loaded or {})
-                except _FAULTS as error:
+                except Exception as error:  # noqa: BLE001 - whatever a file may hold, the others are done
                     yield _failed(job, error)
             if not read:
                 return
@@ -106,7 +105,8 @@ def denoise_jobs(
                 record = {"input": str(job.source), "output": str(job.target), "status": "done", **trained}
                 record |= {"device": settings.plan.device, "spatial_dims": network.spatial_dims}
                 _finish(job, one.volume, network, settings, record, started)
-            except _FAULTS as error:
+                record["warnings"] = [*one.warnings, *record["warnings"]]
+            except Exception as error:  # noqa: BLE001 - the other images are done
                 record = _failed(job, error)
             yield record
 
@@ -130,7 +130,8 @@ def _folder(work: contextlib.ExitStack) -> Path:
 
 def _failed(job: Job, error: Exception) -> dict[str, Any]:
     logger.log(logging.DEBUG // 2, "%s failed.", job.source, exc_info=error)
-    text = " ".join(str(error).split())
+    known = isinstance(error, (ValueError, OSError))
+    text = " ".join(str(error).split()) if known else f"{type(error).__name__}: {error} Use -vv to see where."
     named = text if str(job.source) in text else f"{text} ({job.source})"
     return {"input": str(job.source), "output": str(job.target), "status": "failed", "error": named}
 
@@ -138,6 +139,9 @@ def _failed(job: Job, error: Exception) -> dict[str, Any]:
 def _read(job: Job, settings: Settings, loaded: Mapping[Job, Volume]) -> _Checked:
     volume = loaded[job] if job in loaded else read_volume(job.source, settings.series)
     check_stack(volume.data, str(job.source))
+    for output in (job.target, job.residual, job.noise_map):
+        if output is not None:
+            check_geometry(volume, output)
     n_volumes, *shape = volume.data.shape
     logger.info(
         "%s: %d volume(s) of %s voxels, on %s.",
@@ -146,11 +150,13 @@ def _read(job: Job, settings: Settings, loaded: Mapping[Job, Volume]) -> _Checke
     for note in volume.notes:
         logger.info("%s", note)
     check = check_noise(volume.data, volume.spacing)
+    warnings: list[str] = []
     if check.verdict == "WARN" or not check.noisy:
         text = check.sentences[0].partition(": ")[2]  # without the verdict
-        logger.warning("%s Ask monai-n2v check for more.", text[:1].upper() + text[1:])
+        warnings.append(f"{text[:1].upper()}{text[1:]} Ask monai-n2v check for more.")
+        logger.warning("%s", warnings[0])
     notes = [*volume.notes, *(check.sentences if check.verdict != "PASS" else [])]
-    return _Checked(replace(volume, notes=notes), check)
+    return _Checked(replace(volume, notes=notes), check, warnings)
 
 
 def _stack(job: Job, volume: Volume) -> Stack:
@@ -166,7 +172,7 @@ def _finish(
     record["prediction_seconds"] = round(time.perf_counter() - predicting, 1)
     save_volume(output, volume, job.target, settings.dtype)
     quality = measure(volume.data, output)
-    record["warnings"] = find_faults(quality)
+    record["faults"] = record["warnings"] = find_faults(quality)
     if job.residual is not None:
         save_volume(volume.data - output, volume, job.residual)
         record["residual"] = str(job.residual)
@@ -183,7 +189,7 @@ def _finish(
             volume.data,
             output,
             volume.spacing,
-            {key: value for key, value in record.items() if key not in ("status", "losses", "warnings")},
+            {key: value for key, value in record.items() if key not in ("status", "losses", "warnings", "faults")},
             quality=quality,
             source=job.source,
             losses=record.get("losses"),

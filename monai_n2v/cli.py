@@ -157,21 +157,31 @@ def _denoise(args: argparse.Namespace) -> int:
 
     plan = _plan_training(args)
     if args.model is None:
-        length = f"for {args.max_time:g} s" if args.max_time else f"for {args.epochs} epochs" if args.epochs else ""
+        epochs = f"for {args.epochs} epoch{'s' if args.epochs != 1 else ''}" if args.epochs else ""
+        length = f"for {args.max_time:g} s" if args.max_time else epochs
         logger.info("Training on these images alone %s.", length or "for minutes")
     settings = Settings(
         plan, args.model, args.per_image, args.dtype, args.keep_padding, args.series, args.footprint == "auto"
     )
     failed = []
-    for record in denoise_jobs(jobs, settings, loaded):
-        _tell(args, record, len(jobs))
-        if record["status"] == "failed":
-            failed.append(record["error"])
-    if len(jobs) > 1:
-        logger.info("%d of %d images denoised.", len(jobs) - len(failed), len(jobs))
-    for error in failed:
-        print(f"error: {error}", file=sys.stderr)
+    n_done = 0
+    try:
+        for record in denoise_jobs(jobs, settings, loaded):
+            _tell(args, record, len(jobs))
+            if record["status"] == "failed":
+                failed.append(record["error"])
+            else:
+                n_done += 1
+    finally:
+        if len(jobs) > 1:
+            logger.info("%d of %d images denoised.", n_done, len(jobs))
+        _print_errors(failed)
     return EXIT_FILE_FAILED if failed else 0
+
+
+def _print_errors(errors: Sequence[str]) -> None:
+    for error in errors:
+        print(f"error: {error}", file=sys.stderr)
 
 
 def _tell(args: argparse.Namespace, record: dict[str, Any], n_jobs: int) -> None:
@@ -183,9 +193,11 @@ def _tell(args: argparse.Namespace, record: dict[str, Any], n_jobs: int) -> None
     if "steps" in record and (n_jobs == 1 or args.per_image):
         fast = " --fast" if args.fast else ""
         dims = f" --spatial-dims {args.spatial_dims}" if args.spatial_dims else ""
+        sides = "x".join(map(str, args.footprint)) if isinstance(args.footprint, tuple) else args.footprint
+        hidden = f" --footprint {sides}" if sides else ""
         logger.info(
-            "Trained %d steps in %.0f s; --epochs %d --seed %d%s%s repeats this run.",
-            record["steps"], record["training_seconds"], record["epochs"], args.seed, fast, dims,
+            "Trained %d steps in %.0f s; --epochs %d --seed %d%s%s%s repeats this run.",
+            record["steps"], record["training_seconds"], record["epochs"], args.seed, fast, dims, hidden,
         )  # fmt: skip
     logger.debug("Record: %s", record)
     logger.info("Denoised image: %s", record["output"])
@@ -195,7 +207,7 @@ def _tell(args: argparse.Namespace, record: dict[str, Any], n_jobs: int) -> None
     for name, what in _REPORT_PARTS.items():
         if name in record.get("report", {}):
             logger.info("%s: %s", what, record["report"][name])
-    for warning in record["warnings"]:
+    for warning in record["faults"]:
         logger.warning("%s", warning)
 
 
@@ -216,18 +228,36 @@ def _train(args: argparse.Namespace) -> int:
     plan = _plan_training(args)
     if args.footprint == "auto":
         raise UsageError("--footprint must be a size in train, got auto. Ask monai-n2v check for one.")
-    stacks = []
+    stacks, failed = [], []
     for source in sources:
-        volume = read_volume(source, args.series)
-        check_stack(volume.data, str(source))
-        stacks.append(Stack(volume.data, volume.spacing, str(source)))
+        try:
+            volume = read_volume(source, args.series)
+            check_stack(volume.data, str(source))
+        except (ValueError, OSError) as error:
+            if len(sources) == 1:
+                raise
+            failed.append(" ".join(str(error).split()))
+        else:
+            stacks.append(Stack(volume.data, volume.spacing, str(source)))
+    if not stacks:
+        raise ValueError(f"IN must hold an image to train on, got {len(failed)} faulty ones. The first: {failed[0]}")
     logger.info("Training one network on %d image(s), on %s.", len(stacks), plan.device)
     network, record = train_network(stacks, args.output, plan)
     logger.info("Trained %d steps in %.0f s.", record["steps"], record["training_seconds"])
     logger.info("Bundle: %s; use it with monai-n2v denoise --model %s", network.bundle, network.bundle)
     if args.json:
         print(json.dumps({"output": str(args.output), **record}), flush=True)
-    return 0
+    _print_errors(failed)
+    return EXIT_FILE_FAILED if failed else 0
+
+
+def _refuse_tree(path: Path) -> None:
+    from monai_n2v.jobs import is_tree
+
+    if is_tree(path):
+        raise UsageError(
+            f"IN must be one image or a folder with a DICOM series, got the folder {path}. Name a file in it."
+        )
 
 
 def _check(args: argparse.Namespace) -> int:
@@ -237,6 +267,7 @@ def _check(args: argparse.Namespace) -> int:
         check_source(args.input)
     except FileNotFoundError as error:
         raise UsageError(str(error)) from error
+    _refuse_tree(args.input)
     volume = read_volume(args.input, args.series)
     residual = None
     if args.model is not None:
@@ -248,17 +279,24 @@ def _check(args: argparse.Namespace) -> int:
         residual = volume.data - denoise_with(resolve_model(args.model), stack, choose_device(args.device))
     from monai_n2v.assumption import check_noise
 
-    check = check_noise(volume.data, volume.spacing, residual)
+    try:
+        check = check_noise(volume.data, volume.spacing, residual)
+    except ValueError as error:
+        raise ValueError(f"{error} File: {args.input}") from error
     if args.json:
         print(json.dumps({"input": str(args.input), **check.to_dict()}))
     else:
         print("\n".join([*check.sentences, *volume.notes]))
+        if residual is not None and check.verdict == "WARN":
+            print("What a network removed looks correlated, too, where it removed anatomy: train longer and ask again.")
     return 0
 
 
 def _info(args: argparse.Namespace) -> int:
     from monai_n2v.describe import describe
 
+    if not (args.input / "configs").is_dir() and not (args.input / "models").is_dir():
+        _refuse_tree(args.input)
     facts = describe(args.input, args.series)
     if args.json:
         print(json.dumps(facts))

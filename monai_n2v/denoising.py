@@ -217,11 +217,15 @@ def denoise(
         save_volume(run(volume.data, volume.spacing, str(source)), volume, target)
         return target
     if hasattr(x, "dataobj"):
+        if "sform_code" not in x.header:
+            raise TypeError(f"x must be a NIfTI image where it is nibabel's, got {type(x).__name__}. Convert it first.")
         volume = to_volume(x)
         return NiftiSource(x).to_image(run(volume.data, volume.spacing))
     if isinstance(x, torch.Tensor):
         spacing = x.pixdim.tolist() if isinstance(x, MetaTensor) else None
-        values = _denoise_array(x.detach().cpu().numpy(), True, spacing, run)
+        values = _denoise_array(
+            x.detach().cpu().to(torch.float32 if x.dtype == torch.bfloat16 else x.dtype).numpy(), True, spacing, run
+        )
         result = torch.from_numpy(values).to(x.device)
         return MetaTensor(result, meta=x.meta) if isinstance(x, MetaTensor) else result
     if isinstance(x, np.ndarray):

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from monai_n2v.formats.dicom import has_dicom
-from monai_n2v.volumes import check_target, find_images, float_suffix, split_name
+from monai_n2v.formats.dicom import has_dicom, holds_dicom_only
+from monai_n2v.volumes import check_target, find_images, float_suffix, partners_of, split_name, voxel_files_of
 
 __all__ = ["Extras", "Job", "is_tree", "plan_jobs", "plan_sources"]
 
@@ -56,8 +56,9 @@ class Job:
     @property
     def outputs(self) -> list[Path]:
         """Everything that will be written."""
+        images = [p for p in (self.target, self.residual, self.noise_map) if p is not None]
         reports = [] if self.report is None else [self.report / f"{self.stem}_report.{s}" for s in _REPORT_SUFFIXES]
-        return [p for p in (self.target, self.residual, self.noise_map, *reports) if p is not None]
+        return [*images, *(partner for image in images for partner in partners_of(image)), *reports]
 
 
 _REPORT_SUFFIXES = ("png", "json", "html")
@@ -193,8 +194,15 @@ def _check_collisions(jobs: Sequence[Job]) -> None:
 
 def _check(job: Job, force: bool) -> None:
     check_target(job.target, job.source)
+    if job.target.resolve() in job.source.resolve().parents:
+        raise ValueError(f"OUT must not hold IN, got {job.target} for {job.source}. Choose another folder.")
+    read = [path for path in (job.source, *voxel_files_of(job.source)) if path.exists()]
     for output in job.outputs:
-        if output.exists() and output.samefile(job.source):
+        if output.exists() and any(output.samefile(path) for path in read):
             raise ValueError(f"OUT must not be IN, got {output} for both. Choose another name.")
+        if output.is_dir() and not holds_dicom_only(output):
+            raise FileExistsError(
+                f"OUT must be a new folder or one of DICOM files only, got {output} with others. Choose another folder."
+            )
         if output.exists() and not force:
             raise FileExistsError(f"OUT must not exist yet, got {output}. Use --force to overwrite it.")

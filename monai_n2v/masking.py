@@ -228,7 +228,7 @@ def _window_statistic(images: torch.Tensor, spots: BlindSpots) -> tuple[torch.Te
     work = images.dtype if images.dtype.is_floating_point and images.dtype.itemsize >= 4 else torch.float32
     passed_over = torch.inf if windows.statistic == "median" else 0.0
     frame = [windows.radius] * (2 * n_axes)
-    padded = F.pad(images.to(work), frame, value=passed_over)
+    padded = F.pad(images.contiguous().to(work), frame, value=passed_over)
     inside = F.pad(torch.ones(spots.shape[1:], dtype=torch.bool, device=device), frame)
     strides = np.array(inside.stride())
 

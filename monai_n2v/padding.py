@@ -8,9 +8,13 @@ from scipy import ndimage
 
 __all__ = ["find_padding", "restore_padding"]
 
-# Side of the smallest solid block that counts, by number of axes. Where more than half of an image is clipped to zero,
-# 25 neighbors agree by chance once in a million places.
+# Side of the smallest solid block that counts, by number of axes.
 _BLOCK = {2: 5, 3: 3}
+
+# Blocks expected to agree by chance, from which on none is taken for padding.
+_CHANCE = 1e-3
+# Least share of an image that a part of its padding takes: the four corners around a circle have 5 % each.
+_SHARE = 0.001
 
 
 def find_padding(volume: np.ndarray) -> np.ndarray | None:
@@ -33,13 +37,35 @@ def find_padding(volume: np.ndarray) -> np.ndarray | None:
         if equal.sum() < 2 * block.size:
             continue
         solid = ndimage.binary_opening(equal, block) & equal
+        # Counts of few photons are zero over whole blocks, too, but then zeros are frequent elsewhere.
+        elsewhere = float(equal[~solid].mean()) if not solid.all() else 0.0
+        if elsewhere**block.size * volume.size > _CHANCE:
+            continue
+        solid = _outer(solid)
         if solid.any():
             found = solid if found is None else found | solid
     return found
 
 
+def _outer(solid: np.ndarray) -> np.ndarray:
+    """The large parts that touch the image's border: padding lies around what was measured, never in it."""
+    labels, n_parts = ndimage.label(solid)
+    if n_parts == 0:
+        return solid
+    faces = [np.take(labels, side, axis) for axis in range(solid.ndim) for side in (0, -1)]
+    at_border = np.zeros(n_parts + 1, dtype=bool)
+    at_border[np.concatenate([face.ravel() for face in faces])] = True
+    large = np.bincount(labels.ravel(), minlength=n_parts + 1) >= _SHARE * solid.size
+    at_border[0] = False
+    outer: np.ndarray = (at_border & large)[labels]
+    return outer
+
+
 def restore_padding(noisy: np.ndarray, denoised: np.ndarray) -> None:
-    """Put padding back into a denoised image, in place.
+    """Put padding back into a denoised image, in place, and give the other voxels the mean they had.
+
+    A network leaves an offset, which `RestoreIntensity` takes off on average over all voxels; where padding takes none
+    of it, the others keep some.
 
     Args:
         noisy: one image, 2 or 3 axes.
@@ -48,3 +74,6 @@ def restore_padding(noisy: np.ndarray, denoised: np.ndarray) -> None:
     padding = find_padding(noisy)
     if padding is not None:
         denoised[padding] = noisy[padding]
+        measured = ~padding
+        if measured.any():
+            denoised[measured] += noisy[measured].mean(dtype=np.float64) - denoised[measured].mean(dtype=np.float64)

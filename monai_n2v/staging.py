@@ -27,7 +27,7 @@ def staged(path: str | Path) -> Iterator[Path]:
     Raises:
         OSError: where it cannot be written; then nothing is left behind, and what stood there stays.
     """
-    path = Path(path)
+    path = Path(os.path.realpath(path))  # of a link, what it points to
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as work:
         stage, replaced = Path(work) / "new", Path(work) / "old"
@@ -37,6 +37,12 @@ def staged(path: str | Path) -> Iterator[Path]:
         # The named file may refer to the others: it comes last.
         for part in sorted(stage.iterdir(), key=lambda p: (p.name == path.name, p.name)):
             target = path.parent / part.name
+            old = replaced / part.name
             if target.is_dir():  # a folder can only be moved to where none is
-                os.replace(target, replaced / part.name)
-            os.replace(part, target)
+                os.replace(target, old)
+            try:
+                os.replace(part, target)
+            except BaseException:
+                if old.exists():
+                    os.replace(old, target)
+                raise

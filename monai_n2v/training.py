@@ -5,7 +5,9 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import shutil
+import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,6 +18,7 @@ import numpy as np
 from monai.data import MetaTensor
 
 from monai_n2v.bundles import as_image, bundle_name, find_bundle, find_config, train
+from monai_n2v.formats.base import where
 from monai_n2v.models import TrainedNetwork, resolve_model
 
 __all__ = ["MIN_DEPTH", "Stack", "TrainingPlan", "choose_dims", "to_image", "train_network"]
@@ -76,6 +79,8 @@ class TrainingPlan:
             raise ValueError(f"epochs must stand alone, got max_time {self.max_time:g} too. Drop one of them.")
         if self.epochs is not None and self.epochs < 1:
             raise ValueError(f"epochs must be at least 1, got {self.epochs}. Use for example 100.")
+        if self.max_time is not None and self.max_time <= 0:
+            raise ValueError(f"max_time must be above 0 seconds, got {self.max_time:g}. Use for example 120.")
         if self.spatial_dims not in (None, 2, 3):
             raise ValueError(f"spatial_dims must be 2 or 3, got {self.spatial_dims}. Use 3 for volumes.")
         if self.resume and self.max_time is not None:
@@ -137,18 +142,48 @@ def train_network(stacks: Sequence[Stack], folder: Path, plan: TrainingPlan) -> 
         FileNotFoundError: where there is nothing to resume.
     """
     spatial_dims = choose_dims([stack.volumes.shape[1:] for stack in stacks], plan.spatial_dims)
+    if plan.spatial_dims is None and spatial_dims == 2:
+        _tell_of_slices(stacks)
     bundle = find_bundle(bundle_name(spatial_dims))
     overlays = [f"self_{spatial_dims}d.json", *(["fast.json"] if plan.fast else [])]
-    footprint = None if plan.footprint is None else _turn_footprint(plan.footprint, stacks[0], spatial_dims)
-    _write_bundle(bundle, overlays, folder, stacks, footprint)
+    footprint = None if plan.footprint is None else _turn_footprint(plan.footprint, stacks, spatial_dims)
     images = [to_image(stack, spatial_dims)[0] for stack in stacks]
     budget: dict[str, Any] = {"epochs": plan.epochs} if plan.epochs is not None else {}
     started = time.perf_counter()
-    record = train(
-        folder,
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as work:
+        made = Path(work)
+        _write_bundle(bundle, overlays, made, stacks, footprint)
+        record = _train(made, folder, images, plan, budget)
+        # A network that was in the folder stays whole until the new one is.
+        for part in sorted(path for path in made.rglob("*") if path.is_file()):
+            (folder / part.relative_to(made)).parent.mkdir(parents=True, exist_ok=True)
+            os.replace(part, folder / part.relative_to(made))
+    record |= {"training_seconds": round(time.perf_counter() - started, 1), "seed": plan.seed, "fast": plan.fast}
+    return resolve_model(folder), record
+
+
+def _tell_of_slices(stacks: Sequence[Stack]) -> None:
+    """Say why volumes that a 3D network suits get a 2D one."""
+    flat = [stack for stack in stacks if stack.volumes.ndim == 3 or min(stack.volumes.shape[1:]) < MIN_DEPTH]
+    if len(flat) < len(stacks):
+        logger.warning(
+            "All volumes are denoised slice by slice, since one network is to serve them and %s. "
+            "Choose with --pattern, or use --per-image.",
+            flat[0].name or "an image",
+        )
+
+
+def _train(
+    bundle: Path, folder: Path, images: Sequence[MetaTensor], plan: TrainingPlan, budget: dict[str, Any]
+) -> dict[str, Any]:
+    """Train the network of ``bundle``; its weights go there, checkpoints into ``folder``."""
+    return train(
+        bundle,
         images,
         folder,
         ["anneal.json", "in_memory_train.json"],
+        ckpt_path=str(bundle / "models" / "model.pt"),
         device=f"$torch.device('{plan.device}')",
         seed=plan.seed,
         max_time=plan.max_time,
@@ -157,20 +192,31 @@ def train_network(stacks: Sequence[Stack], folder: Path, plan: TrainingPlan) -> 
         resume=plan.resume,
         **budget,
     )
-    record |= {"training_seconds": round(time.perf_counter() - started, 1), "seed": plan.seed, "fast": plan.fast}
-    return resolve_model(folder), record
 
 
-def _turn_footprint(footprint: np.ndarray, stack: Stack, spatial_dims: int) -> list[Any]:
+def _turn_footprint(footprint: np.ndarray, stacks: Sequence[Stack], spatial_dims: int) -> list[Any]:
     """Turn a footprint as `to_image` turns the volumes; a 2D network sees its middle slice."""
-    n_axes = stack.volumes.ndim - 1
-    if footprint.ndim != n_axes:
+    seen: list[list[Any]] = []
+    for stack in stacks:
+        n_axes = stack.volumes.ndim - 1
+        if footprint.ndim != n_axes:
+            raise ValueError(
+                f"footprint must have {n_axes} axes like the image, got {footprint.ndim}{where(stack.name)}. "
+                "Give it one side per axis."
+            )
+        turned = np.moveaxis(footprint, to_image(stack, spatial_dims)[1] - 1, -1)
+        turned = turned if spatial_dims == n_axes else turned[..., turned.shape[-1] // 2]
+        if turned.size == 1 and footprint.size > 1:
+            raise ValueError(
+                f"footprint must lie in the slices of a 2D network, got one across them{where(stack.name)}. "
+                "Slices are denoised one by one: leave it out."
+            )
+        seen.append(turned.astype(int).tolist())
+    if any(rows != seen[0] for rows in seen):
         raise ValueError(
-            f"footprint must have {n_axes} axes like the image, got {footprint.ndim}. Give it one side per axis."
+            "footprint must lie alike in all images, got images sliced across different axes. Separate them."
         )
-    turned = np.moveaxis(footprint, to_image(stack, spatial_dims)[1] - 1, -1)
-    rows: list[Any] = (turned if spatial_dims == n_axes else turned[..., turned.shape[-1] // 2]).astype(int).tolist()
-    return rows
+    return seen[0]
 
 
 def _write_bundle(

@@ -14,15 +14,18 @@ from monai_n2v.formats.base import Volume
 
 __all__ = [
     "SUFFIXES",
+    "check_geometry",
     "check_source",
     "check_target",
     "default_target",
     "find_images",
     "float_suffix",
+    "partners_of",
     "read_volume",
     "save_volume",
     "split_name",
     "targets_of",
+    "voxel_files_of",
 ]
 
 _READERS: dict[tuple[str, ...], Callable[[Path], Volume]] = {
@@ -116,6 +119,7 @@ def save_volume(data: np.ndarray, volume: Volume, path: str | Path, dtype: str =
         ValueError: for a NIfTI target of an image without geometry.
     """
     path = Path(path)
+    check_geometry(volume, path)
     suffix = split_name(path)[1].lower()
     if suffix in _NIFTI_FILES and not isinstance(volume.source, nifti.NiftiSource):
         nifti.save_as_nifti(data, volume.source, path, dtype)
@@ -123,6 +127,24 @@ def save_volume(data: np.ndarray, volume: Volume, path: str | Path, dtype: str =
         tiff.save_plain(data, path)
     else:
         volume.source.write(data, path, dtype)
+
+
+def check_geometry(volume: Volume, target: Path) -> None:
+    """Refuse a NIfTI target of an image that does not tell where it lies, before any work is done.
+
+    Args:
+        volume: as read.
+        target: where voxels of it are to be written.
+
+    Raises:
+        ValueError: where the source has no place in space.
+    """
+    is_nifti = split_name(target)[1].lower() in _NIFTI_FILES
+    if is_nifti and volume.source.affine is None and not isinstance(volume.source, nifti.NiftiSource):
+        raise ValueError(
+            f"output must be of the input's kind, got {target}: the input does not tell where it lies. "
+            "Choose another suffix, and leave residual and noise map of such a DICOM series out."
+        )
 
 
 def targets_of(path: str | Path) -> tuple[str, ...]:
@@ -149,6 +171,20 @@ def float_suffix(source: str | Path, suffix: str) -> str:
     if Path(source).is_dir():
         return ".nii.gz"
     return ".tif" if suffix.lower() in png.SUFFIXES else suffix
+
+
+def partners_of(path: Path) -> list[Path]:
+    """The files that are written along with one of a two-file format."""
+    stem, suffix = split_name(path)
+    others = {".hdr": [".img"], ".img": [".hdr"], ".mhd": [".raw", ".zraw"]}.get(suffix.lower(), [])
+    return [path.with_name(stem + other) for other in others]
+
+
+def voxel_files_of(path: Path) -> list[Path]:
+    """The files that hold the voxels of an image whose own file holds its header only."""
+    if path.suffix.lower() == ".mhd" and path.is_file():
+        return metaimage.voxel_files_of(path)
+    return partners_of(path)
 
 
 def default_target(path: str | Path, folder: str | Path | None = None) -> Path:

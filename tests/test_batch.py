@@ -193,7 +193,8 @@ def test_info_of_image_series_and_network(tree, tmp_path, capsys):
     assert main(["info", str(tree / "a.nii.gz")]) == 0
     assert "shape: [20, 18, 16]" in capsys.readouterr().out
     assert run(capsys, "info", tree / "none.nii")[0] == 2
-    assert run(capsys, "info", tmp_path)[0] == 1
+    assert run(capsys, "info", tmp_path)[0] == 2
+    assert run(capsys, "check", tree)[0] == 2
 
 
 @pytest.mark.parametrize("keep", [True, False])
@@ -239,3 +240,37 @@ def test_unfit_footprint_is_asked_wrongly(footprint, tree, tmp_path, capsys):
     except SystemExit as error:
         code = int(error.code)
     assert code == (1 if footprint == "3x3" else 2)
+
+
+def test_interrupted_retraining_leaves_the_old_network(tree, tmp_path, capsys, monkeypatch):
+    import monai_n2v.training as training
+
+    model, a = tmp_path / "m", tree / "a.nii.gz"
+    assert run(capsys, "train", "-i", a, "-o", model, "--epochs", "1", "--device", "cpu")[0] == 0
+    before = {
+        path: path.read_bytes() for path in model.rglob("*") if path.is_file() and "checkpoints" not in path.parts
+    }
+
+    def interrupt(*args, **kwargs):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(training, "train", interrupt)
+    assert run(capsys, "train", "-i", a, "-o", model, "--force", *QUICK)[0] == 130
+    assert {path: path.read_bytes() for path in before} == before
+    assert [p.name for p in tmp_path.iterdir() if p.name.startswith(".")] == []
+
+
+def test_training_goes_on_without_a_faulty_file(tree, tmp_path, capsys):
+    (tree / "b.npy").write_bytes(b"junk")
+    code, _, err = run(capsys, "train", "-i", tree, "-o", tmp_path / "m", *QUICK)
+    assert code == 1
+    assert "b.npy" in err.strip().splitlines()[-1]
+    assert (tmp_path / "m" / "models" / "model.pt").exists()
+
+
+def test_footprint_across_slices_refused(tmp_path, capsys):
+    nibabel.save(nibabel.Nifti1Image(phantom((24, 20, 4))[1], np.eye(4)), tmp_path / "x.nii")
+    options = ["-o", tmp_path / "y.nii", "--footprint", "1x1x3", *QUICK]
+    code, _, err = run(capsys, "denoise", "-i", tmp_path / "x.nii", *options)
+    assert code == 1
+    assert "footprint must lie in the slices" in err

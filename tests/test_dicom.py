@@ -11,8 +11,9 @@ import pydicom
 import pytest
 from samples import dicom_series, oblique_affine
 
+from monai_n2v.formats.dicom import _check_image as check_image
 from monai_n2v.formats.dicom import list_series, read_dicom
-from monai_n2v.volumes import check_target, read_volume, save_volume
+from monai_n2v.volumes import check_geometry, check_target, read_volume, save_volume
 
 SHAPE = (12, 10, 7)
 
@@ -177,7 +178,16 @@ def spoil(kind: str, path) -> None:
     elif kind == "pixels":
         ds.PixelData = ds.PixelData[:20]
     elif kind == "bits":
-        ds.BitsAllocated = ds.BitsStored = 64
+        ds.BitsAllocated, ds.BitsStored, ds.HighBit = 64, 64, 63
+    elif kind == "high bit":
+        ds.BitsStored = 12
+    elif kind == "palette":
+        ds.PhotometricInterpretation = "PALETTE COLOR"
+    elif kind == "shift":
+        right = [float(c) for c in ds.ImageOrientationPatient[:3]]
+        ds.ImagePositionPatient = [f"{v + 20 * c:.8g}" for v, c in zip(ds.ImagePositionPatient, right)]
+    elif kind == "columns":
+        ds.Columns = None
     ds.save_as(path)
     if kind == "header":
         path.write_bytes(path.read_bytes()[:150])
@@ -194,6 +204,10 @@ def spoil(kind: str, path) -> None:
         ("slope", "RescaleSlope must not be 0"),
         ("pixels", "readable DICOM image"),
         ("bits", "stored in 8, 16 or 32 bits, got 64"),
+        ("high bit", "HighBit must be 11"),
+        ("palette", "got RGB voxels"),
+        ("shift", "slices in one line, got IM"),
+        ("columns", "image must have Columns"),
         ("header", "readable DICOM file"),
     ],
 )
@@ -266,3 +280,33 @@ def test_checker_finds_no_new_errors(tmp_path):
 @pytest.mark.parametrize("name", ["dicom_ct_pancreas", "dicom_mr_t1"])
 def test_checker_finds_no_new_errors_in_real_series(name, real_data, tmp_path):
     derived_without_new_errors(real_data / name, tmp_path / "out")
+
+
+def test_big_endian_refused(tmp_path):
+    from pydicom.uid import ExplicitVRBigEndian
+
+    for path in dicom_series(tmp_path / "in", stored_values(), oblique_affine()):
+        header = pydicom.dcmread(path)
+        header.file_meta.TransferSyntaxUID = ExplicitVRBigEndian
+        with pytest.raises(ValueError, match="stored little endian"):
+            check_image(path, header)
+
+
+def test_empty_slope_and_intercept_are_one_and_zero(tmp_path):
+    data = stored_values()
+    for path in dicom_series(tmp_path / "in", data, oblique_affine(left_handed=False)):
+        ds = pydicom.dcmread(path)
+        ds.RescaleSlope = ds.RescaleIntercept = None
+        ds.save_as(path)
+    assert set(np.unique(read_volume(tmp_path / "in").data)) == set(np.unique(data))
+
+
+def test_images_without_positions_noted(tmp_path):
+    for path in dicom_series(tmp_path / "in", stored_values(), oblique_affine()):
+        ds = pydicom.dcmread(path)
+        del ds.ImagePositionPatient
+        ds.save_as(path)
+    volume = read_volume(tmp_path / "in")
+    assert "tell no positions" in volume.notes[0]
+    with pytest.raises(ValueError, match="does not tell where it lies"):
+        check_geometry(volume, tmp_path / "x.nii.gz")

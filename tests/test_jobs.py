@@ -72,6 +72,21 @@ def refused(case: str, tree: Path, out: Path) -> dict:
         (tree / "series" / "x.png").touch()
     elif case == "missing":
         return {"source": tree / "none"}
+    elif case == "parent of IN":
+        return {"source": tree / "series", "target": tree, "force": True}
+    elif case == "folder with other files":
+        out.mkdir()
+        (out / "thesis.txt").touch()
+        return {"source": tree / "series", "force": True}
+    elif case == "partner exists":
+        (tree / "x.hdr").touch()
+        out.mkdir()
+        (out / "y.img").touch()
+        return {"source": tree / "x.hdr", "target": out / "y.hdr"}
+    elif case == "voxels of IN":
+        (tree / "x.mhd").write_text("ElementDataFile = y.raw\n")
+        (tree / "y.raw").touch()
+        return {"source": tree / "x.mhd", "target": tree / "y.mhd", "force": True}
     elif case == "same file":
         return {"source": tree / "a.nii.gz", "target": tree / "a.nii.gz", "force": True}
     return {}
@@ -90,6 +105,10 @@ def refused(case: str, tree: Path, out: Path) -> dict:
         ("image in a series", ValueError, "inside the folder of a DICOM series"),
         ("missing", FileNotFoundError, "IN must be an existing file"),
         ("same file", ValueError, "OUT must not be IN"),
+        ("parent of IN", ValueError, "OUT must not hold IN"),
+        ("folder with other files", FileExistsError, "one of DICOM files only"),
+        ("partner exists", FileExistsError, "OUT must not exist yet"),
+        ("voxels of IN", ValueError, "OUT must not be IN"),
     ],
 )
 def test_what_cannot_work_is_refused_before_any_work(case, error, message, tree, tmp_path):

@@ -252,3 +252,12 @@ def test_laws_hold_for_any_parameters(shape, fraction, radius, fill, n_images, c
         laws.channels_share_their_sites(mask[n])
         if fill == "uniform":
             laws.replacements_come_from_the_clipped_window(masked[n, 0], mask[n, 0], radius)
+
+
+@pytest.mark.parametrize("fill", ["uniform", "mean", "median"])
+def test_channels_last_batches_are_masked_alike(fill):
+    images = torch.rand(2, 3, 12, 10)
+    spots = draw_blind_spots((12, 10), 0.1, 2, fill, None, np.random.RandomState(0), 2)
+    expected = apply_blind_spots(images, spots)
+    for one, other in zip(apply_blind_spots(images.to(memory_format=torch.channels_last), spots), expected):
+        assert torch.equal(one, other)

@@ -159,3 +159,15 @@ def test_spacing_in_mm(unit, factor):
     image = nibabel.Nifti1Image(np.ones((4, 5, 6), np.float32), np.diag([2, 3, 4, 1]))
     image.header.set_xyzt_units(unit)
     np.testing.assert_allclose(to_volume(image).spacing, np.array([2, 3, 4]) * factor)
+
+
+@pytest.mark.parametrize("source", ["in.nii", "in.hdr"])
+@pytest.mark.parametrize("target", ["out.nii.gz", "out.hdr"])
+def test_slope_survives_between_one_file_and_two(source, target, tmp_path):
+    kind = nibabel.Nifti1Image if source.endswith(".nii") else nibabel.Nifti1Pair
+    image = kind(np.arange(8 * 9 * 10, dtype=np.int16).reshape(8, 9, 10), np.eye(4))
+    image.header.set_slope_inter(0.5, 10)
+    nibabel.save(image, tmp_path / source)
+    volume = read_nifti(tmp_path / source)
+    volume.source.write(volume.data, tmp_path / target, "input")
+    assert np.array_equal(read_nifti(tmp_path / target).data, volume.data)

@@ -44,3 +44,36 @@ def test_folder_replaces_folder(tmp_path):
         (place / "new").touch()
     assert [p.name for p in (tmp_path / "x").iterdir()] == ["new"]
     assert [p.name for p in tmp_path.iterdir()] == ["x"]
+
+
+def test_failed_move_of_a_folder_leaves_the_old_one(tmp_path, monkeypatch):
+    import os
+
+    (tmp_path / "x").mkdir()
+    (tmp_path / "x" / "old").touch()
+    replace, calls = os.replace, []
+
+    def fail_at_second(*args):
+        calls.append(args)
+        if len(calls) == 2:
+            raise OSError("lost")
+        replace(*args)
+
+    monkeypatch.setattr(os, "replace", fail_at_second)
+
+    def write() -> None:
+        with staged(tmp_path / "x") as place:
+            place.mkdir()
+
+    with pytest.raises(OSError, match="lost"):
+        write()
+    assert [p.name for p in (tmp_path / "x").iterdir()] == ["old"]
+
+
+def test_link_is_written_through(tmp_path):
+    (tmp_path / "real.txt").write_text("old")
+    (tmp_path / "link.txt").symlink_to(tmp_path / "real.txt")
+    with staged(tmp_path / "link.txt") as place:
+        place.write_text("new")
+    assert (tmp_path / "link.txt").is_symlink()
+    assert (tmp_path / "real.txt").read_text() == "new"

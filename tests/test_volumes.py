@@ -265,3 +265,59 @@ def test_find_images_of_every_kind(tmp_path):
     found = [item["image"] for item in find_images(tmp_path)]
     names = ["mhd/sample.mhd", "nifti/sample.nii.gz", "nifti pair/sample.hdr", "nrrd/sample.nrrd", "png/sample.png"]
     assert found == [str(path) for path in sorted(tmp_path / n for n in [*names, "series"])]
+
+
+@pytest.mark.parametrize("axes", ["TYX", "CYX", "TZYX"])
+def test_axes_of_plain_stacks_kept(axes, tmp_path):
+    data = np.random.default_rng(0).normal(size=(2, 3, 9, 8)[-len(axes) :]).astype(np.float32)
+    tifffile.imwrite(tmp_path / "x.tif", data, metadata={"axes": axes, "note": "mine"}, photometric="minisblack")
+    volume = read_volume(tmp_path / "x.tif")
+    assert len(volume.data) == data.shape[0]
+    save_volume(volume.data, volume, tmp_path / "y.tif")
+    with tifffile.TiffFile(tmp_path / "y.tif") as file:
+        assert file.series[0].axes == axes
+        assert file.shaped_metadata[0]["note"] == "mine"
+    assert np.array_equal(read_volume(tmp_path / "y.tif").data, volume.data)
+
+
+def test_tags_beyond_ascii_kept(tmp_path):
+    data = np.zeros((9, 8), np.float32)
+    tifffile.imwrite(
+        tmp_path / "x.tif", data, description="3 µm".encode(), metadata=None, datetime="2021:03:04 10:11:12"
+    )
+    volume = read_volume(tmp_path / "x.tif")
+    save_volume(volume.data, volume, tmp_path / "y.tif")
+    with tifffile.TiffFile(tmp_path / "y.tif") as file:
+        assert file.pages[0].description == "3 µm"
+        assert file.pages[0].datetime is not None
+
+
+def test_skips_of_nrrd_are_not_repeated(tmp_path):
+    header = b"NRRD0004\ntype: short\ndimension: 3\nsizes: 4 5 6\nkinds: None none ???\nencoding: raw\nendian: little\n"
+    values = np.arange(120, dtype="<i2")
+    (tmp_path / "x.nrrd").write_bytes(header + b"byte skip: 10\n\n" + bytes(10) + values.tobytes())
+    volume = read_volume(tmp_path / "x.nrrd")
+    assert volume.data.shape == (1, 4, 5, 6)
+    save_volume(volume.data, volume, tmp_path / "y.nrrd", "input")
+    assert np.array_equal(read_volume(tmp_path / "y.nrrd").data, volume.data)
+
+
+def test_complex_kind_of_nrrd_refused(tmp_path):
+    nrrd.write(str(tmp_path / "x.nrrd"), np.zeros((2, 9, 9), np.float32), {"kinds": ["complex", "domain", "domain"]})
+    with pytest.raises(ValueError, match="complex voxels"):
+        read_volume(tmp_path / "x.nrrd")
+
+
+@pytest.mark.parametrize(("field", "message"), [("ElementToIntensityFunctionOffset = -1000", "slope or an offset")])
+def test_metaimage_with_an_offset_refused(field, message, tmp_path):
+    text = f"ObjectType = Image\nNDims = 2\nDimSize = 8 8\nElementType = MET_UCHAR\n{field}\nElementDataFile = LOCAL\n"
+    (tmp_path / "x.mha").write_bytes(text.encode() + bytes(64))
+    with pytest.raises(ValueError, match=message):
+        read_volume(tmp_path / "x.mha")
+
+
+def test_animated_png_refused(tmp_path):
+    frames = [Image.fromarray(np.full((9, 9), k, np.uint8)) for k in range(3)]
+    frames[0].save(tmp_path / "x.png", save_all=True, append_images=frames[1:])
+    with pytest.raises(ValueError, match="got 3 frames"):
+        read_volume(tmp_path / "x.png")

@@ -15,11 +15,12 @@ from monai_n2v.formats.dicom_derived import DicomSource, read_dataset
 if TYPE_CHECKING:
     from pydicom import Dataset
 
-__all__ = ["has_dicom", "list_series", "read_dicom"]
+__all__ = ["has_dicom", "holds_dicom_only", "list_series", "read_dicom"]
 
 # Slices whose distances agree to this fraction are evenly spaced: positions are stored as decimal text.
 _EVEN = 0.01
 _SUFFIXES = (".dcm", ".ima")
+_REQUIRED = ("Rows", "Columns", "BitsAllocated", "BitsStored", "PixelRepresentation", "SOPInstanceUID")
 _PLACE = ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing")
 
 
@@ -40,6 +41,11 @@ def has_dicom(folder: Path) -> bool:
         True where one file at least is DICOM by its magic word or its ending.
     """
     return any(_is_dicom(path) for path in sorted(folder.iterdir()))
+
+
+def holds_dicom_only(folder: Path) -> bool:
+    """Tell whether a folder holds nothing but DICOM files, so that it may be replaced by another series."""
+    return all(_is_dicom(path) for path in folder.iterdir())
 
 
 def list_series(folder: Path) -> dict[str, list[tuple[Path, Dataset]]]:
@@ -115,6 +121,8 @@ def read_dicom(folder: Path, series: str | None = None) -> Volume:
     rows, step = _sort(folder, images)
     check_memory((int(first.Columns), int(first.Rows), len(images)), folder)
     notes = []
+    if step is None and len(images) > 1:
+        notes.append("The files tell no positions: the images are stacked in the order of their numbers.")
     affine = None
     if step is not None:
         orientation = np.asarray(first.ImageOrientationPatient, dtype=np.float64)
@@ -130,7 +138,7 @@ def read_dicom(folder: Path, series: str | None = None) -> Volume:
             notes.append(f"The gantry was tilted by {tilt:.1f} degrees; slices stay where they are.")
     data, scales = _read_voxels(rows)
     paths = [[path for path, _ in row] for row in rows]
-    sides_mm = [*(float(s) for s in np.asarray(first.get("PixelSpacing", [1, 1]), dtype=np.float64)[::-1])]
+    sides_mm = [*(float(s) for s in np.asarray(first.get("PixelSpacing") or [1, 1], dtype=np.float64)[::-1])]
     sides_mm.append(float(np.linalg.norm(step)) if step is not None and np.any(step) else 1.0)
     spacing = tuple(side for side, n in zip(sides_mm, data.shape[1:]) if n > 1)
     merged = merge_axes(data, [False, True, True, True], folder)
@@ -140,15 +148,33 @@ def read_dicom(folder: Path, series: str | None = None) -> Volume:
 def _check_image(path: Path, header: Dataset) -> None:
     if int(header.get("NumberOfFrames", 1) or 1) > 1:
         raise ValueError(f"image must have one frame per file, got several in {path}. Convert it to single frames.")
-    check_kind(np.dtype(np.uint8), path, colors=int(header.get("SamplesPerPixel", 1)) != 1)
-    if "BitsAllocated" not in header or header.BitsAllocated not in (8, 16, 32):
+    for keyword in _REQUIRED:
+        if header.get(keyword) in (None, ""):
+            raise ValueError(f"image must have {keyword}, got none for {path}. The file is damaged.")
+    is_gray = header.get("PhotometricInterpretation", "MONOCHROME2") in ("MONOCHROME1", "MONOCHROME2")
+    check_kind(np.dtype(np.uint8), path, colors=int(header.get("SamplesPerPixel") or 1) != 1 or not is_gray)
+    syntax = header.file_meta.get("TransferSyntaxUID") if hasattr(header, "file_meta") else None
+    if syntax is not None and not syntax.is_little_endian:
+        raise ValueError(f"image must be stored little endian, got big endian for {path}. Convert it first.")
+    if int(header.get("HighBit", header.BitsStored - 1)) != header.BitsStored - 1:
+        raise ValueError(
+            f"HighBit must be {header.BitsStored - 1}, one less than BitsStored, got {header.HighBit} for {path}. "
+            "Convert it first."
+        )
+    if header.BitsAllocated not in (8, 16, 32):
         raise ValueError(
             f"image must be stored in 8, 16 or 32 bits, got {header.get('BitsAllocated')} for {path}. Convert it first."
         )
-    if float(header.get("RescaleSlope", 1)) == 0:
+    if _scale_of(header)[0] == 0:
         raise ValueError(f"RescaleSlope must not be 0, got 0 for {path}. The file is damaged.")
     if "ModalityLUTSequence" in header:
         raise ValueError(f"image must have slope and intercept, got a modality LUT for {path}. Convert it first.")
+
+
+def _scale_of(header: Dataset) -> tuple[float, float]:
+    """Slope and intercept; scanners leave them out or empty where they are 1 and 0."""
+    slope, intercept = header.get("RescaleSlope"), header.get("RescaleIntercept")
+    return (1.0 if slope in (None, "") else float(slope)), (0.0 if intercept in (None, "") else float(intercept))
 
 
 def _check_equal(folder: Path, images: Sequence[tuple[Path, Dataset]]) -> None:
@@ -162,7 +188,7 @@ def _check_equal(folder: Path, images: Sequence[tuple[Path, Dataset]]) -> None:
                     f"{header.get(keyword)} for {path.name} in {folder}. Separate them."
                 )
         for keyword in ("ImageOrientationPatient", "PixelSpacing"):
-            mine, other = (np.asarray(h.get(keyword, []), dtype=np.float64) for h in (header, first))
+            mine, other = (np.asarray(h.get(keyword) or [], dtype=np.float64) for h in (header, first))
             if mine.shape != other.shape or not np.allclose(mine, other, atol=1e-3):
                 raise ValueError(
                     f"series must have one {keyword}, got another for {path.name} than for {first_path.name} in "
@@ -175,9 +201,7 @@ def _sort(
 ) -> tuple[list[list[tuple[Path, Dataset]]], np.ndarray | None]:
     """Order images as ``[volume][slice]``, and the step from slice to slice in mm (LPS), None without positions."""
     by_number = sorted(images, key=lambda image: (int(image[1].get("InstanceNumber") or 0), image[0].name))
-    if not all(
-        "ImagePositionPatient" in h and "ImageOrientationPatient" in h and "PixelSpacing" in h for _, h in images
-    ):
+    if not all(header.get(keyword) for _, header in images for keyword in _PLACE):
         return [by_number], None
     orientation = np.asarray(images[0][1].ImageOrientationPatient, dtype=np.float64)
     normal = np.cross(orientation[:3], orientation[3:])
@@ -204,7 +228,16 @@ def _sort(
     rows = [[levels[height][i] for height in heights] for i in range(counts.pop())]
     ends = [np.asarray(rows[0][k][1].ImagePositionPatient, dtype=np.float64) for k in (0, -1)]
     thickness = float(images[0][1].get("SliceThickness") or 1.0)
-    return rows, (ends[1] - ends[0]) / (len(heights) - 1) if len(heights) > 1 else normal * thickness
+    step = (ends[1] - ends[0]) / (len(heights) - 1) if len(heights) > 1 else normal * thickness
+    for row in rows:
+        for k, (path, header) in enumerate(row):
+            off = np.asarray(header.ImagePositionPatient, dtype=np.float64) - ends[0] - k * step
+            if np.abs(off).max() > _EVEN * max(1.0, float(np.linalg.norm(step))):
+                raise ValueError(
+                    f"series must have its slices in one line, got {path.name} off by {np.linalg.norm(off):.3g} mm in "
+                    f"{folder}. Separate the parts."
+                )
+    return rows, step
 
 
 def _read_voxels(rows: list[list[tuple[Path, Dataset]]]) -> tuple[np.ndarray, list[list[tuple[float, float]]]]:
@@ -215,7 +248,7 @@ def _read_voxels(rows: list[list[tuple[Path, Dataset]]]) -> tuple[np.ndarray, li
     data = np.empty((shape[0], shape[3], shape[2], shape[1]), dtype=np.float32)
     scales = []
     for i, row in enumerate(rows):
-        scales.append([(float(h.get("RescaleSlope", 1)), float(h.get("RescaleIntercept", 0))) for _, h in row])
+        scales.append([_scale_of(h) for _, h in row])
         for k, (path, _) in enumerate(row):
             try:
                 stored = read_dataset(path).pixel_array

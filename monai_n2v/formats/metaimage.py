@@ -20,10 +20,12 @@ from monai_n2v.formats.base import (
 )
 from monai_n2v.staging import staged
 
-__all__ = ["SUFFIXES", "MetaImageSource", "read_metaimage"]
+__all__ = ["SUFFIXES", "MetaImageSource", "read_metaimage", "voxel_files_of"]
 
 SUFFIXES = (".mha", ".mhd")
 
+_KINDS = ("unsigned_char", "short", "unsigned_short", "int", "unsigned_int", "float", "double")
+_MAX_FIELDS = 1000
 # What ITK itself puts into the dictionary of fields.
 _OWN_FIELDS = {"ITK_InputFilterName", "origin", "spacing", "direction"}
 
@@ -99,8 +101,7 @@ def read_metaimage(path: Path) -> Volume:
         values = itk.array_view_from_image(image)
     except Exception as error:
         raise unreadable(path, "MetaImage", error) from error
-    with path.open("rb") as file:
-        compressed = b"CompressedData = True" in file.read(4096)
+    compressed = _header_of(path).get("CompressedData", "False").lower() == "true"
     source = MetaImageSource(image, compressed)
     check_kind(source.stored, path)
     spacing = tuple(float(side) for side, n in zip(source.sides[:3], source.shape[:3]) if n > 1)
@@ -124,5 +125,35 @@ def _check_header(path: Path) -> None:
         raise ValueError(
             f"image must hold one real number per voxel, got {n_components} components for {path}. Convert it first."
         )
-    if kind == "char":
-        raise ValueError(f"image must not be of signed bytes, which ITK cannot read here, got {path}. Convert it.")
+    if kind not in _KINDS:
+        kinds = ", ".join(_KINDS)
+        raise ValueError(f"image must be of a type ITK reads here ({kinds}), got {kind} for {path}. Convert it first.")
+    header = _header_of(path)
+    slope, offset = (header.get(f"ElementToIntensityFunction{name}") for name in ("Slope", "Offset"))
+    if float(slope or 1) != 1 or float(offset or 0) != 0:
+        raise ValueError(f"image must be stored as it is, got a slope or an offset for {path}. Apply it first.")
+
+
+def _header_of(path: Path) -> dict[str, str]:
+    """The fields of a MetaImage as they stand in its header."""
+    fields: dict[str, str] = {}
+    with path.open("rb") as file:
+        for line in file:
+            name, _, value = line.decode("latin-1").partition("=")
+            fields[name.strip()] = value.strip()
+            if name.strip() == "ElementDataFile" or len(fields) > _MAX_FIELDS:
+                break
+    return fields
+
+
+def voxel_files_of(path: Path) -> list[Path]:
+    """The file that holds the voxels of an ``.mhd`` header.
+
+    Args:
+        path: of the header.
+
+    Returns:
+        its path, where the header names one.
+    """
+    name = _header_of(path).get("ElementDataFile", "LOCAL")
+    return [] if name.startswith(("LOCAL", "LIST")) else [path.parent / name]

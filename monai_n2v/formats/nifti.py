@@ -74,10 +74,12 @@ class NiftiSource:
         import nibabel
 
         image = self.to_image(data, dtype)
-        if path.name.lower().endswith(SUFFIXES[:2]) and image.files_types[0][0] != "image":
-            single = nibabel.Nifti2Image if isinstance(image.header, nibabel.Nifti2Header) else nibabel.Nifti1Image
+        to_single, is_single = path.name.lower().endswith(SUFFIXES[:2]), isinstance(image, nibabel.Nifti1Image)
+        if to_single != is_single:  # nibabel's own conversion loses slope and intercept
+            second = isinstance(image.header, nibabel.Nifti2Header)
+            kinds = (nibabel.Nifti2Pair, nibabel.Nifti2Image) if second else (nibabel.Nifti1Pair, nibabel.Nifti1Image)
             slope, intercept = image.header.get_slope_inter()
-            image = single(image.dataobj, image.affine, image.header)
+            image = kinds[to_single](image.dataobj, image.affine, image.header)
             image.header.set_slope_inter(slope, intercept)
         with staged(path) as place:
             nibabel.save(image, place)
@@ -140,14 +142,9 @@ def save_as_nifti(data: np.ndarray, source: Source, path: Path, dtype: str = "fl
         source: of three spatial axes, with an affine.
         path: ``.nii`` or ``.nii.gz``.
         dtype: ``"float32"``, or ``"input"`` for whole numbers where the source stores whole numbers.
-
-    Raises:
-        ValueError: where the source has no place in space.
     """
     import nibabel
 
-    if source.affine is None:
-        raise ValueError(f"output must be of the input's kind, got {path}: the input has no geometry. Use its suffix.")
     shape = source.spatial_shape
     values = np.moveaxis(data.reshape(-1, *shape), 0, -1)
     if dtype == "input" and source.stored.kind in "iub":

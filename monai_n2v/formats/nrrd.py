@@ -24,8 +24,13 @@ __all__ = ["SUFFIXES", "NrrdSource", "read_nrrd"]
 
 SUFFIXES = (".nrrd",)
 
-_COLORS = {"RGB-color", "HSV-color", "XYZ-color", "RGBA-color"}
-_SPACE = {"domain", "space", "???"}
+_COLORS = {"rgb-color", "hsv-color", "xyz-color", "rgba-color"}
+_SPACE = {"domain", "space", "???", "none"}
+# What described the old voxels or where in which file they lie.
+_OF_OLD_VOXELS = (
+    *("min", "max", "old min", "old max", "oldmin", "oldmax", "data file", "datafile"),
+    *("byte skip", "byteskip", "line skip", "lineskip"),
+)
 # The signs that bring a named space to RAS.
 _TO_RAS = {
     "right-anterior-superior": (1, 1, 1),
@@ -53,7 +58,9 @@ class NrrdSource:
         self.stored = stored
         self.shape = tuple(int(n) for n in header["sizes"])
         kinds = header.get("kinds") or ["domain"] * len(self.shape)
+        kinds = [kind.lower() for kind in kinds]
         self.is_colored = not _COLORS.isdisjoint(kinds)
+        self.is_complex = "complex" in kinds
         self.is_spatial = [kind in _SPACE for kind in kinds]
         if "space directions" in header:
             self.is_spatial = [bool(np.isfinite(row).all()) for row in np.atleast_2d(header["space directions"])]
@@ -90,7 +97,7 @@ class NrrdSource:
         values = split_axes(data, self.shape, self.is_spatial)
         stored = self.stored if dtype == "input" else np.dtype(np.float32)
         header = {**self.header, "type": _NAMES[stored.str[1:]]}
-        for name in ("min", "max", "old min", "old max", "data file", "datafile"):
+        for name in _OF_OLD_VOXELS:
             header.pop(name, None)
         with staged(path) as place:
             nrrd.write(str(place), quantize(values, stored), header)
@@ -120,7 +127,7 @@ def read_nrrd(path: Path) -> Volume:
     except Exception as error:
         raise unreadable(path, "NRRD file", error) from error
     source = NrrdSource(dict(header), values.dtype)
-    check_kind(source.stored, path, colors=source.is_colored)
+    check_kind(np.dtype(np.complex64) if source.is_complex else source.stored, path, colors=source.is_colored)
     merged = merge_axes(values, source.is_spatial, path)
     sizes = [n for n, spatial in zip(source.shape, source.is_spatial) if spatial]
     return Volume(merged, tuple(side for side, n in zip(source.spacing, sizes) if n > 1), source)

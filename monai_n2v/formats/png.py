@@ -76,12 +76,16 @@ def read_png(path: Path) -> Volume:
     try:
         with Image.open(path, formats=["PNG"]) as image:
             image.load()
+            depth, n_frames = path.read_bytes()[24], getattr(image, "n_frames", 1)
             mode, info = image.mode, {**image.info, **getattr(image, "text", {})}
             values = np.asarray(image) if mode in _GRAY and "transparency" not in image.info else None
     except Exception as error:
         raise unreadable(path, "PNG image", error) from error
     check_kind(np.dtype(np.uint8), path, colors=values is None)
     assert values is not None
+    if depth not in (8, 16) or n_frames > 1:
+        found = f"{n_frames} frames" if n_frames > 1 else f"{depth} bits"
+        raise ValueError(f"image must be one of 8 or 16 bits, got {found} for {path}. Convert it first.")
     values = values.astype(_GRAY[mode]).T
     data = merge_axes(values, [True, True], path)
     sides = [25.4 / d for d in info["dpi"]] if "dpi" in info and min(info["dpi"]) > 0 else [1.0, 1.0]

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import re
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -71,7 +72,11 @@ class TiffSource:
         described = page.tags.get("ImageDescription")
         # tifffile's own note of the shape is written anew.
         self.description = None if described is None or file.is_shaped else str(described.value)
-        self.software, self.date = (page.tags[n].value if n in page.tags else None for n in ("Software", "DateTime"))
+        shaped = (file.shaped_metadata or ({},))[0] if file.is_shaped else {}
+        self.notes = {key: value for key, value in shaped.items() if key not in ("shape", "axes")}
+        self.software, date = (page.tags[n].value if n in page.tags else None for n in ("Software", "DateTime"))
+        # Many programs write other dates than TIFF's, which no writer accepts.
+        self.date = date if re.fullmatch(r"\d{4}(:\d\d){2} \d\d(:\d\d){2}", str(date)) else None
 
     @property
     def spacing(self) -> tuple[float, ...]:
@@ -101,22 +106,38 @@ class TiffSource:
 
         stored = self.stored if dtype == "input" else np.dtype(np.float32)
         values = quantize(split_axes(data, self.shape, self.is_spatial).T, stored)
-        options: dict[str, Any] = {"photometric": self.photometric, "software": self.software, "datetime": self.date}
+        options: dict[str, Any] = {"photometric": self.photometric, "datetime": self.date}
+        if self.software is not None:
+            options["software"] = _as_tag(str(self.software))
         if self.compression != "NONE":
             options["compression"] = self.compression
         if self.resolution:
             options |= {"resolution": self.resolution, "resolutionunit": self.unit}
         if self.imagej is not None:
-            kept = {key: value for key, value in self.imagej.items() if key not in _COUNTED_BY_IMAGEJ}
+            kept = {k: _spell_micro(k, v) for k, v in self.imagej.items() if k not in _COUNTED_BY_IMAGEJ}
             options.pop("compression", None)  # ImageJ's stacks are not compressed
             options |= {"imagej": True, "metadata": {**kept, "axes": self.axes[::-1]}}
         elif self.ome is not None:
             n_planes = values.size // (values.shape[-1] * values.shape[-2])
             options |= {"description": _renew_ome(self.ome, stored, n_planes), "metadata": None}
         elif self.description is not None:
-            options |= {"description": self.description, "metadata": None}
+            options |= {"description": _as_tag(self.description), "metadata": None}
+        else:
+            options |= {"metadata": {**self.notes, "axes": self.axes[::-1]}}
         with staged(path) as place:
             tifffile.imwrite(place, values, **{k: v for k, v in options.items() if v is not None or k == "metadata"})
+
+
+def _as_tag(text: str) -> str | bytes:
+    """Text as TIFF takes it: ASCII, or bytes that are left as they are."""
+    return text if text.isascii() else text.encode()
+
+
+def _spell_micro(key: str, value: Any) -> Any:
+    """ImageJ's description is ASCII; it spells the micro sign by its number."""
+    if not isinstance(value, str) or value.isascii() or key in ("Info", "Labels"):
+        return value
+    return value.replace("\u00b5", "\\u00B5").replace("\u03bc", "\\u00B5").encode("ascii", "replace").decode()
 
 
 def save_plain(data: np.ndarray, path: Path) -> None:
