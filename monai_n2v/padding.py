@@ -55,7 +55,9 @@ def _outer(solid: np.ndarray) -> np.ndarray:
     faces = [np.take(labels, side, axis) for axis in range(solid.ndim) for side in (0, -1)]
     at_border = np.zeros(n_parts + 1, dtype=bool)
     at_border[np.concatenate([face.ravel() for face in faces])] = True
-    large = np.bincount(labels.ravel(), minlength=n_parts + 1) >= _SHARE * solid.size
+    # Plane by plane, since numpy counts in integers twice as wide.
+    sizes = sum(np.bincount(plane.ravel(), minlength=n_parts + 1) for plane in labels)
+    large = sizes >= _SHARE * solid.size
     at_border[0] = False
     outer: np.ndarray = (at_border & large)[labels]
     return outer
@@ -72,8 +74,11 @@ def restore_padding(noisy: np.ndarray, denoised: np.ndarray) -> None:
         denoised: of the same shape.
     """
     padding = find_padding(noisy)
-    if padding is not None:
-        denoised[padding] = noisy[padding]
-        measured = ~padding
-        if measured.any():
-            denoised[measured] += noisy[measured].mean(dtype=np.float64) - denoised[measured].mean(dtype=np.float64)
+    if padding is None:
+        return
+    planes = list(zip(noisy, denoised, padding))  # views: one plane at a time bounds the memory
+    n_measured = padding.size - int(padding.sum())
+    missing = sum(float((before[~out] - after[~out]).sum(dtype=np.float64)) for before, after, out in planes)
+    for before, after, out in planes:
+        after += np.float32(missing / max(1, n_measured))
+        after[out] = before[out]
