@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from scipy import ndimage
 
-from monai_n2v.assumption import NoiseCheck, check_noise
+from monai_n2v.assumption import NoiseCheck, check_noise, suggest_footprint
 from monai_n2v.denoising import check_stack, denoise_with
 from monai_n2v.formats.base import Volume
 from monai_n2v.formats.nifti import NiftiSource
@@ -155,7 +155,10 @@ def _read(job: Job, settings: Settings, loaded: Mapping[Job, Volume]) -> _Checke
         text = check.sentences[0].partition(": ")[2]  # without the verdict
         warnings.append(f"{text[:1].upper()}{text[1:]} Ask monai-n2v check for more.")
         logger.warning("%s", warnings[0])
-    notes = [*volume.notes, *(check.sentences if check.verdict != "PASS" else [])]
+    doubts = [axis.sentence for axis in check.axes if axis.verdict != "PASS"]
+    if doubts or not check.noisy:
+        doubts = [check.sentences[0], *doubts, *suggest_footprint(check.axes)[1]]
+    notes = [*volume.notes, *doubts]
     return _Checked(replace(volume, notes=notes), check, warnings)
 
 
