@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import os
@@ -155,6 +156,8 @@ def train_network(stacks: Sequence[Stack], folder: Path, plan: TrainingPlan) -> 
         made = Path(work)
         _write_bundle(bundle, overlays, made, stacks, footprint)
         record = _train(made, folder, images, plan, budget)
+        configs = [made / "configs" / name for name in ("train.json", "inference.json")]
+        record["config_sha256"] = hashlib.sha256(b"".join(path.read_bytes() for path in configs)).hexdigest()
         # A network that was in the folder stays whole until the new one is.
         for part in sorted(path for path in made.rglob("*") if path.is_file()):
             (folder / part.relative_to(made)).parent.mkdir(parents=True, exist_ok=True)

@@ -76,6 +76,9 @@ def test_report_says_where_the_picture_is(noisy, tmp_path, capsys):
     record = json.loads((tmp_path / "out_report.json").read_text())
     assert record["steps"] == 2
     assert record["epochs"] == 1
+    assert len(record["config_sha256"]) == len(record["input_sha256"]) == 64
+    assert len(record["losses"]) == 1
+    assert (tmp_path / "out_report.html").stat().st_size < 2_000_000
     removed = nibabel.load(noisy).get_fdata() - nibabel.load(out).get_fdata()
     assert record["std_removed"] == pytest.approx(removed.std(), rel=1e-3)
 

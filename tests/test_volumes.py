@@ -321,3 +321,26 @@ def test_animated_png_refused(tmp_path):
     frames[0].save(tmp_path / "x.png", save_all=True, append_images=frames[1:])
     with pytest.raises(ValueError, match="got 3 frames"):
         read_volume(tmp_path / "x.png")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "ct_3d/totalseg_aorta_ct_1p5mm_noisy.nii.gz",
+        "clean_mri_3d/colin27_ch2_1mm.nii.gz",
+        "gowt1/t01.tif",
+        "cryoet/13pf_MT.tif",
+        "dicom_ct_pancreas",
+        "dicom_mr_t1",
+    ],
+)
+def test_real_images_survive(name, real_data, tmp_path):
+    volume = read_volume(real_data / name)
+    out = default_target(real_data / name, tmp_path)
+    save_volume(volume.data, volume, out, "input")
+    again = read_volume(out)
+    assert np.array_equal(again.data, volume.data)
+    assert again.spacing == volume.spacing
+    assert again.source.stored == volume.source.stored
+    if volume.source.affine is not None:
+        assert np.array_equal(again.source.affine, volume.source.affine)
