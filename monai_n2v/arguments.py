@@ -43,14 +43,7 @@ def _add_denoise(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
     add("--model", type=Path, metavar="DIR|FILE", help="a trained bundle's folder, or its models/model.pt")
     _add_training_options(denoise)
     add("--per-image", action="store_true", help="of a folder: a network for every image, not one for all")
-    add(
-        "--pattern",
-        action="append",
-        default=[],
-        metavar="GLOB",
-        help="of a folder: only these, for example '*_T1.nii.gz'",
-    )
-    add("--series", metavar="UID|NUMBER", help="of a DICOM folder with several series: which one")
+    _add_choice_options(denoise)
     add(
         "--dtype",
         choices=("float32", "input"),
@@ -91,14 +84,7 @@ def _add_train(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     add("-i", "--input", required=True, type=Path, metavar="IN", help="noisy image, DICOM folder, or folder of images")
     add("-o", "--output", required=True, type=Path, metavar="MODELDIR", help="folder of the bundle to write")
     _add_training_options(train)
-    add(
-        "--pattern",
-        action="append",
-        default=[],
-        metavar="GLOB",
-        help="of a folder: only these, for example '*_T1.nii.gz'",
-    )
-    add("--series", metavar="UID|NUMBER", help="of a DICOM folder with several series: which one")
+    _add_choice_options(train)
     existing = train.add_mutually_exclusive_group()
     existing.add_argument("--resume", action="store_true", help="go on with an interrupted training in MODELDIR")
     existing.add_argument("--force", action="store_true", help="overwrite the network in MODELDIR")
@@ -154,6 +140,12 @@ def _add_training_options(parser: argparse.ArgumentParser) -> None:
     )
     add("--device", default="auto", help="auto (default), cpu, cuda or cuda:N")
     add("--seed", type=_seed, default=0, help="same seed, same result on the same machine (default 0)")
+
+
+def _add_choice_options(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("--pattern", action="append", default=[], metavar="GLOB", help="of a folder: only these, such as '*_T1.nii.gz'")
+    add("--series", metavar="UID|NUMBER", help="of a DICOM folder with several series: which one")
 
 
 def _add_volume(parser: argparse.ArgumentParser) -> None:

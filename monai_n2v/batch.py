@@ -25,7 +25,7 @@ from monai_n2v.quality import find_faults, measure
 from monai_n2v.training import Stack, TrainingPlan, train_network
 from monai_n2v.volumes import check_geometry, read_volume, save_volume
 
-__all__ = ["Settings", "denoise_jobs"]
+__all__ = ["Settings", "denoise_jobs", "read_stacks"]
 
 logger = logging.getLogger(__name__)
 
@@ -111,6 +111,36 @@ def denoise_jobs(
             yield record
 
 
+def read_stacks(sources: Sequence[Path], series: str | None = None) -> tuple[list[Stack], list[str]]:
+    """Read images to train on.
+
+    Args:
+        sources: files, and folders of DICOM series.
+        series: of folders with several series.
+
+    Returns:
+        the volumes, and what is wrong with images that are none.
+
+    Raises:
+        ValueError: where no image is left.
+    """
+    stacks: list[Stack] = []
+    faults: list[str] = []
+    for source in sources:
+        try:
+            volume = read_volume(source, series)
+            check_stack(volume.data, str(source))
+        except Exception as error:
+            if len(sources) == 1:
+                raise
+            faults.append(_sentence(error, source))
+        else:
+            stacks.append(Stack(volume.data, volume.spacing, str(source)))
+    if not stacks:
+        raise ValueError(f"IN must hold an image to train on, got {len(faults)} faulty ones. The first: {faults[0]}")
+    return stacks, faults
+
+
 def _train(read: Mapping[Job, _Checked], settings: Settings, folder: Path) -> tuple[TrainedNetwork, dict[str, Any]]:
     plan = settings.plan
     if settings.auto_footprint:
@@ -130,10 +160,15 @@ def _folder(work: contextlib.ExitStack) -> Path:
 
 def _failed(job: Job, error: Exception) -> dict[str, Any]:
     logger.log(logging.DEBUG // 2, "%s failed.", job.source, exc_info=error)
+    error_text = _sentence(error, job.source)
+    return {"input": str(job.source), "output": str(job.target), "status": "failed", "error": error_text}
+
+
+def _sentence(error: Exception, source: Path) -> str:
+    """What is wrong, in one line that names the file."""
     known = isinstance(error, (ValueError, OSError))
     text = " ".join(str(error).split()) if known else f"{type(error).__name__}: {error} Use -vv to see where."
-    named = text if str(job.source) in text else f"{text} ({job.source})"
-    return {"input": str(job.source), "output": str(job.target), "status": "failed", "error": named}
+    return text if str(source) in text else f"{text} ({source})"
 
 
 def _read(job: Job, settings: Settings, loaded: Mapping[Job, Volume]) -> _Checked:

@@ -221,26 +221,13 @@ def _train(args: argparse.Namespace) -> int:
             raise FileExistsError(f"MODELDIR must not hold a network yet, got {weights}. Use --force to overwrite it.")
     except (ValueError, OSError) as error:
         raise UsageError(str(error)) from error
-    from monai_n2v.denoising import check_stack
-    from monai_n2v.training import Stack, train_network
-    from monai_n2v.volumes import read_volume
+    from monai_n2v.batch import read_stacks
+    from monai_n2v.training import train_network
 
     plan = _plan_training(args)
     if args.footprint == "auto":
         raise UsageError("--footprint must be a size in train, got auto. Ask monai-n2v check for one.")
-    stacks, failed = [], []
-    for source in sources:
-        try:
-            volume = read_volume(source, args.series)
-            check_stack(volume.data, str(source))
-        except (ValueError, OSError) as error:
-            if len(sources) == 1:
-                raise
-            failed.append(" ".join(str(error).split()))
-        else:
-            stacks.append(Stack(volume.data, volume.spacing, str(source)))
-    if not stacks:
-        raise ValueError(f"IN must hold an image to train on, got {len(failed)} faulty ones. The first: {failed[0]}")
+    stacks, failed = read_stacks(sources, args.series)
     logger.info("Training one network on %d image(s), on %s.", len(stacks), plan.device)
     network, record = train_network(stacks, args.output, plan)
     logger.info("Trained %d steps in %.0f s.", record["steps"], record["training_seconds"])

@@ -12,13 +12,13 @@ from typing import Any, Protocol
 import numpy as np
 
 __all__ = [
+    "ArraySource",
     "Source",
     "Volume",
     "check_kind",
     "check_memory",
     "merge_axes",
     "quantize",
-    "spatial_of",
     "split_axes",
     "unreadable",
     "where",
@@ -54,6 +54,30 @@ class Source(Protocol):
             path: where, whole or not at all; its folder is made.
             dtype: ``"float32"``, or ``"input"`` for the stored type: rounded to the nearest stored value and clipped.
         """
+
+
+class ArraySource:
+    """What sources share whose voxels are one array, some of its axes spatial.
+
+    Attributes:
+        shape: of the array, fastest axis first.
+        is_spatial: of each axis, whether it is one of space.
+        stored: type of the stored values.
+    """
+
+    shape: tuple[int, ...]
+    is_spatial: list[bool]
+    stored: np.dtype
+
+    @property
+    def spatial_shape(self) -> tuple[int, ...]:
+        """Voxels along the axes of space, single ones included."""
+        return tuple(n for n, spatial in zip(self.shape, self.is_spatial) if spatial)
+
+    def to_array(self, data: np.ndarray, dtype: str) -> np.ndarray:
+        """Bring voxels into the form of the array; see `Source.write`."""
+        stored = self.stored if dtype == "input" else np.dtype(np.float32)
+        return quantize(split_axes(data, self.shape, self.is_spatial), stored)
 
 
 @dataclass(frozen=True)
@@ -149,11 +173,6 @@ def merge_axes(values: np.ndarray, is_spatial: list[bool], name: object = "") ->
     moved = values.transpose(order).reshape(-1, *sizes)
     # A copy where the values are mapped from a file: they must not change with it.
     return np.asarray(np.require(moved, np.float32, ["C", "W"]))
-
-
-def spatial_of(shape: tuple[int, ...], is_spatial: list[bool]) -> tuple[int, ...]:
-    """The lengths of the spatial axes."""
-    return tuple(n for n, spatial in zip(shape, is_spatial) if spatial)
 
 
 def split_axes(data: np.ndarray, shape: tuple[int, ...], is_spatial: list[bool]) -> np.ndarray:

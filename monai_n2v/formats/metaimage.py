@@ -9,13 +9,11 @@ from typing import Any
 import numpy as np
 
 from monai_n2v.formats.base import (
+    ArraySource,
     Volume,
     check_kind,
     check_memory,
     merge_axes,
-    quantize,
-    spatial_of,
-    split_axes,
     unreadable,
 )
 from monai_n2v.staging import staged
@@ -30,7 +28,7 @@ _MAX_FIELDS = 1000
 _OWN_FIELDS = {"ITK_InputFilterName", "origin", "spacing", "direction"}
 
 
-class MetaImageSource:
+class MetaImageSource(ArraySource):
     """Geometry and fields of a MetaImage.
 
     Args:
@@ -60,18 +58,11 @@ class MetaImageSource:
         affine[:3, 3] = self.origin[:3]
         return np.diag([-1.0, -1.0, 1.0, 1.0]) @ affine
 
-    @property
-    def spatial_shape(self) -> tuple[int, ...]:
-        """Voxels along the axes of space, single ones included."""
-        return spatial_of(self.shape, self.is_spatial)
-
     def write(self, data: np.ndarray, path: Path, dtype: str = "float32") -> None:
         """See `Source.write`."""
         import itk
 
-        values = split_axes(data, self.shape, self.is_spatial)
-        stored = self.stored if dtype == "input" else np.dtype(np.float32)
-        image = itk.image_from_array(np.ascontiguousarray(quantize(values, stored).T))
+        image = itk.image_from_array(np.ascontiguousarray(self.to_array(data, dtype).T))
         image.SetOrigin(self.origin.tolist())
         image.SetSpacing(self.sides.tolist())
         image.SetDirection(itk.matrix_from_array(self.direction))

@@ -8,13 +8,11 @@ from pathlib import Path
 import numpy as np
 
 from monai_n2v.formats.base import (
+    ArraySource,
     Volume,
     check_kind,
     check_memory,
     merge_axes,
-    quantize,
-    spatial_of,
-    split_axes,
     unreadable,
 )
 from monai_n2v.staging import staged
@@ -24,7 +22,7 @@ __all__ = ["SUFFIXES", "NpySource", "read_npy"]
 SUFFIXES = (".npy",)
 
 
-class NpySource:
+class NpySource(ArraySource):
     """Shape and type of an array.
 
     Args:
@@ -39,16 +37,10 @@ class NpySource:
         self.stored = stored
         self.is_spatial = [axis < 3 for axis in range(len(shape))]
 
-    @property
-    def spatial_shape(self) -> tuple[int, ...]:
-        """Voxels along the axes of space, single ones included."""
-        return spatial_of(self.shape, self.is_spatial)
-
     def write(self, data: np.ndarray, path: Path, dtype: str = "float32") -> None:
         """See `Source.write`."""
-        stored = self.stored if dtype == "input" else np.dtype(np.float32)
         with staged(path) as place:
-            np.save(place, quantize(split_axes(data, self.shape, self.is_spatial), stored))
+            np.save(place, self.to_array(data, dtype))
 
 
 def read_npy(path: Path) -> Volume:

@@ -9,13 +9,11 @@ from typing import Any
 import numpy as np
 
 from monai_n2v.formats.base import (
+    ArraySource,
     Volume,
     check_kind,
     check_memory,
     merge_axes,
-    quantize,
-    spatial_of,
-    split_axes,
     unreadable,
 )
 from monai_n2v.staging import staged
@@ -45,7 +43,7 @@ _NAMES = {"i1": "int8", "u1": "uint8", "i2": "int16", "u2": "uint16", "i4": "int
 }  # fmt: skip
 
 
-class NrrdSource:
+class NrrdSource(ArraySource):
     """Header of an NRRD file.
 
     Args:
@@ -85,22 +83,16 @@ class NrrdSource:
         affine[:3, 3] = self.header.get("space origin", np.zeros(3))
         return np.diag([*signs, 1.0]) @ affine
 
-    @property
-    def spatial_shape(self) -> tuple[int, ...]:
-        """Voxels along the axes of space, single ones included."""
-        return spatial_of(self.shape, self.is_spatial)
-
     def write(self, data: np.ndarray, path: Path, dtype: str = "float32") -> None:
         """See `Source.write`."""
         import nrrd
 
-        values = split_axes(data, self.shape, self.is_spatial)
-        stored = self.stored if dtype == "input" else np.dtype(np.float32)
-        header = {**self.header, "type": _NAMES[stored.str[1:]]}
+        values = self.to_array(data, dtype)
+        header = {**self.header, "type": _NAMES[values.dtype.str[1:]]}
         for name in _OF_OLD_VOXELS:
             header.pop(name, None)
         with staged(path) as place:
-            nrrd.write(str(place), quantize(values, stored), header)
+            nrrd.write(str(place), values, header)
 
 
 def read_nrrd(path: Path) -> Volume:

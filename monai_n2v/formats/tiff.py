@@ -15,13 +15,11 @@ from xml.etree import ElementTree
 import numpy as np
 
 from monai_n2v.formats.base import (
+    ArraySource,
     Volume,
     check_kind,
     check_memory,
     merge_axes,
-    quantize,
-    spatial_of,
-    split_axes,
     unreadable,
 )
 from monai_n2v.staging import staged
@@ -41,7 +39,7 @@ _LOSSLESS = {"ADOBE_DEFLATE", "DEFLATE", "LZW", "ZSTD", "PACKBITS", "NONE"}
 _COUNTED_BY_IMAGEJ = {"ImageJ", "images", "channels", "slices", "frames", "hyperstack"}
 
 
-class TiffSource:
+class TiffSource(ArraySource):
     """Axes, resolution and descriptions of a TIFF file.
 
     Args:
@@ -95,17 +93,11 @@ class TiffSource:
             sides["Z"] = float((self.imagej or {}).get("spacing", 1.0)) * (unit if named else 1.0)
         return tuple(sides[axis] for axis in self.axes if axis in sides)
 
-    @property
-    def spatial_shape(self) -> tuple[int, ...]:
-        """Voxels along the axes of space, single ones included."""
-        return spatial_of(self.shape, self.is_spatial)
-
     def write(self, data: np.ndarray, path: Path, dtype: str = "float32") -> None:
         """See `Source.write`."""
         import tifffile
 
-        stored = self.stored if dtype == "input" else np.dtype(np.float32)
-        values = quantize(split_axes(data, self.shape, self.is_spatial).T, stored)
+        values = self.to_array(data, dtype).T
         options: dict[str, Any] = {"photometric": self.photometric, "datetime": self.date}
         if self.software is not None:
             options["software"] = _as_tag(str(self.software))
@@ -119,7 +111,7 @@ class TiffSource:
             options |= {"imagej": True, "metadata": {**kept, "axes": self.axes[::-1]}}
         elif self.ome is not None:
             n_planes = values.size // (values.shape[-1] * values.shape[-2])
-            options |= {"description": _renew_ome(self.ome, stored, n_planes), "metadata": None}
+            options |= {"description": _renew_ome(self.ome, values.dtype, n_planes), "metadata": None}
         elif self.description is not None:
             options |= {"description": _as_tag(self.description), "metadata": None}
         else:
