@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import gc
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -57,6 +58,8 @@ class TrainedNetwork:
             raise ValueError(
                 "prediction must be finite, got NaN or infinite voxels: the training diverged. Try another seed."
             )
+        # MONAI's engines and handlers refer to one another: their copies of the image would stay for a while.
+        gc.collect()
         return output
 
 
