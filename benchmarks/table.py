@@ -71,7 +71,7 @@ def colin27_section(stored: dict[str, Any]) -> list[str]:
             "Each row is a run of its own, since the learning rate is annealed within the budget. The budget was turned into",
             "steps by the time of a step, measured for all networks in turns on two threads of an idle machine (below), and",
             "the run then made that many steps, on whatever threads were free: training s is steps times that time. Training",
-            "ran in bfloat16, which this CPU has units for (AMX); others take several times as long for the same steps.",
+            "ran in bfloat16, which this CPU has units for (AMX); on others the same steps take longer.",
             "",
             "| network | ms per step |",
             "| --- | --- |",

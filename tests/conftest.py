@@ -46,6 +46,15 @@ def real_data() -> Path:
     return folder
 
 
+@pytest.fixture
+def short_epochs(monkeypatch):
+    """One epoch of two steps: these tests look at files and words, not at quality."""
+    import monai_n2v.training as training
+
+    train = training.train
+    monkeypatch.setattr(training, "train", lambda *args, **kwargs: train(*args, **{**kwargs, "epoch_length": 2}))
+
+
 def phantom(shape: tuple[int, ...], sigma: float = 10.0, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
     """Smooth blobs between 0 and 100, and the same with white Gaussian noise; float32."""
     axes = np.meshgrid(*(np.linspace(-1, 1, n) for n in shape), indexing="ij")

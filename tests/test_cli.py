@@ -20,13 +20,7 @@ from monai_n2v.cli import main
 QUICK = ["--fast", "--epochs", "1", "--device", "cpu"]
 
 
-@pytest.fixture(autouse=True)
-def _short_epochs(monkeypatch):
-    """One epoch of two steps: these tests look at files and words, not at quality."""
-    import monai_n2v.training as training
-
-    train = training.train
-    monkeypatch.setattr(training, "train", lambda *args, **kwargs: train(*args, **{**kwargs, "epoch_length": 2}))
+pytestmark = pytest.mark.usefixtures("short_epochs")
 
 
 @pytest.fixture
