@@ -17,7 +17,7 @@ from ignite.engine import Events
 from monai.bundle import ConfigWorkflow
 from monai.data import MetaTensor
 
-__all__ = ["as_image", "bundle_name", "find_bundle", "find_config", "predict", "require_checkpoint", "train"]
+__all__ = ["as_image", "bundle_name", "find_bundle", "find_config", "predict", "train"]
 
 
 def _resource(kind: str, name: str) -> Path:
@@ -62,26 +62,6 @@ def find_config(name: str) -> Path:
 def bundle_name(spatial_dims: int) -> str:
     """Name of the bundle for images (2) or volumes (3)."""
     return f"n2v_denoise_{spatial_dims}d"
-
-
-def require_checkpoint(path: str | Path) -> str:
-    """Return the path of a trained network's weights, or say that there are none.
-
-    Args:
-        path: of the weights.
-
-    Returns:
-        the same path.
-
-    Raises:
-        FileNotFoundError: where the file is missing. Noise2Void has no general weights: it learns from your images.
-    """
-    if not Path(path).is_file():
-        raise FileNotFoundError(
-            f"ckpt_path must be the weights of a trained network, got {path}, which does not exist. "
-            "Noise2Void learns from your own images: run train.json first, or pass --ckpt_path FILE."
-        )
-    return str(path)
 
 
 def as_image(data: np.ndarray, spacing: Sequence[float]) -> MetaTensor:

@@ -72,7 +72,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if args.verbose > 1:
             traceback.print_exc()
         cause = _first_cause(error)
-        known = isinstance(cause, (UsageError, ValueError, TypeError, OSError))
+        known = isinstance(cause, (UsageError, ValueError, TypeError, OSError, FloatingPointError))
         text = " ".join(str(cause).split())
         print(
             f"error: {text}" if known else f"error: {type(cause).__name__}: {text} Use -vv to see where.",
@@ -86,7 +86,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _first_cause(error: BaseException) -> BaseException:
     """The exception MONAI wrapped into its own, unless one of ours stands on top."""
-    while not isinstance(error, (UsageError, ValueError, OSError)) and error.__cause__ is not None:
+    while not isinstance(error, (UsageError, ValueError, OSError, FloatingPointError)) and error.__cause__ is not None:
         error = error.__cause__
     return error
 

@@ -7,21 +7,39 @@ import logging
 import math
 import time
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
+import ignite.distributed as idist
 import torch
 from ignite.engine import Engine, Events
-from ignite.handlers import Checkpoint, DiskSaver
-from monai.engines import PrepareBatch
-from monai.handlers import CheckpointLoader
-from tqdm import tqdm
+from ignite.handlers import EarlyStopping
+from monai.engines import IterationEvents, PrepareBatch
 
-from monai_n2v.staging import staged
-
-__all__ = ["AnnealedBudget", "EpochSeeder", "ModelSaver", "PrepareN2VBatch", "ResumableCheckpoints", "TrainingBar"]
+__all__ = [
+    "AnnealedBudget",
+    "EarlyStop",
+    "EpochSeeder",
+    "GradientClipper",
+    "LossGuard",
+    "PrepareN2VBatch",
+    "shared_handler",
+]
 
 logger = logging.getLogger(__name__)
+
+
+def shared_handler(handler: Any) -> Any:
+    """Return a handler that is an entry of its own in a config, since others refer to it too.
+
+    MONAI wants every entry of ``train#handlers`` to have a ``_target_``, so a bare reference cannot stand there.
+
+    Args:
+        handler: any handler.
+
+    Returns:
+        the same object.
+    """
+    return handler
 
 
 class PrepareN2VBatch(PrepareBatch):
@@ -71,6 +89,104 @@ class EpochSeeder:
         if hasattr(self.loader, "set_epoch"):
             self.loader.set_epoch(engine.state.epoch)
         torch.manual_seed(hash((self.seed, self.rank, engine.state.epoch)) % 2**63)
+
+
+class LossGuard:
+    """Stop a training whose loss is no longer a number, before anything of that epoch is saved.
+
+    It looks at the epoch's mean, which is not finite as soon as one step's loss was not, so that no step has to wait
+    for the device. Attach it before handlers that save or validate.
+
+    Args:
+        metric: the epoch's mean loss among the trainer's metrics.
+
+    Raises:
+        FloatingPointError: at the end of an epoch with a loss that is NaN or infinite.
+    """
+
+    def __init__(self, metric: str = "train_loss") -> None:
+        self.metric = metric
+
+    def attach(self, engine: Engine) -> None:
+        """Attach to a trainer."""
+        engine.add_event_handler(Events.EPOCH_COMPLETED, self)
+
+    def __call__(self, engine: Engine) -> None:
+        """Look at the epoch that ends."""
+        loss = float(engine.state.metrics[self.metric])
+        if not math.isfinite(loss):
+            raise FloatingPointError(
+                f"loss must be finite, got {loss} in epoch {engine.state.epoch}: the training diverged. "
+                "Train with a lower lr, or with grad_clip 1."
+            )
+
+
+class GradientClipper:
+    """Scale the gradient of every step down to a largest norm.
+
+    Args:
+        network: whose gradient.
+        max_norm: largest Euclidean norm of the whole gradient; None leaves it as it is.
+
+    Raises:
+        ValueError: for a norm that is not above 0.
+    """
+
+    def __init__(self, network: torch.nn.Module, max_norm: float | None = None) -> None:
+        if max_norm is not None and max_norm <= 0:
+            raise ValueError(f"grad_clip must be above 0, got {max_norm}. Use 1, or null to leave gradients alone.")
+        self.network = network
+        self.max_norm = max_norm
+
+    def attach(self, engine: Engine) -> None:
+        """Attach to a trainer of MONAI."""
+        if self.max_norm is not None:
+            engine.add_event_handler(IterationEvents.BACKWARD_COMPLETED, self)
+
+    def __call__(self, engine: Engine) -> None:  # noqa: ARG002 - Ignite hands it over
+        """Scale the gradient of the step."""
+        torch.nn.utils.clip_grad_norm_(self.network.parameters(), self.max_norm or math.inf)
+
+
+class EarlyStop:
+    """End a training when validation has not improved for a while. Off by default.
+
+    The validation loss ranks masked predictions, it is not image quality, and it keeps falling slowly for long; a fixed
+    budget is the better rule. Attach after validation. Its state belongs into the checkpoints.
+
+    Args:
+        evaluator: the engine that validates.
+        patience: validations without improvement before the training ends; None never ends it.
+        interval: epochs between validations.
+        metric: of the evaluator, lower is better.
+    """
+
+    def __init__(
+        self, evaluator: Engine, patience: int | None = None, interval: int = 1, metric: str = "val_loss"
+    ) -> None:
+        if patience is not None and patience < 1:
+            raise ValueError(f"early_stop must be at least 1 validation, got {patience}. Use null to never stop.")
+        self.evaluator = evaluator
+        self.patience = patience
+        self.interval = interval
+        self.metric = metric
+        self._stopping: EarlyStopping | None = None
+
+    def attach(self, engine: Engine) -> None:
+        """Attach to a trainer."""
+        if self.patience is None:
+            return
+        self._stopping = EarlyStopping(self.patience, lambda _: -self.evaluator.state.metrics[self.metric], engine)
+        engine.add_event_handler(Events.EPOCH_COMPLETED(every=self.interval), self._stopping)
+
+    def state_dict(self) -> Mapping[str, Any]:
+        """How long it has waited, and the best so far; empty where it never stops."""
+        return {} if self._stopping is None else self._stopping.state_dict()
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on waiting from a state of `state_dict`."""
+        if self._stopping is not None and state:
+            self._stopping.load_state_dict(state)
 
 
 class AnnealedBudget:
@@ -135,7 +251,8 @@ class AnnealedBudget:
         if self._planned:
             return
         epoch, length = engine.state.epoch, engine.state.epoch_length
-        per_epoch = (time.perf_counter() - self._started) / epoch
+        # All processes of a distributed training must come to the same number.
+        per_epoch = float(idist.all_reduce((time.perf_counter() - self._started) / epoch, "MAX"))
         n_epochs = max(epoch + 1, int((self.max_time or 0) / per_epoch))
         if self.decay_start(n_epochs * length) >= (epoch + 1) * length:
             return
@@ -144,126 +261,3 @@ class AnnealedBudget:
         engine.state.max_epochs = n_epochs
         self._planned = True
         logger.info("Training takes %d epochs of %d steps within %g s.", n_epochs, length, self.max_time)
-
-
-class ModelSaver:
-    """Write the trained weights, a flat state dict, when training completes; never after a failure.
-
-    The file appears whole or not at all.
-
-    Args:
-        network: whose weights to save.
-        path: of the file; its folder is made.
-    """
-
-    def __init__(self, network: torch.nn.Module, path: str | Path) -> None:
-        self.network = network
-        self.path = Path(path)
-
-    def attach(self, engine: Engine) -> None:
-        """Attach to a trainer."""
-        engine.add_event_handler(Events.COMPLETED, self)
-
-    def __call__(self, engine: Engine) -> None:
-        """Write the file."""
-        with staged(self.path) as place:
-            torch.save(self.network.state_dict(), place)
-        engine.logger.info("Saved the trained network: %s", self.path)
-
-
-class ResumableCheckpoints:
-    """Save everything a run needs to go on, after every epoch, and go on from the latest.
-
-    The trainer's own state is among it, which only a handler can reach while the trainer is being built. Attach it
-    last, so that the epoch's validation and learning rate are in the checkpoint. The checkpoints of the last two epochs
-    stay; those of an earlier run in the same folder go when this run saves its first.
-
-    Args:
-        folder: of the files ``checkpoint_epoch=N.pt``; each is written whole or not at all.
-        objects: network, optimizer and whatever else has a state, by name.
-        resume: whether to go on from the latest checkpoint.
-        device: where the checkpoint is loaded to.
-
-    Raises:
-        FileNotFoundError: with ``resume``, where there is no checkpoint.
-    """
-
-    def __init__(
-        self, folder: str | Path, objects: Mapping[str, Any], resume: bool = False, device: torch.device | str = "cpu"
-    ) -> None:
-        self.folder = Path(folder)
-        self.objects = dict(objects)
-        self.device = device
-        self.latest = self._find_latest() if resume else None
-
-    def _by_epoch(self) -> dict[int, Path]:
-        return {int(path.stem.rpartition("=")[2]): path for path in self.folder.glob("checkpoint_epoch=*.pt")}
-
-    def _find_latest(self) -> str:
-        paths = self._by_epoch()
-        if not paths:
-            raise FileNotFoundError(
-                f"resume must find a checkpoint_epoch=N.pt, got none in {self.folder}. Train without --resume first."
-            )
-        return str(paths[max(paths)])
-
-    def attach(self, engine: Engine) -> None:
-        """Attach to a trainer."""
-        objects = {**self.objects, "trainer": engine}
-        if self.latest is not None:
-            CheckpointLoader(self.latest, objects, map_location=self.device).attach(engine)
-        saver = DiskSaver(str(self.folder), atomic=True, create_dir=True, require_empty=False)
-        save = Checkpoint(objects, saver, score_function=lambda e: e.state.epoch, score_name="epoch", n_saved=None)
-        engine.add_event_handler(Events.EPOCH_COMPLETED, save)
-        engine.add_event_handler(Events.EPOCH_COMPLETED, self.prune)
-
-    def prune(self, engine: Engine) -> None:
-        """Remove all checkpoints but this epoch's and the one before."""
-        for epoch, path in self._by_epoch().items():
-            if epoch not in (engine.state.epoch, engine.state.epoch - 1):
-                path.unlink()
-
-
-class TrainingBar:
-    """One tqdm bar over the whole run, in percent of its epochs or of its seconds, on standard error.
-
-    Args:
-        max_time: budget in seconds, or None for a budget of epochs.
-        description: shown before the bar.
-    """
-
-    def __init__(self, max_time: float | None = None, description: str = "training") -> None:
-        self.max_time = max_time
-        self.description = description
-        self._bar: Any = None
-        self._started = 0.0
-
-    def attach(self, engine: Engine) -> None:
-        """Attach to a trainer."""
-        engine.add_event_handler(Events.STARTED, self.start)
-        engine.add_event_handler(Events.ITERATION_COMPLETED, self)
-        for event in (Events.COMPLETED, Events.EXCEPTION_RAISED):
-            engine.add_event_handler(event, self.close)
-
-    def start(self, engine: Engine) -> None:  # noqa: ARG002 - Ignite hands it over
-        """Open the bar."""
-        self._started = time.perf_counter()
-        form = "{desc}: {percentage:3.0f}%|{bar}| {elapsed}{postfix}"
-        self._bar = tqdm(total=1.0, desc=self.description, bar_format=form, leave=False)
-
-    def __call__(self, engine: Engine) -> None:
-        """Move the bar."""
-        if self.max_time is None:
-            done = engine.state.iteration / (engine.state.max_epochs * engine.state.epoch_length)
-        else:
-            done = (time.perf_counter() - self._started) / self.max_time
-        output = engine.state.output
-        if isinstance(output, Mapping):
-            self._bar.set_postfix_str(f"loss {output['loss'].item():.4f}", refresh=False)
-        self._bar.update(min(1.0, done) - self._bar.n)
-
-    def close(self, engine: Engine, error: BaseException | None = None) -> None:  # noqa: ARG002
-        """Close the bar."""
-        self._bar.close()
-        if error is not None:
-            raise error

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
 from monai.bundle import ConfigParser
 from monai.data import MetaTensor
 
 from monai_n2v.bundles import bundle_name, find_bundle, predict
+from monai_n2v.checkpoints import load_weights
 
 __all__ = ["TrainedNetwork", "resolve_model"]
 
@@ -47,13 +47,13 @@ class TrainedNetwork:
         settings = {"device": f"$torch.device('{device}')"}
         try:
             output = predict(self.bundle, image, self.weights, ["in_memory_inference.json"], **settings)
-        except RuntimeError as error:
-            if "loading state_dict" not in str(error.__cause__ or error):
+        except RuntimeError as error:  # MONAI's parser wraps what goes wrong in a config
+            cause: BaseException = error
+            while cause.__cause__ is not None:
+                cause = cause.__cause__
+            if not str(cause).startswith("ckpt_path must"):
                 raise
-            raise ValueError(
-                f"model must hold weights of the network its bundle configures, got others for {self.weights}. "
-                "Set features in the bundle's inference.json as in training."
-            ) from error
+            raise ValueError(str(cause).replace("ckpt_path", "model", 1)) from error
         if not np.isfinite(output).all():
             raise ValueError(
                 "prediction must be finite, got NaN or infinite voxels: the training diverged. Try another seed."
@@ -93,13 +93,7 @@ def resolve_model(model: str | Path) -> TrainedNetwork:
 
 
 def _axes_of_weights(path: Path) -> int:
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-        n_axes = int(max(tensor.ndim for tensor in state.values())) - 2
-    except Exception as error:  # torch raises a dozen kinds for a file that is none of its own
-        raise ValueError(
-            f"model must be a file of network weights, got {path}. Pass a bundle's models/model.pt."
-        ) from error
+    n_axes = max(tensor.ndim for tensor in load_weights(path, "model").values()) - 2
     if n_axes not in (2, 3):
         raise ValueError(f"model must be a 2D or 3D network, got weights of {n_axes} axes in {path}. Check the file.")
     return n_axes

@@ -5,16 +5,11 @@ import itertools
 
 import pytest
 import torch
-from ignite.engine import Engine
+from ignite.engine import Engine, Events
+from ignite.metrics import Average
+from monai.engines import IterationEvents
 
-from monai_n2v.engines import (
-    AnnealedBudget,
-    EpochSeeder,
-    ModelSaver,
-    PrepareN2VBatch,
-    ResumableCheckpoints,
-    TrainingBar,
-)
+from monai_n2v.engines import AnnealedBudget, EarlyStop, EpochSeeder, GradientClipper, LossGuard, PrepareN2VBatch
 
 
 def optimizer() -> torch.optim.Optimizer:
@@ -103,51 +98,67 @@ def test_epochs_seed_torch_and_loader():
     assert draws[0] != draws[1]
 
 
-def test_model_saved_whole_on_completion_only(tmp_path):
-    network, path = torch.nn.Linear(2, 2), tmp_path / "models" / "model.pt"
-    engine = Engine(lambda e, b: 1 / 0)
-    ModelSaver(network, path).attach(engine)
-    with pytest.raises(ZeroDivisionError):
-        engine.run([0])
-    assert not path.exists()
-    engine = Engine(lambda e, b: None)
-    ModelSaver(network, path).attach(engine)
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_diverged_training_stops_after_its_epoch_and_says_how_to_go_on(bad):
+    losses = iter([1.0, 1.0, 1.0, bad, 1.0, 1.0])
+    epochs: list[int] = []
+    engine = Engine(lambda e, b: next(losses))
+    Average().attach(engine, "train_loss")
+    LossGuard().attach(engine)
+    engine.add_event_handler(Events.EPOCH_COMPLETED, lambda e: epochs.append(e.state.epoch))
+    with pytest.raises(FloatingPointError, match=r"loss must be finite, got (nan|inf) in epoch 2.*lower lr"):
+        engine.run(range(2), max_epochs=3)
+    assert epochs == [1], "a handler after the guard saw the diverged epoch"
+
+
+@pytest.mark.parametrize(("max_norm", "norm"), [(None, 10.0), (0.5, 0.5), (50.0, 10.0)])
+def test_gradient_is_scaled_down_to_the_largest_norm(max_norm, norm):
+    network = torch.nn.Linear(2, 1, bias=False)
+    seen: list[float] = []
+
+    def update(engine, batch):
+        network.weight.grad = torch.tensor([[6.0, 8.0]])
+        engine.fire_event(IterationEvents.BACKWARD_COMPLETED)
+        seen.append(network.weight.grad.norm().item())
+
+    engine = Engine(update)
+    engine.register_events(*IterationEvents)
+    GradientClipper(network, max_norm).attach(engine)
     engine.run([0])
-    assert torch.load(path, weights_only=True).keys() == network.state_dict().keys()
-    assert [p.name for p in path.parent.iterdir()] == ["model.pt"]
+    assert seen == [pytest.approx(norm, rel=1e-4)]
 
 
-def test_resume_needs_a_checkpoint(tmp_path):
-    with pytest.raises(FileNotFoundError, match="resume must find a checkpoint"):
-        ResumableCheckpoints(tmp_path, {"model": torch.nn.Linear(1, 1)}, resume=True)
+def test_norm_must_be_positive():
+    with pytest.raises(ValueError, match="grad_clip must be above 0, got 0"):
+        GradientClipper(torch.nn.Linear(1, 1), 0)
 
 
-def test_checkpoints_of_an_earlier_run_go_and_two_stay(tmp_path):
-    (tmp_path / "checkpoint_epoch=99.pt").touch()
-    network = torch.nn.Linear(1, 1)
-    engine = Engine(lambda e, b: None)
-    ResumableCheckpoints(tmp_path, {"model": network}).attach(engine)
-    engine.run([0], max_epochs=4)
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["checkpoint_epoch=3.pt", "checkpoint_epoch=4.pt"]
-    state = torch.load(tmp_path / "checkpoint_epoch=4.pt", weights_only=True)
-    assert state["trainer"]["iteration"] == 4
+@pytest.mark.parametrize(("patience", "epochs"), [(None, 8), (2, 5), (4, 7)])
+def test_training_ends_early_only_where_asked(patience, epochs):
+    evaluator = Engine(lambda e, b: None)
+    losses = [5.0, 4.0, 3.0, 3.5, 3.0, 3.1, 3.2, 3.3]
+    engine = Engine(lambda e, b: evaluator.state.metrics.update(val_loss=losses[e.state.epoch - 1]))
+    stop = EarlyStop(evaluator, patience)
+    stop.attach(engine)
+    engine.run([0], max_epochs=8)
+    assert engine.state.epoch == epochs
 
 
-def test_latest_checkpoint_is_the_highest_epoch(tmp_path):
-    for epoch in (2, 9, 10):
-        (tmp_path / f"checkpoint_epoch={epoch}.pt").touch()
-    assert ResumableCheckpoints(tmp_path, {}, resume=True).latest == str(tmp_path / "checkpoint_epoch=10.pt")
+def test_waiting_goes_on_after_a_resume():
+    evaluator = Engine(lambda e, b: None)
+    evaluator.state.metrics["val_loss"] = 1.0
+    ended: list[int] = []
+    state: dict = {}
+    for _ in range(2):
+        engine, stop = Engine(lambda e, b: None), EarlyStop(evaluator, 3)
+        stop.attach(engine)
+        stop.load_state_dict(state)
+        engine.run([0], max_epochs=3)
+        ended.append(engine.state.epoch)
+        state = dict(stop.state_dict())
+    assert ended == [3, 1], "the first run waits for two epochs, the next for one more"
 
 
-@pytest.mark.parametrize("max_time", [None, 5.0])
-def test_bar_runs_and_closes(max_time, capsys):
-    engine = Engine(lambda e, b: {"loss": torch.tensor(0.25)})
-    bar = TrainingBar(max_time)
-    bar.attach(engine)
-    engine.run(range(3), max_epochs=2)
-    assert "training" in capsys.readouterr().err
-    assert bar._bar.disable, "not closed"
-    failing = Engine(lambda e, b: 1 / 0)
-    TrainingBar(max_time).attach(failing)
-    with pytest.raises(ZeroDivisionError):
-        failing.run([0])
+def test_patience_must_be_positive():
+    with pytest.raises(ValueError, match="early_stop must be at least 1"):
+        EarlyStop(Engine(lambda e, b: None), 0)
