@@ -46,9 +46,10 @@ _HOMES = {
 }
 _MODULES = {
     *_HOMES.values(),
-    *("arguments", "assumption", "batch", "blocks", "charts", "cli", "correlation", "describe", "engines", "files"),
-    *("footprints", "formats", "intensity", "jobs", "masking", "models", "noise", "padding", "page", "planes"),
-    *("precision", "quality", "report", "staging", "strata", "traces", "training", "volumes", "wording"),
+    *("arguments", "assumption", "batch", "blocks", "charts", "cli", "correlation", "describe", "engines"),
+    *("evaluation", "files", "footprints", "formats", "intensity", "jobs", "masking", "models", "noise", "padding"),
+    *("page", "partners", "planes", "precision", "quality", "report", "scores", "staging", "strata", "traces"),
+    *("training", "volumes", "wording"),
 }
 
 
