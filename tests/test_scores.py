@@ -148,6 +148,18 @@ def test_noise_level_right_within_two_percent_on_a_smooth_image(shape, sigma):
     assert alive == 1
 
 
+@pytest.mark.parametrize(("sigma", "slope"), [(2.0, 1.0), (5.0, 1.0), (11.5, 1.0), (5.0, 0.25)])
+def test_noise_level_of_whole_numbers_does_not_jump(sigma, slope):
+    stored = np.round(phantom((256, 256), sigma, seed=2)[1]) * np.float32(slope)
+    # Rounding is noise of its own, uniform over one level.
+    expected = slope * math.sqrt(sigma**2 + 1 / 12)
+    assert score_residual(stored, 0 * stored)[0]["sigma"] == pytest.approx(expected, rel=0.025)
+    stored[:64] = stored.min()
+    found, alive = score_residual(stored, 0 * stored)
+    assert found["sigma"] == pytest.approx(expected, rel=0.03)
+    assert alive == pytest.approx(0.75, abs=0.02), "padding stays constant"
+
+
 def test_noise_level_too_high_on_fine_texture():
     """The limit that docs/evaluation.md tells of."""
     texture = np.random.default_rng(3).normal(0, 5, (128, 128))
