@@ -109,20 +109,16 @@ class BlindSpotInferer(Inferer):
 class SeparateBlindd(MapTransform):
     """Separate the plain prediction from that at blind spots, as `BlindSpotInferer` returns them.
 
-    Also gives ``val_loss``, the validation loss of the training: mean squared error at blind spots in standardized
-    units, noise included. The blind prediction is moved by the mean of the plain one, as `RestoreIntensity` will move
-    that.
+    The blind prediction goes to ``d["blind"]``, moved by the mean of the plain one, as `RestoreIntensity` will move
+    that. ``d["val_loss"]`` is the validation loss of the training: mean squared error at blind spots against
+    ``d["image"]`` in standardized units, noise included.
 
     Args:
         keys: prediction ``(2 * C, *spatial)``, standardized.
-        image_key: the standardized noisy image.
-        blind_key: where the blind prediction goes.
     """
 
-    def __init__(self, keys: str = "pred", image_key: str = "image", blind_key: str = "blind") -> None:
+    def __init__(self, keys: str = "pred") -> None:
         super().__init__(keys)
-        self.image_key = image_key
-        self.blind_key = blind_key
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Separate ``data[key]``; returns a new dictionary."""
@@ -130,9 +126,9 @@ class SeparateBlindd(MapTransform):
         for key in self.key_iterator(d):
             plain, blind = d[key].chunk(2)
             spots = torch.isfinite(blind)
-            error = (blind[spots] - torch.as_tensor(d[self.image_key])[spots]).double()
+            error = (blind[spots] - torch.as_tensor(d["image"])[spots]).double()
             d["val_loss"] = error.square().mean().item()
-            d[self.blind_key] = blind - plain.flatten(1).mean(dim=1, dtype=torch.float64).to(blind).view(
+            d["blind"] = blind - plain.flatten(1).mean(dim=1, dtype=torch.float64).to(blind).view(
                 -1, *[1] * (blind.ndim - 1)
             )
             d[key] = plain
@@ -142,18 +138,18 @@ class SeparateBlindd(MapTransform):
 class ScoreDenoisingd(MapTransform):
     """Score a denoised image, in the units of the noisy one, against every reference there is.
 
-    References are read here, one at a time, and let go of. Memory: beside the noisy image and both predictions, on the
-    CPU, the noisy image restored, a reference, and the mean of the repeats. Channels are scored one by one; the scores
-    are their means.
+    References are read here, one at a time, and let go of. Memory, on the CPU: beside the noisy image and both
+    predictions, the noisy image restored, and the blind prediction restored, or a reference and the mean of those
+    before. Channels are scored one by one; the scores are their means.
+
+    It takes what `SeparateBlindd` leaves, ``clean`` and ``repeat_<k>`` as `find_scored_images` names them, and gives
+    ``d["scores"]``, a dictionary of the numbers that `monai_n2v.scores` describes; ``d["blind"]`` is taken out.
 
     Args:
         keys: denoised image ``(C, *spatial)``, restored.
         spatial_dims: axes of the network.
         data_range: that PSNR and SSIM refer to, in the units of the image; see `data_range_of` for None.
         sigma: standard deviation of the noise in the units of the image, where it is known; estimated for None.
-        image_key: the standardized noisy image.
-        blind_key: prediction at blind spots, standardized; taken out of the dictionary.
-        score_key: where the scores go, a dictionary of numbers; `monai_n2v.scores` tells what they are.
 
     Raises:
         ValueError: for a ``data_range`` or ``sigma`` that is not above 0; on scoring, for a reference of another shape
@@ -166,9 +162,6 @@ class ScoreDenoisingd(MapTransform):
         spatial_dims: int = 2,
         data_range: float | None = None,
         sigma: float | None = None,
-        image_key: str = "image",
-        blind_key: str = "blind",
-        score_key: str = "scores",
     ) -> None:
         super().__init__(keys)
         for name, value in (("data_range", data_range), ("sigma", sigma)):
@@ -177,50 +170,61 @@ class ScoreDenoisingd(MapTransform):
         self.spatial_dims = spatial_dims
         self.data_range = data_range
         self.sigma = sigma
-        self.image_key = image_key
-        self.blind_key = blind_key
-        self.score_key = score_key
         self.load = LoadNoisyd("reference")
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Score ``data[key]``; returns a new dictionary."""
         d = dict(data)
-        restore, image, blind = RestoreIntensity(keep_mean=False), d[self.image_key], d.pop(self.blind_key)
-        noisy, blind = (restore(x, image.meta).cpu().numpy() for x in (image, blind))
+        restore, image, blind = RestoreIntensity(keep_mean=False), d["image"], d.pop("blind")
         for key in self.key_iterator(d):
             denoised = d[key].cpu().numpy()
-            clean = self._read(d["clean"], denoised.shape) if "clean" in d else None
-            paths = [d[name] for name in d if str(name).startswith("repeat_")]
-            mean, variances = average_repeats(self._read(path, denoised.shape) for path in paths)
-            channels = []
-            for c, channel in enumerate(zip(noisy, denoised, blind)):
-                repeats = (mean[c], variances[c] if variances else None) if paths else None
-                channels.append(self._score(*channel, None if clean is None else clean[c], repeats))
-            means = {name: float(np.mean([scores[name] for scores in channels])) for name in channels[0]}
-            d[self.score_key] = {"val_loss": d["val_loss"], **means}
+            noisy = restore(image, image.meta).cpu().numpy()
+            # One kind of reference after the other, so that few volumes are held at a time.
+            found = self._score_clean(noisy, denoised, d.get("clean"))
+            ranges = [scores["data_range"] for scores in found]
+            found += self._score_alone(noisy, denoised, restore(blind, image.meta).cpu().numpy(), ranges)
+            found += self._score_repeats(noisy, denoised, [d[k] for k in d if str(k).startswith("repeat_")], ranges)
+            names = dict.fromkeys(name for scores in found for name in scores)
+            means = {name: float(np.mean([scores[name] for scores in found if name in scores])) for name in names}
+            d["scores"] = {"val_loss": d["val_loss"], **means}
         return d
 
-    def _score(
-        self,
-        noisy: np.ndarray,
-        denoised: np.ndarray,
-        blind: np.ndarray,
-        clean: np.ndarray | None,
-        repeats: tuple[np.ndarray, float | None] | None,
-    ) -> dict[str, float]:
-        """Score one channel."""
-        data_range = self.data_range or data_range_of(noisy, clean)
-        scores = {"data_range": data_range}
-        if clean is not None:
-            scores |= score_clean(noisy, denoised, clean, data_range, self.spatial_dims)
-        if repeats is not None:
-            scores |= score_repeats(noisy, denoised, *repeats, data_range)
-        residual, alive = score_residual(noisy, denoised)
-        scores |= residual
-        if self.sigma is not None:
-            scores["sigma"] = self.sigma
-        # Constant padding holds no noise, and counts among the blind spots.
-        return scores | score_blind(noisy, blind, alive * scores["sigma"] ** 2, data_range)
+    def _score_clean(self, noisy: np.ndarray, denoised: np.ndarray, path: str | None) -> list[dict[str, float]]:
+        """Range of every channel, with scores against a clean image where there is one."""
+        if path is None:
+            return [{"data_range": self.data_range or data_range_of(before)} for before in noisy]
+        found = []
+        for before, after, clean in zip(noisy, denoised, self._read(path, noisy.shape)):
+            data_range = self.data_range or data_range_of(before, clean)
+            scores = score_clean(before, after, clean, data_range, self.spatial_dims)
+            found.append({"data_range": data_range, **scores})
+        return found
+
+    def _score_alone(
+        self, noisy: np.ndarray, denoised: np.ndarray, blind: np.ndarray, ranges: Sequence[float]
+    ) -> list[dict[str, float]]:
+        """Scores of every channel that need no reference."""
+        found = []
+        for before, after, predicted, data_range in zip(noisy, denoised, blind, ranges):
+            scores, alive = score_residual(before, after)
+            if self.sigma is not None:
+                scores["sigma"] = self.sigma
+            # Constant padding holds no noise, and counts among the blind spots.
+            variance = alive * scores["sigma"] ** 2
+            found.append(scores | score_blind(before, predicted, variance, data_range))
+        return found
+
+    def _score_repeats(
+        self, noisy: np.ndarray, denoised: np.ndarray, paths: Sequence[str], ranges: Sequence[float]
+    ) -> list[dict[str, float]]:
+        """Scores of every channel against further exposures."""
+        if not paths:
+            return []
+        mean, variances = average_repeats(self._read(path, noisy.shape) for path in paths)
+        return [
+            score_repeats(before, after, mean[c], variances[c] if variances else None, ranges[c])
+            for c, (before, after) in enumerate(zip(noisy, denoised))
+        ]
 
     def _read(self, path: str, shape: tuple[int, ...]) -> np.ndarray:
         values = np.asarray(self.load({"reference": path})["reference"])
@@ -248,12 +252,10 @@ class ScoreTable:
 
     Args:
         save_dir: folder of the table; None to write none.
-        score_key: where an item of the engine's output holds its scores.
     """
 
-    def __init__(self, save_dir: str | Path | None = None, score_key: str = "scores") -> None:
+    def __init__(self, save_dir: str | Path | None = None) -> None:
         self.save_dir = None if save_dir is None else Path(save_dir)
-        self.score_key = score_key
         self._names: list[str] = []
         self._scores = Cumulative()
 
@@ -271,7 +273,7 @@ class ScoreTable:
     def __call__(self, engine: Engine) -> None:
         """Take in the images of an iteration."""
         for item in engine.state.output:
-            scores = item[self.score_key]
+            scores = item["scores"]
             self._names.append(str(item["image"].meta.get("filename_or_obj", len(self._names))))
             values = [scores.get(name, math.nan) for name in SCORES]
             self._scores.append(

@@ -56,7 +56,7 @@ SCORES = (
 
 # Of the SSIM paper, and what scikit-image takes with gaussian_weights=True.
 _WINDOW, _WINDOW_SIGMA = 11, 1.5
-_SLAB = 2**22  # voxels
+_SLAB = 2**18  # voxels; larger ones take more memory and no less time
 _SAMPLE = 2**16  # voxels that tell whether values repeat
 
 
@@ -154,12 +154,12 @@ def average_repeats(repeats: Iterable[np.ndarray]) -> tuple[np.ndarray, list[flo
     for n, repeat in enumerate(repeats, start=1):
         if n == 1:
             mean, scatter = repeat.astype(np.float32), np.zeros(len(repeat))
-            continue
         for channel, plane in np.ndindex(*mean.shape[:2]):
             change = repeat[channel, plane].astype(np.float64) - mean[channel, plane]
             # Welford: the sum of squared deviations grows by this.
             scatter[channel] += float(np.square(change).sum()) * (n - 1) / n
             mean[channel, plane] += change / n
+        del repeat  # before the next is read
     return mean, (scatter / (n - 1) / n / mean[0].size).tolist() if n > 1 else None
 
 

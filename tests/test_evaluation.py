@@ -131,6 +131,15 @@ def scored(spatial_dims: int = 2, **items) -> dict:
     return ScoreDenoisingd(spatial_dims=spatial_dims)(item)["scores"]
 
 
+def test_padding_counts_as_free_of_noise():
+    values = torch.from_numpy(phantom((40, 44))[1])[None]
+    values[:, :20] = values.min()
+    meta = {"intensity_mean": np.zeros(1), "intensity_std": np.ones(1)}
+    item = {"image": MetaTensor(values, meta=meta), "pred": 0.9 * values, "blind": 0.9 * values, "val_loss": 1.0}
+    scores = ScoreDenoisingd(sigma=10.0, data_range=100.0)(item)["scores"]
+    assert scores["blind_psnr_noisy"] == pytest.approx(10 * np.log10(1e4 / 50)), "half of the image has no noise"
+
+
 def test_unfit_references_named(tmp_path):
     np.save(tmp_path / "other.npy", np.ones((40, 43)))
     holed = phantom(SHAPES[2])[0]
