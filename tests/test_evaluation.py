@@ -258,6 +258,17 @@ def test_bundle_scores_without_any_reference(trained, tmp_path):
     assert list(tmp_path.rglob("*")) == [tmp_path / "evaluation", *sorted((tmp_path / "evaluation").iterdir())]
 
 
+def test_each_score_also_as_a_file_by_monai_on_request(trained, tmp_path):
+    folder, spatial_dims, options = trained
+    ckpt_path = folder / "out" / "models" / "model.pt"
+    settings = {**options, "output_dir": str(tmp_path), "ckpt_path": str(ckpt_path)}
+    run(evaluation(spatial_dims, **settings, **{"validate#handlers#3#metric_details": "*"}))
+    rows, raw = (read(tmp_path / "evaluation" / f"{name}.csv") for name in ("scores", "blind_mse_raw"))
+    assert [row["filename"] for row in raw] == [row["filename"] for row in rows]
+    for row, other in zip(rows, raw):
+        assert float(other["class0"]) == pytest.approx(float(row["blind_mse"]), rel=1e-5)
+
+
 def test_flat_bundle_scores_a_volume_and_channels(tmp_path):
     (tmp_path / "images").mkdir()
     volumes = np.stack([phantom((24, 28, 6), seed=k)[1] * (1 + k) for k in range(2)], axis=-1)
