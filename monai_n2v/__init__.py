@@ -6,7 +6,8 @@ Importing the package loads neither torch nor MONAI; its names are looked up whe
 
 from __future__ import annotations
 
-import importlib
+import importlib.util
+import pkgutil
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -44,44 +45,15 @@ _HOMES = {
     "find_bundle": "bundles",
     "find_config": "bundles",
 }
-_MODULES = {
-    *_HOMES.values(),
-    *(
-        "arguments",
-        "assumption",
-        "batch",
-        "blocks",
-        "charts",
-        "checkpoints",
-        "cli",
-        "correlation",
-        "describe",
-        "engines",
-    ),
-    *(
-        "files",
-        "footprints",
-        "formats",
-        "intensity",
-        "jobs",
-        "masking",
-        "models",
-        "monitoring",
-        "noise",
-        "padding",
-        "page",
-    ),
-    *("planes", "precision", "quality", "report", "staging", "strata", "traces", "training", "volumes", "wording"),
-}
 
 
 def __getattr__(name: str) -> Any:
     if name in _HOMES:
         return getattr(importlib.import_module(f"monai_n2v.{_HOMES[name]}"), name)
-    if name in _MODULES:
+    if not name.startswith("_") and importlib.util.find_spec(f"monai_n2v.{name}") is not None:
         return importlib.import_module(f"monai_n2v.{name}")
     raise AttributeError(f"module 'monai_n2v' has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__, *_MODULES})
+    return sorted({*globals(), *__all__, *(module.name for module in pkgutil.iter_modules(__path__))})

@@ -15,10 +15,10 @@ LAYERS = [
     {"masking", "formats.base", "correlation", "traces"},
     {"formats.dicom_derived", "charts"},
     {"transforms", "intensity", "losses", "networks", "formats.nifti", "formats.nrrd", "formats.metaimage"}
-    | {"formats.tiff", "formats.png", "formats.npy", "formats.dicom", "page", "noise"},
+    | {"formats.tiff", "formats.png", "formats.npy", "formats.dicom", "page", "noise", "scores"},
     {"checkpoints", "data", "engines", "inference", "monitoring", "volumes", "wording"},
-    {"files", "report", "bundles", "jobs", "assumption"},
-    {"models"},
+    {"files", "report", "bundles", "jobs", "assumption", "partners"},
+    {"models", "evaluation"},
     {"training"},
     {"denoising", "describe"},
     {"batch", "arguments"},
