@@ -12,16 +12,16 @@ import monai_n2v
 
 LAYERS = [
     {"strata", "footprints", "precision", "staging", "padding", "quality", "planes", "blocks"},
-    {"masking", "formats.base", "correlation", "traces"},
+    {"masking", "formats.base", "correlation", "traces", "resources", "workflows"},
     {"formats.dicom_derived", "charts"},
     {"transforms", "intensity", "losses", "networks", "formats.nifti", "formats.nrrd", "formats.metaimage"}
     | {"formats.tiff", "formats.png", "formats.npy", "formats.dicom", "page", "noise", "scores"},
-    {"checkpoints", "data", "engines", "inference", "monitoring", "volumes", "wording"},
+    {"overrides", "checkpoints", "data", "engines", "inference", "monitoring", "volumes", "wording"},
     {"files", "report", "bundles", "jobs", "assumption", "partners"},
     {"models", "evaluation"},
     {"training"},
     {"denoising", "describe"},
-    {"batch", "arguments"},
+    {"batch", "arguments", "plans"},
     {"cli"},
 ]
 
