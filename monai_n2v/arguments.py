@@ -26,7 +26,9 @@ class _Parser(argparse.ArgumentParser):
     def __init__(self, **options: Any) -> None:
         super().__init__(allow_abbrev=False, **options)
 
-    def parse_known_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:
+    def parse_known_args(  # type: ignore[override]
+        self, args: Sequence[str] | None = None, namespace: Any = None
+    ) -> Any:
         """Look at the options before anything else can be missed."""
         given = list(sys.argv[1:] if args is None else args)
         has_commands = any(isinstance(action, argparse._SubParsersAction) for action in self._actions)
@@ -57,7 +59,7 @@ def make_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _add_denoise(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+def _add_denoise(commands: argparse._SubParsersAction[_Parser]) -> None:
     denoise = commands.add_parser(
         "denoise",
         help="denoise an image, a DICOM series, or a folder of them",
@@ -100,7 +102,7 @@ def _add_denoise(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
     _add_volume(denoise)
 
 
-def _add_train(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+def _add_train(commands: argparse._SubParsersAction[_Parser]) -> None:
     train = commands.add_parser(
         "train",
         help="train a network on images, for later use with denoise --model",
@@ -119,7 +121,7 @@ def _add_train(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     _add_volume(train)
 
 
-def _add_check(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+def _add_check(commands: argparse._SubParsersAction[_Parser]) -> None:
     check = commands.add_parser(
         "check",
         help="does Noise2Void suit this image? Asked before any training",
@@ -135,7 +137,7 @@ def _add_check(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     _add_volume(check)
 
 
-def _add_info(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+def _add_info(commands: argparse._SubParsersAction[_Parser]) -> None:
     info = commands.add_parser(
         "info",
         help="tell what an image or a trained network is",
@@ -147,7 +149,7 @@ def _add_info(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
     _add_volume(info)
 
 
-def _add_bundle(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+def _add_bundle(commands: argparse._SubParsersAction[_Parser]) -> None:
     bundle = commands.add_parser(
         "bundle",
         help="list the MONAI Bundles of this package, or copy one",

@@ -64,7 +64,6 @@ class N2VWorkflow(ConfigWorkflow):
         **override: Any,
     ) -> None:
         check_overrides(ConfigParser.load_config_files(config_file), override, _tracking_keys(tracking))
-        self.save_config = save_config
         super().__init__(
             config_file=config_file,
             meta_file=meta_file,
@@ -77,6 +76,7 @@ class N2VWorkflow(ConfigWorkflow):
             properties_path=properties_path,
             **override,
         )
+        self.save_config = save_config
 
     def run(self) -> Any:
         """Run the config; a training's is kept first, in ``log_dir``."""
