@@ -84,6 +84,7 @@ def test_loaded_bundle_gives_the_torchscript_network(kind, spatial_dims, bundles
 @pytest.mark.filterwarnings("ignore:.*legacy TorchScript-based ONNX export:DeprecationWarning")
 @pytest.mark.filterwarnings("ignore:Converting a tensor to a Python:torch.jit.TracerWarning")
 @pytest.mark.filterwarnings("ignore:Constant folding:UserWarning")
+@pytest.mark.filterwarnings("ignore:No names were found for specified dynamic axes:UserWarning")  # they get some
 @pytest.mark.filterwarnings("ignore::DeprecationWarning:torch.onnx")
 def test_onnx_equals_the_network_at_other_sizes(kind, spatial_dims, bundles):
     pytest.importorskip("onnx")
