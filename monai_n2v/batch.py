@@ -167,6 +167,9 @@ def _failed(job: Job, error: Exception) -> dict[str, Any]:
 def _sentence(error: Exception, source: Path) -> str:
     """What is wrong, in one line that names the file."""
     known = isinstance(error, (ValueError, OSError, FloatingPointError))
+    while not known and isinstance(error.__cause__, Exception):  # MONAI wraps what goes wrong in a config
+        error = error.__cause__
+        known = isinstance(error, (ValueError, TypeError, OSError, FloatingPointError))
     text = " ".join(str(error).split()) if known else f"{type(error).__name__}: {error} Use -vv to see where."
     return text if str(source) in text else f"{text} ({source})"
 

@@ -32,6 +32,8 @@ class Case(NamedTuple):
     code: int
     message: str  # what the last line says, after "error: "; the third column
     make: Callable[[Path], list]  # makes the files in a folder, returns options in place of -i IN -o OUT
+    command: tuple[str, ...] = ("denoise", "--device", "cpu")
+    of_a_file: bool = True  # whether the line names one
 
 
 DATA = phantom((12, 11, 10))[1]
@@ -167,6 +169,15 @@ def weights(folder: Path, content: object, data: np.ndarray = DATA) -> list:
     return [*io(nifti(folder, data)), "--model", folder / "model.pt"]
 
 
+DENOISE = ("denoise", "--device", "cpu")
+COPY = ("bundle", "copy")
+
+
+def setting(what: str, message: str, text: str) -> Case:
+    """A setting refused before any file is looked at."""
+    return Case(what, 2, message, lambda f: [*io(nifti(f, DATA)), "--set", text], of_a_file=False)
+
+
 CASES = [
     Case("IN does not exist", 2, "IN must be an existing file or folder", lambda f: io(f / "none.nii")),
     Case("OUT exists", 2, "OUT must not exist yet", existing),
@@ -214,7 +225,20 @@ CASES = [
     Case("truncated DICOM", 1, "readable DICOM image", lambda f: series(f, lambda p: cut(p[2], 0.9))),
     Case("multi-frame DICOM", 1, "one frame per file", lambda f: series(f, edited(NumberOfFrames=2))),
     Case("RGB DICOM", 1, "got RGB voxels", lambda f: series(f, edited(SamplesPerPixel=3))),
+    Case("misspelled option", 2, "Did you mean --epochs?", lambda f: [*io(f / "x.nii"), "--epoch", "3"], DENOISE, False),
+    setting("misspelled key of --set", "Did you mean epoch_length?", "epoch_lenght=3"),
+    setting("misspelled part of a key of --set", "Did you mean optimizer#betas?", "optimizer#beta=3"),
+    setting("--set of what has an option", "Use --seed", "seed=3"),
+    setting("--set of what monai-n2v leaves out", "use monai.bundle run", "early_stop=3"),
+    Case("--set with an unfit value", 1, "fill must be", lambda f: [*io(nifti(f, DATA)), "--set", "fill=blue"]),
+    Case("bundle copy of an unknown name", 2, "Did you mean n2v_denoise_3d?", lambda f: ["n2v3d", f], COPY, False),
+    Case("bundle copy into a folder in use", 2, "DIR must not exist yet", lambda f: _used(f), COPY),
 ]  # fmt: skip
+
+
+def _used(folder: Path) -> list:
+    nifti(folder, DATA)
+    return ["n2v_denoise_2d", folder]
 
 
 def _with_folder(folder: Path) -> list:
@@ -241,14 +265,17 @@ def test_bad_input_ends_in_one_line_and_loses_nothing(case, tmp_path, capsys):
     folder.mkdir()
     options = case.make(folder)
     before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-    length = [] if "--model" in options else ["--epochs", "1"]
-    code = main(["denoise", *map(str, options), "--device", "cpu", *length])
+    length = ["--epochs", "1"] if case.command[0] == "denoise" and "--model" not in options else []
+    try:
+        code = main([*case.command, *map(str, options), *length])
+    except SystemExit as error:  # the usage comes before the line
+        code = error.code
     captured = capsys.readouterr()
     assert captured.out == ""
     last = captured.err.strip().splitlines()[-1]
-    assert last.startswith("error: ")
+    assert re.match(r"(monai-n2v [a-z ]+: )?error: ", last)
     assert case.message in last
-    assert str(folder) in last
+    assert str(folder) in last or not case.of_a_file
     assert code == case.code
     assert "Traceback" not in captured.err
     assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
