@@ -225,7 +225,7 @@ CASES = [
     Case("truncated DICOM", 1, "readable DICOM image", lambda f: series(f, lambda p: cut(p[2], 0.9))),
     Case("multi-frame DICOM", 1, "one frame per file", lambda f: series(f, edited(NumberOfFrames=2))),
     Case("RGB DICOM", 1, "got RGB voxels", lambda f: series(f, edited(SamplesPerPixel=3))),
-    Case("misspelled option", 2, "Did you mean --epochs?", lambda f: [*io(f / "x.nii"), "--epoch", "3"], DENOISE, False),
+    Case("misspelled option", 2, "Did you mean --epochs?", lambda f: [*io(f / "x"), "--epoch", "3"], DENOISE, False),
     setting("misspelled key of --set", "Did you mean epoch_length?", "epoch_lenght=3"),
     setting("misspelled part of a key of --set", "Did you mean optimizer#betas?", "optimizer#beta=3"),
     setting("--set of what has an option", "Use --seed", "seed=3"),
