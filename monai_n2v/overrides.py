@@ -74,8 +74,8 @@ def check_settings(settings: Mapping[str, Any], parts: bool = False) -> None:
             than at their first.
 
     Raises:
-        ValueError: for a key that has an option of its own, that is without effect here, or that no config has; the
-            latter names the nearest.
+        ValueError: for a key that has an option of its own, that is without effect here, or that no config has (the
+            latter names the nearest), and for a text or a single number where numbers or a list belong.
     """
     if not settings:
         return
@@ -95,10 +95,26 @@ def check_settings(settings: Mapping[str, Any], parts: bool = False) -> None:
             nearest = difflib.get_close_matches(root, known, n=1)
             step = f"Did you mean {nearest[0]}?" if nearest else f"Use one of {', '.join(sorted(known))}."
             raise ValueError(f"--set must name a key of the bundle's train.json, got {key}. {step}")
+        _check_kind(key, settings[key], config.get(key))
     if parts:
         from monai_n2v.workflows import check_overrides
 
         check_overrides(config, settings)
+
+
+def _check_kind(key: str, value: Any, default: Any) -> None:
+    """Refuse a text for a number and a number for a list; what Python computes (``$``, ``@``) may be anything."""
+    if isinstance(value, str) and value.startswith(("$", "@", "%")):
+        return
+    if isinstance(default, list) and not isinstance(value, list):
+        kind = "a list"
+    elif isinstance(default, (int, float)) and not isinstance(value, (int, float, list)):
+        kind = "a number"  # or a list of them, one per level or axis
+    else:
+        return
+    raise ValueError(
+        f"--set {key} must be {kind}, got {value}. Write for example --set {format_setting(key, default)}."
+    )
 
 
 def _merged_config() -> dict[str, Any]:

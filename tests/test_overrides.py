@@ -70,6 +70,8 @@ def test_setting_without_key_refused(text):
         ("train#handlers#0=1", "use monai.bundle run"),
         ("validate#inferer#amp=true", "use monai.bundle run"),
         ("optimizer#weight_decai=1", "Did you mean optimizer#weight_decay?"),
+        ("lr=abc", "lr must be a number, got abc. Write for example --set lr=0.003."),
+        ("patch_size=64", "patch_size must be a list, got 64. Write for example --set patch_size=[32, 32, 32]."),
         ("train#dataloader#nothing_like_it=1", "train#dataloader has"),
     ],
 )
@@ -91,7 +93,7 @@ def test_every_key_of_a_training_is_owned_unused_or_free():
 
 
 def test_check_of_settings_alone_is_light():
-    check_settings({"lr": 1, "optimizer#anything": 2})
+    check_settings({"lr": 1, "optimizer#anything": 2, "epoch_length": "$2 * 5", "grad_clip": 1, "features": [4, 8]})
 
 
 @pytest.mark.usefixtures("short_epochs")

@@ -10,10 +10,11 @@ import nibabel
 import numpy as np
 import pytest
 import torch
-from monai.bundle import create_workflow, load, run, run_workflow, verify_metadata, verify_net_in_out
+from monai.bundle import ckpt_export, create_workflow, load, run, run_workflow, verify_metadata, verify_net_in_out
 from monai.networks.nets import BasicUNet
 from tiny import CPU, NETWORKS, config_files, make_images, short, train_copy
 
+from monai_n2v.cli import main
 from monai_n2v.resources import bundle_name, find_bundle
 
 SCHEMA = Path(__file__).parent / "meta_schema.json"
@@ -83,6 +84,24 @@ def test_load_gives_the_trained_network(spatial_dims, trained, quiet):
     weights = torch.load(bundle / "models" / "model.pt", weights_only=True)
     assert network.state_dict().keys() == weights.keys()
     assert all(torch.equal(value, weights[name]) for name, value in network.state_dict().items())
+
+
+@pytest.mark.usefixtures("short_epochs")
+def test_bundle_of_the_command_line_is_complete(spatial_dims, images, tmp_path, quiet):
+    bundle = tmp_path / "model"
+    options = ["--epochs", "1", "--fast", "--device", "cpu", "--spatial-dims", str(spatial_dims)]
+    assert main(["train", "-i", str(images), "-o", str(bundle), "-q", *options]) == 0
+    common = {"bundle_root": str(bundle), "dataset_dir": str(images), **CPU}
+    run(config_file=config_files(bundle, "train", "evaluate"), n_masks=1, **common)
+    run(config_file=config_files(bundle, "inference"), **common)
+    assert (bundle / "evaluation" / "scores.csv").is_file()
+    assert (bundle / "denoised" / "sub" / "volume_denoised.nii.gz").is_file()
+    ckpt_export("network_def", config_file=config_files(bundle, "inference"), bundle_root=str(bundle))
+    scripted = torch.jit.load(bundle / "models" / "model.ts")
+    network = load("model", bundle_dir=str(tmp_path), device="cpu").eval()
+    x = torch.randn(1, 1, *(32,) * spatial_dims)
+    with torch.no_grad():
+        torch.testing.assert_close(scripted(x), network(x), rtol=0, atol=1e-5)
 
 
 @pytest.mark.filterwarnings("ignore:No hash value provided:UserWarning")  # the schema is ours

@@ -9,6 +9,7 @@ import re
 from pathlib import Path
 
 import pytest
+from monai.bundle import init_bundle
 from packaging.requirements import Requirement
 
 import monai_n2v
@@ -37,6 +38,13 @@ def test_files_are_there_small_and_without_weights(bundle):
     assert not [path for path in files if path.suffix in WEIGHTS]
     readme = " ".join((bundle / "docs" / "README.md").read_text().split())
     assert "no weights" in readme, "the page says plainly that the user trains first"
+
+
+def test_layout_is_that_of_a_new_bundle_of_monai(bundle, tmp_path):
+    init_bundle(str(tmp_path / "new"))
+    made = {path.relative_to(tmp_path / "new") for path in (tmp_path / "new").rglob("*") if path.is_file()}
+    assert Path("configs/metadata.json") in made
+    assert made <= {path.relative_to(bundle) for path in bundle.rglob("*")}
 
 
 def test_license_is_the_package_license(bundle, root):
