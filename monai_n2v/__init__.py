@@ -47,8 +47,9 @@ _HOMES = {
 _MODULES = {
     *_HOMES.values(),
     *("arguments", "assumption", "batch", "blocks", "charts", "cli", "correlation", "describe", "engines", "files"),
-    *("footprints", "formats", "intensity", "jobs", "masking", "models", "noise", "padding", "page", "planes"),
-    *("precision", "quality", "report", "staging", "strata", "traces", "training", "volumes", "wording"),
+    *("footprints", "formats", "intensity", "jobs", "masking", "models", "noise", "padding", "page", "pairs", "patches"),
+    *("planes", "precision", "quality", "report", "staging", "strata", "traces", "training", "volumes", "windows"),
+    "wording",
 }
 
 

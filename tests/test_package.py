@@ -16,8 +16,10 @@ LAYERS = [
     {"formats.dicom_derived", "charts"},
     {"transforms", "intensity", "losses", "networks", "formats.nifti", "formats.nrrd", "formats.metaimage"}
     | {"formats.tiff", "formats.png", "formats.npy", "formats.dicom", "page", "noise"},
+    {"patches"},
+    {"windows"},
     {"data", "engines", "inference", "volumes", "wording"},
-    {"files", "report", "bundles", "jobs", "assumption"},
+    {"pairs", "files", "report", "bundles", "jobs", "assumption"},
     {"models"},
     {"training"},
     {"denoising", "describe"},
