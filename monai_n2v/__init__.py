@@ -48,7 +48,7 @@ _MODULES = {
     *_HOMES.values(),
     *("arguments", "assumption", "batch", "blocks", "charts", "cli", "correlation", "describe", "engines", "files"),
     *("footprints", "formats", "intensity", "jobs", "masking", "models", "noise", "padding", "page", "planes"),
-    *("precision", "quality", "report", "staging", "strata", "traces", "training", "volumes", "wording"),
+    *("precision", "quality", "report", "staging", "strata", "symmetries", "traces", "training", "volumes", "wording"),
 }
 
 
