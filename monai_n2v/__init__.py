@@ -48,8 +48,8 @@ _MODULES = {
     *_HOMES.values(),
     *("arguments", "assumption", "batch", "blocks", "charts", "cli", "correlation", "describe", "engines", "files"),
     *("footprints", "formats", "intensity", "jobs", "masking", "models", "noise", "padding", "page", "pairs", "patches"),
-    *("planes", "precision", "quality", "report", "staging", "strata", "traces", "training", "volumes", "windows"),
-    "wording",
+    *("planes", "precision", "quality", "report", "staging", "strata", "symmetries", "traces", "training", "volumes"),
+    *("windows", "wording"),
 }
 
 

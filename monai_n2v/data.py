@@ -16,6 +16,7 @@ from monai.data.utils import pickle_hashing
 from monai.transforms import Randomizable
 
 from monai_n2v.patches import CutRules, HeldImage, PatchStore
+from monai_n2v.symmetries import flippable_axes
 from monai_n2v.windows import ImageReader, RollingWindow, default_budget, stream_order
 
 __all__ = ["PatchLoader", "make_dataset"]
@@ -78,12 +79,13 @@ class PatchLoader:
         divisor: patch sides cut down to a volume's are rounded to a multiple of it where that fits, since the network
             would pad them up anyway.
         augment: whether to flip and rotate.
-        rotate: whether to rotate; without, only flips, as a directional footprint needs.
+        rotate: whether to rotate; without, only flips.
         device: where volumes and batches live.
         seed: with rank and epoch, the source of all randomness.
         rank: of this process, so that processes draw different patches.
         fixed: draw one epoch now and yield the same batches ever after, for validation; the volumes are let go. Where
             they exceed the budget, each batch is drawn from a few random ones, and each of these is read once.
+        footprint: structN2V, as the transform hides it: only flips and rotations that leave it unchanged are drawn.
         memory_gib: budget in GiB for the images, above 0; by default 60 % of the free RAM, and on a GPU no more than
             half of its free memory. A single image may exceed it.
 
@@ -109,6 +111,7 @@ class PatchLoader:
         rank: int = 0,
         fixed: bool = False,
         label_key: str | None = None,
+        footprint: Any = None,
         memory_gib: float | None = None,
     ) -> None:
         for name, value in {
@@ -122,7 +125,6 @@ class PatchLoader:
         self.epoch_length = int(epoch_length)
         self.transform = transform
         self.key = key
-        self.augment = augment
         self.device = torch.device(device)
         self.seed = seed
         self.rank = rank
@@ -131,7 +133,8 @@ class PatchLoader:
         if memory_gib is not None and memory_gib <= 0:
             raise ValueError(f"memory_gib must be above 0, got {memory_gib}. Leave it out to use the free memory.")
         self.label_key = label_key
-        rules = CutRules(tuple(patch_size), key, label_key, in_channels, divisor, augment and rotate)
+        rules = CutRules(tuple(patch_size), key, label_key, in_channels, divisor, augment and rotate, footprint)
+        self._flippable = tuple(free and augment for free in flippable_axes(footprint, len(patch_size)))
         self._read = ImageReader(dataset, rules)
         self._fixed: list[dict[str, torch.Tensor]] | None = None
         self._window: RollingWindow | None = None
@@ -188,7 +191,7 @@ class PatchLoader:
 
     def _draw(self, rng: np.random.RandomState) -> dict[str, torch.Tensor]:
         assert self._store is not None  # noqa: S101 - for the type checker
-        patches = self._store.draw(rng, self.batch_size, self.augment)
+        patches = self._store.draw(rng, self.batch_size, self._flippable)
         batch = {self.key: patches}
         if self.label_key is not None:
             image, label = patches.chunk(2, dim=1)

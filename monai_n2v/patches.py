@@ -11,6 +11,8 @@ import numpy as np
 import torch
 from monai.data import MetaTensor
 
+from monai_n2v.symmetries import axis_orders
+
 __all__ = ["CutRules", "HeldImage", "PatchStore", "hold_image"]
 
 
@@ -23,6 +25,7 @@ class CutRules(NamedTuple):
     in_channels: int
     divisor: int
     rotate: bool
+    footprint: Any = None
 
 
 class _Cut(NamedTuple):
@@ -126,8 +129,8 @@ class PatchStore:
             self.groups.setdefault(volume.patch, []).append(volume)
         self.shares = _shares([sum(math.prod(volume.shape) for volume in group) for group in self.groups.values()])
 
-    def draw(self, rng: np.random.RandomState, batch_size: int, augment: bool) -> torch.Tensor:
-        """Cut a batch of random patches ``(B, C, *patch)``, all of one size."""
+    def draw(self, rng: np.random.RandomState, batch_size: int, flippable: Sequence[bool]) -> torch.Tensor:
+        """Cut a batch of random patches ``(B, C, *patch)``, all of one size, flipped along the axes that permit it."""
         patch, group = list(self.groups.items())[rng.choice(len(self.groups), p=self.shares)]
         shares = _shares([math.prod(volume.shape) for volume in group])
         chosen = rng.choice(len(group), size=batch_size, p=shares)
@@ -135,7 +138,7 @@ class PatchStore:
         start = np.empty(batch_size, dtype=np.int64)
         steps = np.empty((batch_size, n_axes), dtype=np.int64)
         uniform = rng.random_sample((batch_size, n_axes + 2))
-        flips = rng.randint(0, 2, (batch_size, n_axes)).astype(bool) & augment
+        flips = rng.randint(0, 2, (batch_size, n_axes)).astype(bool) & np.asarray(flippable)
         for row, volume in enumerate(group[i] for i in chosen):
             axes = volume.permutations[int(uniform[row, 0] * len(volume.permutations))]
             start[row] = volume.offset
@@ -211,19 +214,10 @@ def _plan(channels: torch.Tensor, image: torch.Tensor, rules: CutRules) -> _Cut:
     n_axes = len(rules.patch_size)
     patch = tuple(_fit(side, size, rules.divisor) for side, size in zip(rules.patch_size, shape))
     spacing = image.pixdim.tolist() if isinstance(image, MetaTensor) else [1.0] * n_axes
-    spacing = [*spacing, *[1.0] * n_axes][:n_axes]
-    identity = np.arange(n_axes)
-    permutations = [identity]
+    orders = np.arange(n_axes)[None]
     if rules.rotate:
-        permutations = [
-            order
-            for order in np.array(np.meshgrid(*[identity] * n_axes)).reshape(n_axes, -1).T
-            if len(set(order)) == n_axes
-            and all(
-                patch[a] == patch[b] and math.isclose(spacing[a], spacing[b], rel_tol=0.01) for a, b in enumerate(order)
-            )
-        ]
-    return _Cut(shape, strides, patch, np.array(permutations))
+        orders = axis_orders(n_axes, [*spacing, *[1.0] * n_axes][:n_axes], patch, rules.footprint)
+    return _Cut(shape, strides, patch, orders)
 
 
 def _fit(side: int, size: int, divisor: int) -> int:

@@ -148,11 +148,12 @@ class RollingWindow:
 
     def wanted(self, epoch: int) -> list[int]:
         """Numbers of the images an epoch is to see, in the order of the stream."""
-        begin = max(epoch - 1, 0) * self.n_exchanged
+        position = max(epoch - 1, 0) * self.n_exchanged
         numbers: dict[int, None] = {}
-        for position in range(begin, begin + self.n_held):
+        while len(numbers) < self.n_held:  # at the seam of two passes an image may come twice
             order = stream_order(self.n_images, self.seed, self.rank, position // self.n_images)
             numbers[int(order[position % self.n_images])] = None
+            position += 1
         return list(numbers)
 
     def move_to(self, epoch: int) -> list[HeldImage]:

@@ -12,7 +12,7 @@ import monai_n2v
 
 LAYERS = [
     {"strata", "footprints", "precision", "staging", "padding", "quality", "planes", "blocks"},
-    {"masking", "formats.base", "correlation", "traces"},
+    {"masking", "formats.base", "correlation", "traces", "symmetries"},
     {"formats.dicom_derived", "charts"},
     {"transforms", "intensity", "losses", "networks", "formats.nifti", "formats.nrrd", "formats.metaimage"}
     | {"formats.tiff", "formats.png", "formats.npy", "formats.dicom", "page", "noise"},
