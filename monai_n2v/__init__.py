@@ -47,7 +47,19 @@ _HOMES = {
 _MODULES = {
     *_HOMES.values(),
     *("arguments", "assumption", "batch", "blocks", "charts", "cli", "correlation", "describe", "engines", "files"),
-    *("footprints", "formats", "intensity", "jobs", "masking", "models", "noise", "padding", "page", "pairs", "patches"),
+    *(
+        "footprints",
+        "formats",
+        "intensity",
+        "jobs",
+        "masking",
+        "models",
+        "noise",
+        "padding",
+        "page",
+        "pairs",
+        "patches",
+    ),
     *("planes", "precision", "quality", "report", "staging", "strata", "symmetries", "traces", "training", "volumes"),
     *("windows", "wording"),
 }

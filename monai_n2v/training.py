@@ -10,7 +10,7 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from monai_n2v.bundles import as_image, bundle_name, find_bundle, find_config, t
 from monai_n2v.formats.base import where
 from monai_n2v.models import TrainedNetwork, resolve_model
 
-__all__ = ["MIN_DEPTH", "Stack", "TrainingPlan", "choose_dims", "to_image", "train_network"]
+__all__ = ["MIN_DEPTH", "LazyStack", "Stack", "TrainingPlan", "choose_dims", "to_image", "train_network"]
 
 logger = logging.getLogger(__name__)
 
@@ -43,6 +43,57 @@ class Stack:
     volumes: np.ndarray
     spacing: tuple[float, ...]
     name: str = ""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of the volumes."""
+        return self.volumes.shape
+
+    @property
+    def statistics(self) -> tuple[float, float]:
+        """Mean and standard deviation of all voxels."""
+        return float(self.volumes.mean(dtype=np.float64)), float(self.volumes.std(dtype=np.float64))
+
+    def let_go(self, read: Callable[[], np.ndarray]) -> LazyStack:
+        """The same volumes, to be read again when needed."""
+        return LazyStack(read, self.shape, self.statistics, self.spacing, self.name)
+
+
+@dataclass(frozen=True)
+class LazyStack:
+    """A `Stack` whose volumes are read whenever they are asked for, since all together exceed memory.
+
+    Attributes:
+        read: gives the volumes.
+        shape: of the volumes.
+        statistics: mean and standard deviation of all voxels.
+        spacing: as of a `Stack`.
+        name: for messages.
+    """
+
+    read: Callable[[], np.ndarray]
+    shape: tuple[int, ...]
+    statistics: tuple[float, float]
+    spacing: tuple[float, ...]
+    name: str = ""
+
+    @property
+    def volumes(self) -> np.ndarray:
+        """The volumes, read now."""
+        return self.read()
+
+
+class _Images(Sequence[MetaTensor]):
+    """The images of stacks, each made when it is asked for."""
+
+    def __init__(self, stacks: Sequence[Stack | LazyStack], spatial_dims: int) -> None:
+        self.stacks, self.spatial_dims = stacks, spatial_dims
+
+    def __len__(self) -> int:
+        return len(self.stacks)
+
+    def __getitem__(self, index: Any) -> Any:
+        return to_image(self.stacks[index], self.spatial_dims)[0]
 
 
 @dataclass(frozen=True)
@@ -107,7 +158,7 @@ def choose_dims(shapes: Sequence[tuple[int, ...]], asked: int | None = None) -> 
     return asked or (3 if n_axes == 3 and min(min(shape) for shape in shapes) >= MIN_DEPTH else 2)
 
 
-def to_image(stack: Stack, spatial_dims: int) -> tuple[MetaTensor, int]:
+def to_image(stack: Stack | LazyStack, spatial_dims: int) -> tuple[MetaTensor, int]:
     """Turn volumes so that the axis a 2D network passes over, the shortest, is the last, as the bundles want it.
 
     Args:
@@ -117,16 +168,21 @@ def to_image(stack: Stack, spatial_dims: int) -> tuple[MetaTensor, int]:
     Returns:
         float32 ``(n_volumes, *spatial)``, and the axis of ``stack.volumes`` that is now last.
     """
-    shape = stack.volumes.shape
-    n_axes = len(shape) - 1
-    # Of equally short axes the last.
-    axis = n_axes if spatial_dims == n_axes else n_axes - int(np.argmin(shape[:0:-1]))
+    axis = _last_axis(stack.shape, spatial_dims)
     sides = list(stack.spacing)
     sides.append(sides.pop(axis - 1))
     return as_image(np.ascontiguousarray(np.moveaxis(stack.volumes, axis, -1), dtype=np.float32), sides), axis
 
 
-def train_network(stacks: Sequence[Stack], folder: Path, plan: TrainingPlan) -> tuple[TrainedNetwork, dict[str, Any]]:
+def _last_axis(shape: Sequence[int], spatial_dims: int) -> int:
+    n_axes = len(shape) - 1
+    # Of equally short axes the last.
+    return n_axes if spatial_dims == n_axes else n_axes - int(np.argmin(shape[:0:-1]))
+
+
+def train_network(
+    stacks: Sequence[Stack | LazyStack], folder: Path, plan: TrainingPlan
+) -> tuple[TrainedNetwork, dict[str, Any]]:
     """Train one network on all volumes and leave it in a bundle that stands on its own.
 
     Args:
@@ -142,13 +198,15 @@ def train_network(stacks: Sequence[Stack], folder: Path, plan: TrainingPlan) -> 
         ValueError: where a 3D network is asked for images.
         FileNotFoundError: where there is nothing to resume.
     """
-    spatial_dims = choose_dims([stack.volumes.shape[1:] for stack in stacks], plan.spatial_dims)
+    spatial_dims = choose_dims([stack.shape[1:] for stack in stacks], plan.spatial_dims)
     if plan.spatial_dims is None and spatial_dims == 2:
         _tell_of_slices(stacks)
     bundle = find_bundle(bundle_name(spatial_dims))
     overlays = [f"self_{spatial_dims}d.json", *(["fast.json"] if plan.fast else [])]
     footprint = None if plan.footprint is None else _turn_footprint(plan.footprint, stacks, spatial_dims)
-    images = [to_image(stack, spatial_dims)[0] for stack in stacks]
+    images: Sequence[MetaTensor] = _Images(stacks, spatial_dims)
+    if all(isinstance(stack, Stack) for stack in stacks):
+        images = list(images)
     budget: dict[str, Any] = {"epochs": plan.epochs} if plan.epochs is not None else {}
     started = time.perf_counter()
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -166,9 +224,9 @@ def train_network(stacks: Sequence[Stack], folder: Path, plan: TrainingPlan) -> 
     return resolve_model(folder), record
 
 
-def _tell_of_slices(stacks: Sequence[Stack]) -> None:
+def _tell_of_slices(stacks: Sequence[Stack | LazyStack]) -> None:
     """Say why volumes that a 3D network suits get a 2D one."""
-    flat = [stack for stack in stacks if stack.volumes.ndim == 3 or min(stack.volumes.shape[1:]) < MIN_DEPTH]
+    flat = [stack for stack in stacks if len(stack.shape) == 3 or min(stack.shape[1:]) < MIN_DEPTH]
     if len(flat) < len(stacks):
         logger.warning(
             "All volumes are denoised slice by slice, since one network is to serve them and %s. "
@@ -197,17 +255,17 @@ def _train(
     )
 
 
-def _turn_footprint(footprint: np.ndarray, stacks: Sequence[Stack], spatial_dims: int) -> list[Any]:
+def _turn_footprint(footprint: np.ndarray, stacks: Sequence[Stack | LazyStack], spatial_dims: int) -> list[Any]:
     """Turn a footprint as `to_image` turns the volumes; a 2D network sees its middle slice."""
     seen: list[list[Any]] = []
     for stack in stacks:
-        n_axes = stack.volumes.ndim - 1
+        n_axes = len(stack.shape) - 1
         if footprint.ndim != n_axes:
             raise ValueError(
                 f"footprint must have {n_axes} axes like the image, got {footprint.ndim}{where(stack.name)}. "
                 "Give it one side per axis."
             )
-        turned = np.moveaxis(footprint, to_image(stack, spatial_dims)[1] - 1, -1)
+        turned = np.moveaxis(footprint, _last_axis(stack.shape, spatial_dims) - 1, -1)
         turned = turned if spatial_dims == n_axes else turned[..., turned.shape[-1] // 2]
         if turned.size == 1 and footprint.size > 1:
             raise ValueError(
@@ -223,7 +281,11 @@ def _turn_footprint(footprint: np.ndarray, stacks: Sequence[Stack], spatial_dims
 
 
 def _write_bundle(
-    bundle: Path, overlays: Sequence[str], folder: Path, stacks: Sequence[Stack], footprint: list[Any] | None
+    bundle: Path,
+    overlays: Sequence[str],
+    folder: Path,
+    stacks: Sequence[Stack | LazyStack],
+    footprint: list[Any] | None,
 ) -> None:
     """Copy a bundle with the overlays in its configs; only entries that a config has are replaced in it."""
     (folder / "configs").mkdir(parents=True, exist_ok=True)
@@ -241,11 +303,11 @@ def _write_bundle(
     metadata["data_source"] = "the user's own noisy images"
     metadata["training_data"] = [
         {
-            "shape": list(stack.volumes.shape[1:]),
-            "n_volumes": stack.volumes.shape[0],
+            "shape": list(stack.shape[1:]),
+            "n_volumes": stack.shape[0],
             "spacing_mm": [round(float(side), 6) for side in stack.spacing],
-            "mean": float(stack.volumes.mean(dtype=np.float64)),
-            "std": float(stack.volumes.std(dtype=np.float64)),
+            "mean": stack.statistics[0],
+            "std": stack.statistics[1],
         }
         for stack in stacks
     ]

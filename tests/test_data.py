@@ -411,7 +411,10 @@ def test_labels_pair_channel_by_channel():
 
 def test_label_of_another_shape_refused_with_both_names():
     meta = [{"filename_or_obj": name} for name in ("noisy.nii", "clean.nii")]
-    item = {"image": MetaTensor(torch.rand(1, 9, 9), meta=meta[0]), "label": MetaTensor(torch.rand(1, 9, 8), meta=meta[1])}
+    item = {
+        "image": MetaTensor(torch.rand(1, 9, 9), meta=meta[0]),
+        "label": MetaTensor(torch.rand(1, 9, 8), meta=meta[1]),
+    }
     with pytest.raises(ValueError, match=r"noisy\.nii.*clean\.nii"):
         loader([item], (4, 4), label_key="label")
 

@@ -38,7 +38,9 @@ def test_two_images_of_one_name_refused(folders):
         find_pairs(*folders)
 
 
-@pytest.mark.parametrize(("target", "message"), [("", "target_dir must be a folder"), ("x", "target_dir must be an ex")])
+@pytest.mark.parametrize(
+    ("target", "message"), [("", "target_dir must be a folder"), ("x", "target_dir must be an ex")]
+)
 def test_missing_target_folder_named(target, message, folders, tmp_path):
     with pytest.raises(FileNotFoundError, match=message):
         find_pairs(folders[0], tmp_path / target if target else "")

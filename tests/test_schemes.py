@@ -118,7 +118,9 @@ def test_n2v2_fills_by_median_and_has_no_top_skip(spatial_dims, folder):
     network = flow.parser.get_parsed_content("network_def")
     plain = N2VUNet(spatial_dims, features=4)
     assert flow.parser.get_parsed_content("train#pairing").masker.fill == "median"
-    first = [next(m.in_channels for m in n.up[-1].convs.modules() if hasattr(m, "in_channels")) for n in (network, plain)]
+    first = [
+        next(m.in_channels for m in n.up[-1].convs.modules() if hasattr(m, "in_channels")) for n in (network, plain)
+    ]
     assert first[0] == first[1] - 4, "the last level sees the upsampled maps alone"
 
 

@@ -8,7 +8,15 @@ import torch
 from monai.data import DataLoader, Dataset, MetaTensor
 from monai.transforms import Compose, RandFlipd
 
-from monai_n2v.transforms import RandN2VMask, RandN2VMaskD, RandN2VMaskd, RandN2VMaskDict, RandSwapPairD, RandSwapPaird, RandSwapPairDict
+from monai_n2v.transforms import (
+    RandN2VMask,
+    RandN2VMaskD,
+    RandN2VMaskd,
+    RandN2VMaskDict,
+    RandSwapPairD,
+    RandSwapPaird,
+    RandSwapPairDict,
+)
 
 SHAPES = {2: (1, 48, 40), 3: (1, 16, 20, 12)}
 
