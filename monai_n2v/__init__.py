@@ -60,7 +60,19 @@ _MODULES = {
         "pairs",
         "patches",
     ),
-    *("planes", "precision", "quality", "report", "staging", "strata", "symmetries", "traces", "training", "volumes"),
+    *(
+        "planes",
+        "precision",
+        "quality",
+        "report",
+        "stacks",
+        "staging",
+        "strata",
+        "symmetries",
+        "traces",
+        "training",
+        "volumes",
+    ),
     *("windows", "wording"),
 }
 

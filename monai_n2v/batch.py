@@ -23,7 +23,8 @@ from monai_n2v.formats.nifti import NiftiSource
 from monai_n2v.jobs import Job
 from monai_n2v.models import TrainedNetwork, resolve_model
 from monai_n2v.quality import find_faults, measure
-from monai_n2v.training import LazyStack, Stack, TrainingPlan, train_network
+from monai_n2v.stacks import LazyStack, Stack
+from monai_n2v.training import TrainingPlan, train_network
 from monai_n2v.volumes import check_geometry, read_volume, save_volume
 from monai_n2v.windows import default_budget
 

@@ -260,7 +260,7 @@ def _check(args: argparse.Namespace) -> int:
     if args.model is not None:
         from monai_n2v.denoising import choose_device, denoise_with
         from monai_n2v.models import resolve_model
-        from monai_n2v.training import Stack
+        from monai_n2v.stacks import Stack
 
         stack = Stack(volume.data, volume.spacing, str(args.input))
         residual = volume.data - denoise_with(resolve_model(args.model), stack, choose_device(args.device))

@@ -190,7 +190,7 @@ class PatchLoader:
         return rng
 
     def _draw(self, rng: np.random.RandomState) -> dict[str, torch.Tensor]:
-        assert self._store is not None  # noqa: S101 - for the type checker
+        assert self._store is not None
         patches = self._store.draw(rng, self.batch_size, self._flippable)
         batch = {self.key: patches}
         if self.label_key is not None:

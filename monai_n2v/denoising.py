@@ -19,7 +19,8 @@ from monai.data import MetaTensor
 from monai_n2v.formats.nifti import NiftiSource, to_volume
 from monai_n2v.models import TrainedNetwork, resolve_model
 from monai_n2v.padding import restore_padding
-from monai_n2v.training import MIN_DEPTH, Stack, TrainingPlan, to_image, train_network
+from monai_n2v.stacks import MIN_DEPTH, Stack, to_image
+from monai_n2v.training import TrainingPlan, train_network
 from monai_n2v.volumes import check_target, default_target, read_volume, save_volume
 
 __all__ = ["check_stack", "choose_device", "denoise", "denoise_stack", "denoise_with"]

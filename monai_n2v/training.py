@@ -10,7 +10,7 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,82 +18,14 @@ from typing import Any
 import numpy as np
 from monai.data import MetaTensor
 
-from monai_n2v.bundles import as_image, bundle_name, find_bundle, find_config, train
+from monai_n2v.bundles import bundle_name, find_bundle, find_config, train
 from monai_n2v.formats.base import where
 from monai_n2v.models import TrainedNetwork, resolve_model
+from monai_n2v.stacks import MIN_DEPTH, LazyStack, Stack, choose_dims, last_axis, to_image
 
-__all__ = ["MIN_DEPTH", "LazyStack", "Stack", "TrainingPlan", "choose_dims", "to_image", "train_network"]
+__all__ = ["TrainingPlan", "train_network"]
 
 logger = logging.getLogger(__name__)
-
-# Below this many voxels an axis holds too little context for a 3D network: such volumes are denoised slice by slice.
-MIN_DEPTH = 8
-
-
-@dataclass(frozen=True)
-class Stack:
-    """Volumes of one image, as a network is to learn from them.
-
-    Attributes:
-        volumes: ``(n_volumes, *spatial)`` with 2 or 3 spatial axes.
-        spacing: voxel sides in mm, one per spatial axis.
-        name: for messages.
-    """
-
-    volumes: np.ndarray
-    spacing: tuple[float, ...]
-    name: str = ""
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Of the volumes."""
-        return self.volumes.shape
-
-    @property
-    def statistics(self) -> tuple[float, float]:
-        """Mean and standard deviation of all voxels."""
-        return float(self.volumes.mean(dtype=np.float64)), float(self.volumes.std(dtype=np.float64))
-
-    def let_go(self, read: Callable[[], np.ndarray]) -> LazyStack:
-        """The same volumes, to be read again when needed."""
-        return LazyStack(read, self.shape, self.statistics, self.spacing, self.name)
-
-
-@dataclass(frozen=True)
-class LazyStack:
-    """A `Stack` whose volumes are read whenever they are asked for, since all together exceed memory.
-
-    Attributes:
-        read: gives the volumes.
-        shape: of the volumes.
-        statistics: mean and standard deviation of all voxels.
-        spacing: as of a `Stack`.
-        name: for messages.
-    """
-
-    read: Callable[[], np.ndarray]
-    shape: tuple[int, ...]
-    statistics: tuple[float, float]
-    spacing: tuple[float, ...]
-    name: str = ""
-
-    @property
-    def volumes(self) -> np.ndarray:
-        """The volumes, read now."""
-        return self.read()
-
-
-class _Images(Sequence[MetaTensor]):
-    """The images of stacks, each made when it is asked for."""
-
-    def __init__(self, stacks: Sequence[Stack | LazyStack], spatial_dims: int) -> None:
-        self.stacks, self.spatial_dims = stacks, spatial_dims
-
-    def __len__(self) -> int:
-        return len(self.stacks)
-
-    def __getitem__(self, index: Any) -> Any:
-        return to_image(self.stacks[index], self.spatial_dims)[0]
 
 
 @dataclass(frozen=True)
@@ -139,45 +71,17 @@ class TrainingPlan:
             raise ValueError("resume must come with epochs, got max_time. A time says nothing about what is left.")
 
 
-def choose_dims(shapes: Sequence[tuple[int, ...]], asked: int | None = None) -> int:
-    """Choose between a network for images and one for volumes.
+class _Images(Sequence[MetaTensor]):
+    """The images of stacks, each made when it is asked for."""
 
-    Args:
-        shapes: spatial shapes of all images, in voxels.
-        asked: what the user wants.
+    def __init__(self, stacks: Sequence[Stack | LazyStack], spatial_dims: int) -> None:
+        self.stacks, self.spatial_dims = stacks, spatial_dims
 
-    Returns:
-        3 where all are volumes of at least 8 voxels along every axis, otherwise 2.
+    def __len__(self) -> int:
+        return len(self.stacks)
 
-    Raises:
-        ValueError: where 3 is asked for images.
-    """
-    n_axes = min(len(shape) for shape in shapes)
-    if asked is not None and asked > n_axes:
-        raise ValueError(f"spatial_dims must be at most the image's {n_axes} axes, got {asked}. Use 2.")
-    return asked or (3 if n_axes == 3 and min(min(shape) for shape in shapes) >= MIN_DEPTH else 2)
-
-
-def to_image(stack: Stack | LazyStack, spatial_dims: int) -> tuple[MetaTensor, int]:
-    """Turn volumes so that the axis a 2D network passes over, the shortest, is the last, as the bundles want it.
-
-    Args:
-        stack: the volumes.
-        spatial_dims: axes of the network.
-
-    Returns:
-        float32 ``(n_volumes, *spatial)``, and the axis of ``stack.volumes`` that is now last.
-    """
-    axis = _last_axis(stack.shape, spatial_dims)
-    sides = list(stack.spacing)
-    sides.append(sides.pop(axis - 1))
-    return as_image(np.ascontiguousarray(np.moveaxis(stack.volumes, axis, -1), dtype=np.float32), sides), axis
-
-
-def _last_axis(shape: Sequence[int], spatial_dims: int) -> int:
-    n_axes = len(shape) - 1
-    # Of equally short axes the last.
-    return n_axes if spatial_dims == n_axes else n_axes - int(np.argmin(shape[:0:-1]))
+    def __getitem__(self, index: Any) -> Any:
+        return to_image(self.stacks[index], self.spatial_dims)[0]
 
 
 def train_network(
@@ -265,7 +169,7 @@ def _turn_footprint(footprint: np.ndarray, stacks: Sequence[Stack | LazyStack], 
                 f"footprint must have {n_axes} axes like the image, got {footprint.ndim}{where(stack.name)}. "
                 "Give it one side per axis."
             )
-        turned = np.moveaxis(footprint, _last_axis(stack.shape, spatial_dims) - 1, -1)
+        turned = np.moveaxis(footprint, last_axis(stack.shape, spatial_dims) - 1, -1)
         turned = turned if spatial_dims == n_axes else turned[..., turned.shape[-1] // 2]
         if turned.size == 1 and footprint.size > 1:
             raise ValueError(

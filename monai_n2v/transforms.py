@@ -266,7 +266,7 @@ class RandSwapPaird(RandomizableTransform, MapTransform):
         first, second = (d[key] for key in self.keys)
         if tuple(first.shape) != tuple(second.shape):
             raise ValueError(
-                f"images must have one shape, got {tuple(first.shape)} and {tuple(second.shape)}. Pair them on one grid."
+                f"images must have one shape, got {tuple(first.shape)} and {tuple(second.shape)}. Use one grid."
             )
         self.randomize(first.shape[0] if self.batched else 1)
         if self.batched:

@@ -5,6 +5,7 @@ import gc
 import logging
 import threading
 import time
+from itertools import pairwise
 
 import laws
 import nibabel
@@ -298,7 +299,7 @@ def test_window_holds_what_fits_and_moves_over_all_images(caplog):
         epochs.append(seen(patches))
         assert len(epochs[-1]) == 7
         assert sum(len(image.flats) for image in patches._window.held.values()) == 7
-    assert all(len(a & b) >= 5 for a, b in zip(epochs, epochs[1:])), "two images are exchanged"
+    assert all(len(a & b) >= 5 for a, b in pairwise(epochs)), "two images are exchanged"
     assert set.union(*epochs) == set(range(30)), "a pass over 30 images in 15 epochs of two"
     assert len(data.read) <= 9 + 1 + 2 * 16, "what is held is not read again"
     patches._window.close()
@@ -345,10 +346,14 @@ def test_image_larger_than_the_budget_is_taken_alone():
 
 def test_error_while_reading_ahead_surfaces():
     patches = loader(Counting(folder_of_images(), broken_after=7), (6, 6), memory_gib=gib(5))
-    with pytest.raises(OSError, match="disk lost"):
+
+    def run_on() -> None:
         for epoch in range(1, 9):
             patches.set_epoch(epoch)
             list(patches)
+
+    with pytest.raises(OSError, match="disk lost"):
+        run_on()
     assert not reader_threads()
 
 

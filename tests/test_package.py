@@ -20,7 +20,7 @@ LAYERS = [
     {"windows"},
     {"data", "engines", "inference", "volumes", "wording"},
     {"pairs", "files", "report", "bundles", "jobs", "assumption"},
-    {"models"},
+    {"models", "stacks"},
     {"training"},
     {"denoising", "describe"},
     {"batch", "arguments"},
