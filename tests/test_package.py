@@ -16,7 +16,7 @@ LAYERS = [
     {"formats.dicom_derived", "charts"},
     {"transforms", "intensity", "losses", "networks", "formats.nifti", "formats.nrrd", "formats.metaimage"}
     | {"formats.tiff", "formats.png", "formats.npy", "formats.dicom", "page", "noise"},
-    {"data", "engines", "inference", "volumes", "wording"},
+    {"averaging", "data", "engines", "inference", "volumes", "wording"},
     {"files", "report", "bundles", "jobs", "assumption"},
     {"models"},
     {"training"},
