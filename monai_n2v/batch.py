@@ -47,6 +47,7 @@ class Settings:
         keep_padding: see `denoise_with`.
         series: of a DICOM folder with several.
         auto_footprint: whether each network hides what `check_noise` suggests for its images.
+        tta: see `denoise_with`.
     """
 
     plan: TrainingPlan
@@ -56,6 +57,7 @@ class Settings:
     keep_padding: bool = True
     series: str | None = None
     auto_footprint: bool = False
+    tta: bool = False
 
 
 @dataclass(frozen=True)
@@ -91,6 +93,7 @@ def denoise_jobs(
         read: dict[Job, _Checked] = {}
         if settings.model is not None:
             shared = resolve_model(settings.model), {"model": str(settings.model)}
+            shared[0].averages(settings.tta)  # refuses before any work
         elif not settings.per_image and len(jobs) > 1:
             room = default_budget(torch.device("cpu")) // 2  # training holds its own copy of what it holds
             for job in jobs:
@@ -117,6 +120,7 @@ def denoise_jobs(
                 network, trained = shared or _train({job: one}, settings, _folder(work))
                 record = {"input": str(job.source), "output": str(job.target), "status": "done", **trained}
                 record |= {"device": settings.plan.device, "spatial_dims": network.spatial_dims}
+                record["tta"] = network.averages(settings.tta)
                 _finish(job, volume, network, settings, record, started)
                 record["warnings"] = [*one.warnings, *record["warnings"]]
             except Exception as error:  # noqa: BLE001 - the other images are done
@@ -233,7 +237,7 @@ def _finish(
 ) -> None:
     """Denoise one image and write everything that was asked for; the record is completed on the way."""
     predicting = time.perf_counter()
-    output = denoise_with(network, _stack(job, volume), settings.plan.device, settings.keep_padding)
+    output = denoise_with(network, _stack(job, volume), settings.plan.device, settings.keep_padding, settings.tta)
     record["prediction_seconds"] = round(time.perf_counter() - predicting, 1)
     save_volume(output, volume, job.target, settings.dtype)
     quality = measure(volume.data, output)

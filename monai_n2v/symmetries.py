@@ -22,6 +22,8 @@ __all__ = ["Symmetry", "axis_orders", "flippable_axes", "list_symmetries"]
 
 # Voxel sides that differ by less count as equal.
 _SPACING_TOLERANCE = 0.01
+# Planes that are turned back at a time.
+_SLAB = 16
 
 
 def flippable_axes(footprint: object, n_axes: int) -> tuple[bool, ...]:
@@ -92,11 +94,15 @@ class Symmetry(NamedTuple):
         flipped = [2 + axis for axis, flip in enumerate(self.flips) if flip]
         return turned.flip(flipped) if flipped else turned
 
-    def undo(self, images: torch.Tensor) -> torch.Tensor:
-        """Transform back what `apply` returned."""
-        flipped = [2 + axis for axis, flip in enumerate(self.flips) if flip]
-        back = images.flip(flipped) if flipped else images
-        return back.permute(self._dims(np.argsort(self.order).tolist(), images.ndim))
+    def add_undone(self, total: torch.Tensor, images: torch.Tensor) -> None:
+        """Add to ``total``, in place, what `apply` would have turned into ``images``; slab by slab, to bound memory."""
+        back = images.permute(self._dims(np.argsort(self.order).tolist(), images.ndim))
+        flipped = [2 + axis for axis, flip in zip(self.order, self.flips) if flip]
+        size = total.shape[2]
+        for start in range(0, size, _SLAB):
+            length = min(_SLAB, size - start)
+            slab = back.narrow(2, size - start - length if 2 in flipped else start, length)
+            total.narrow(2, start, length).add_(slab.flip(flipped) if flipped else slab)
 
     @staticmethod
     def _dims(order: Sequence[int], ndim: int) -> list[int]:

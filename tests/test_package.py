@@ -18,7 +18,7 @@ LAYERS = [
     | {"formats.tiff", "formats.png", "formats.npy", "formats.dicom", "page", "noise"},
     {"patches"},
     {"windows"},
-    {"data", "engines", "inference", "volumes", "wording"},
+    {"averaging", "data", "engines", "inference", "volumes", "wording"},
     {"pairs", "files", "report", "bundles", "jobs", "assumption"},
     {"models", "stacks"},
     {"training"},
