@@ -51,6 +51,9 @@ def _add_denoise(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
         help="of OUT; input: rounded and clipped to IN's type",
     )
     add(
+        "--tta", action="store_true", help="average over flips and turns: a little better, 8 or 16 times the prediction"
+    )
+    add(
         "--keep-padding",
         action=argparse.BooleanOptionalAction,
         default=True,

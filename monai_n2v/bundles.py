@@ -96,6 +96,19 @@ def _quiet() -> Iterator[None]:
         ignite_logger.setLevel(levels[1])
 
 
+class _Items(Sequence[dict[str, MetaTensor]]):
+    """The data list of images, each asked for when it is needed."""
+
+    def __init__(self, images: Sequence[MetaTensor]) -> None:
+        self.images = images
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: Any) -> Any:
+        return {"image": self.images[index]}
+
+
 def train(
     bundle: Path, images: Sequence[MetaTensor], output_dir: Path, overlays: Sequence[str] = (), **overrides: Any
 ) -> dict[str, Any]:
@@ -103,7 +116,7 @@ def train(
 
     Args:
         bundle: folder of the bundle.
-        images: ``(C, *spatial)`` each, noisy.
+        images: ``(C, *spatial)`` each, noisy; of another sequence than a list each is asked for when it is needed.
         output_dir: where the bundle writes ``models/model.pt``.
         overlays: names in ``configs/``, laid over the bundle's ``train.json`` in order.
         overrides: config entries by id.
@@ -113,7 +126,7 @@ def train(
         every epoch.
     """
     configs = [str(bundle / "configs" / "train.json"), *(str(find_config(name)) for name in overlays)]
-    data = [{"image": image} for image in images]
+    data = [{"image": image} for image in images] if isinstance(images, list) else _Items(images)
     with _quiet():
         workflow = ConfigWorkflow(
             config_file=configs,
