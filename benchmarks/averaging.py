@@ -60,9 +60,7 @@ def main() -> None:
         rates[rate] = {name: [row[name] for row in rows] for name in rows[0]}
         for name, values in rates[rate].items():
             gain = np.array(values) - np.array(rates[rate]["last"])
-            print(
-                f"{rate:9} {name:11} {np.mean(values):.2f} dB, {gain.mean():+.2f} ({gain.min():+.2f} to {gain.max():+.2f})"
-            )
+            print(f"{rate:9} {name:11} {np.mean(values):.2f} dB, gain {gain.min():+.2f} to {gain.max():+.2f}")
     settings = {"side": SIDE, "sigma": SIGMA, "decay": DECAY, "epochs": arguments.epochs, "steps_per_epoch": 10}
     save("averaging", {**settings, "seeds": arguments.seeds, "psnr": rates})
 

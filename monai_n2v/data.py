@@ -169,19 +169,19 @@ class PatchLoader:
         if window is not None:
             self._store = None  # before others take its place
             self._store = self._make_store(window.move_to(self.epoch), merge=False)
-        seconds = []
+        n_drawn, started = 0, time.perf_counter()
         try:
-            for _ in range(self.epoch_length):
-                started = time.perf_counter()
-                yield self._draw(rng)
-                seconds.append(time.perf_counter() - started)
+            while n_drawn < self.epoch_length:
+                batch = self._draw(rng)
+                n_drawn += 1
+                if window is not None and n_drawn == self.epoch_length:
+                    # Engines take no more than this batch, so nothing behind its yield is sure to run.
+                    window.count((time.perf_counter() - started) * n_drawn / max(1, n_drawn - 1))
+                yield batch
         except BaseException:
-            if window is not None:
+            if window is not None and n_drawn < self.epoch_length:
                 window.close()
             raise
-        if window is not None:
-            # After the last batch comes whatever the caller does between epochs.
-            window.count(float(np.mean(seconds[:-1] or seconds)) * self.epoch_length)
 
     def _start_epoch(self) -> np.random.RandomState:
         rng = np.random.RandomState(np.random.SeedSequence([self.seed, self.rank, self.epoch]).generate_state(8))

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import phantom
+from ignite.engine import Engine, Events
 from monai.data import DataLoader, Dataset, MetaTensor, list_data_collate
 from monai.transforms import Compose, RandFlipd, RandSpatialCropSamplesd
 
@@ -331,6 +332,28 @@ def test_window_of_uneven_images_stays_within_its_budget():
         used |= seen(patches)
         assert sum(image.n_bytes for image in patches._window.held.values()) <= 2500 * 4
     assert used == set(range(10))
+
+
+def test_engine_that_stops_at_the_last_batch_still_gets_images_read_ahead(caplog):
+    data = Counting(folder_of_images(30))
+    patches = loader(data, (6, 6), memory_gib=gib(9))
+    at_the_start: list[int] = []
+    engine = Engine(lambda engine, batch: None)
+
+    @engine.on(Events.EPOCH_COMPLETED)
+    def wait_for_the_reader(engine):
+        (reader,) = patches._window._running
+        reader._thread.join()
+        at_the_start.append(len(data.read))
+        patches.set_epoch(engine.state.epoch + 1)
+
+    patches.set_epoch(1)
+    with caplog.at_level(logging.INFO, logger="monai_n2v"):
+        engine.run(patches, max_epochs=11, epoch_length=len(patches))
+    steps = {after - before for before, after in pairwise(at_the_start)}
+    assert steps == {2}, "something was read twice, or not ahead"
+    assert any("In 10 epochs training took" in message for message in caplog.messages)
+    patches._window.close()
 
 
 def test_image_larger_than_the_budget_is_taken_alone():
