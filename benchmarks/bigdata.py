@@ -81,7 +81,7 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=16)
     parser.add_argument("--side", type=int, default=160)
     parser.add_argument("--epochs", type=int, default=12)
-    parser.add_argument("--epoch-length", type=int, default=10)
+    parser.add_argument("--epoch-length", type=int, default=50)
     parser.add_argument("--one", type=json.loads, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.one is not None:
