@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from monai_n2v.averaging import SymmetricInferer
-    from monai_n2v.bundles import find_bundle, find_config
     from monai_n2v.data import PatchLoader
     from monai_n2v.denoising import denoise
     from monai_n2v.inference import AlignedTileInferer
     from monai_n2v.losses import N2VLoss
     from monai_n2v.networks import N2VUNet
+    from monai_n2v.resources import find_bundle, find_config
     from monai_n2v.transforms import RandN2VMask, RandN2VMaskd
 
 __version__ = "0.1.0"
@@ -45,8 +45,8 @@ _HOMES = {
     "RandN2VMaskd": "transforms",
     "SymmetricInferer": "averaging",
     "denoise": "denoising",
-    "find_bundle": "bundles",
-    "find_config": "bundles",
+    "find_bundle": "resources",
+    "find_config": "resources",
 }
 
 

@@ -4,10 +4,14 @@
 from __future__ import annotations
 
 import argparse
+import difflib
+import sys
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from monai_n2v import __version__
+from monai_n2v.overrides import check_settings, parse_setting
 
 __all__ = ["make_parser"]
 
@@ -16,9 +20,33 @@ T = TypeVar("T", int, float)
 _FORMATS = "NIfTI, NRRD, MHA/MHD, TIFF, PNG, NPY"
 
 
+class _Parser(argparse.ArgumentParser):
+    """Names the nearest option where one is misspelled; options are not abbreviated."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(allow_abbrev=False, **options)
+
+    def parse_known_args(  # type: ignore[override]
+        self, args: Sequence[str] | None = None, namespace: Any = None
+    ) -> Any:
+        """Look at the options before anything else can be missed."""
+        given = list(sys.argv[1:] if args is None else args)
+        has_commands = any(isinstance(action, argparse._SubParsersAction) for action in self._actions)
+        for text in given:
+            if text == "--" or (has_commands and not text.startswith("-")):
+                break  # what follows are paths, or options of a command
+            option = text.partition("=")[0]
+            if option.startswith("--") and option not in self._option_string_actions:
+                known = [name for name in self._option_string_actions if name.startswith("--")]
+                nearest = difflib.get_close_matches(option, known, n=1)
+                step = f"Did you mean {nearest[0]}?" if nearest else f"See {self.prog} --help."
+                self.error(f"{option} must be an option of {self.prog}, got an unknown one. {step}")
+        return super().parse_known_args(given, namespace)
+
+
 def make_parser() -> argparse.ArgumentParser:
     """Build the parser; ``command`` of the parsed arguments names what to run."""
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="monai-n2v", description="Denoise medical images with a network trained on the noisy images alone."
     )
     parser.add_argument("--version", action="version", version=f"monai-n2v {__version__}")
@@ -27,10 +55,11 @@ def make_parser() -> argparse.ArgumentParser:
     _add_train(commands)
     _add_check(commands)
     _add_info(commands)
+    _add_bundle(commands)
     return parser
 
 
-def _add_denoise(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+def _add_denoise(commands: argparse._SubParsersAction[_Parser]) -> None:
     denoise = commands.add_parser(
         "denoise",
         help="denoise an image, a DICOM series, or a folder of them",
@@ -76,7 +105,7 @@ def _add_denoise(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
     _add_volume(denoise)
 
 
-def _add_train(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+def _add_train(commands: argparse._SubParsersAction[_Parser]) -> None:
     train = commands.add_parser(
         "train",
         help="train a network on images, for later use with denoise --model",
@@ -95,7 +124,7 @@ def _add_train(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     _add_volume(train)
 
 
-def _add_check(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+def _add_check(commands: argparse._SubParsersAction[_Parser]) -> None:
     check = commands.add_parser(
         "check",
         help="does Noise2Void suit this image? Asked before any training",
@@ -111,7 +140,7 @@ def _add_check(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     _add_volume(check)
 
 
-def _add_info(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+def _add_info(commands: argparse._SubParsersAction[_Parser]) -> None:
     info = commands.add_parser(
         "info",
         help="tell what an image or a trained network is",
@@ -121,6 +150,22 @@ def _add_info(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
     info.add_argument("--series", metavar="UID|NUMBER", help="of a DICOM folder with several series: which one")
     info.add_argument("--json", action="store_true", help="print JSON")
     _add_volume(info)
+
+
+def _add_bundle(commands: argparse._SubParsersAction[_Parser]) -> None:
+    bundle = commands.add_parser(
+        "bundle",
+        help="list the MONAI Bundles of this package, or copy one",
+        description="The MONAI Bundles of this package, for monai.bundle run and for changes of your own.",
+    )
+    actions = bundle.add_subparsers(required=True, metavar="ACTION", dest="action")
+    copy = actions.add_parser("copy", help="copy a bundle into a new folder", description="Copy a bundle, untrained.")
+    copy.add_argument("name", metavar="NAME", help="n2v_denoise_2d or n2v_denoise_3d")
+    copy.add_argument("folder", type=Path, metavar="DIR", help="folder to make; must not exist yet, or be empty")
+    _add_volume(copy)
+    listing = actions.add_parser("list", help="name the bundles", description="Name the bundles and their tasks.")
+    listing.add_argument("--json", action="store_true", help="print JSON")
+    _add_volume(listing)
 
 
 def _add_training_options(parser: argparse.ArgumentParser) -> None:
@@ -140,6 +185,14 @@ def _add_training_options(parser: argparse.ArgumentParser) -> None:
         type=_footprint,
         metavar="auto|SIZE",
         help="for correlated noise: hide whole boxes of voxels, such as 3x1x1, or what check suggests (structN2V)",
+    )
+    add(
+        "--set",
+        action="append",
+        type=_setting,
+        default=[],
+        metavar="KEY=VALUE",
+        help="another key of the bundle's train.json, such as lr=0.001, fill=uniform or ema=0.999; repeatable",
     )
     add("--device", default="auto", help="auto (default), cpu, cuda or cuda:N")
     add("--seed", type=_seed, default=0, help="same seed, same result on the same machine (default 0)")
@@ -192,3 +245,12 @@ def _footprint(text: str) -> str | tuple[int, ...]:
     if len(sides) not in (2, 3) or any(side < 1 or side % 2 == 0 for side in sides):
         raise argparse.ArgumentTypeError(f"must be auto or odd sides such as 3x1x1, got {text}")
     return sides
+
+
+def _setting(text: str) -> tuple[str, Any]:
+    try:
+        key, value = parse_setting(text)
+        check_settings({key: value})
+        return key, value
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error).removeprefix("--set ")) from None

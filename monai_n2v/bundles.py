@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The bundles as programs: finding them, and running them on images in memory through MONAI's ConfigWorkflow."""
+"""The bundles as programs: running them on images in memory through MONAI's ConfigWorkflow."""
 
 from __future__ import annotations
 
@@ -14,54 +14,12 @@ from typing import Any
 import numpy as np
 import torch
 from ignite.engine import Events
-from monai.bundle import ConfigWorkflow
 from monai.data import MetaTensor
 
+from monai_n2v.resources import bundle_name, find_bundle, find_config
+from monai_n2v.workflows import N2VWorkflow
+
 __all__ = ["as_image", "bundle_name", "find_bundle", "find_config", "predict", "train"]
-
-
-def _resource(kind: str, name: str) -> Path:
-    package = Path(__file__).resolve().parent
-    # In the wheel the folders lie inside the package, in a checkout beside it.
-    for root in (package / "share", package.parent):
-        if (root / kind / name).exists():
-            return root / kind / name
-    raise FileNotFoundError(f"{kind} must hold {name}, got none beside {package}. Reinstall monai-n2v.")
-
-
-def find_bundle(name: str) -> Path:
-    """Find a bundle of this package, from the wheel and from a checkout alike.
-
-    Args:
-        name: ``"n2v_denoise_2d"`` or ``"n2v_denoise_3d"``.
-
-    Returns:
-        its folder.
-
-    Raises:
-        FileNotFoundError: for another name.
-    """
-    return _resource("bundles", name)
-
-
-def find_config(name: str) -> Path:
-    """Find a config overlay of this package, from the wheel and from a checkout alike.
-
-    Args:
-        name: file name in ``configs/``, for example ``"anneal.json"``.
-
-    Returns:
-        its path.
-
-    Raises:
-        FileNotFoundError: for another name.
-    """
-    return _resource("configs", name)
-
-
-def bundle_name(spatial_dims: int) -> str:
-    """Name of the bundle for images (2) or volumes (3)."""
-    return f"n2v_denoise_{spatial_dims}d"
 
 
 def as_image(data: np.ndarray, spacing: Sequence[float]) -> MetaTensor:
@@ -119,7 +77,7 @@ def train(
         images: ``(C, *spatial)`` each, noisy; of another sequence than a list each is asked for when it is needed.
         output_dir: where the bundle writes ``models/model.pt``.
         overlays: names in ``configs/``, laid over the bundle's ``train.json`` in order.
-        overrides: config entries by id.
+        overrides: config entries by id; see `check_overrides`.
 
     Returns:
         the record of the run: ``epochs``, ``epoch_length``, ``steps``, ``bfloat16``, and ``losses``, the mean loss of
@@ -127,13 +85,16 @@ def train(
     """
     configs = [str(bundle / "configs" / "train.json"), *(str(find_config(name)) for name in overlays)]
     data = [{"image": image} for image in images] if isinstance(images, list) else _Items(images)
+    entries: dict[str, Any] = {"bundle_root": str(bundle), "output_dir": str(output_dir)}
+    entries["train#dataset#data"] = data
     with _quiet():
-        workflow = ConfigWorkflow(
+        workflow = N2VWorkflow(
             config_file=configs,
             meta_file=str(bundle / "configs" / "metadata.json"),
             logging_file=False,
             workflow_type="train",
-            **{"bundle_root": str(bundle), "output_dir": str(output_dir), "train#dataset#data": data},
+            save_config=False,  # the caller keeps its bundle's configs
+            **entries,
             **overrides,
         )
         workflow.initialize()
@@ -174,13 +135,15 @@ def predict(
         FileNotFoundError: where the weights are missing.
     """
     configs = [str(bundle / "configs" / "inference.json"), *(str(find_config(name)) for name in overlays)]
+    entries: dict[str, Any] = {"bundle_root": str(bundle), "ckpt_path": str(ckpt_path)}
+    entries["dataset#data"] = [{"image": image}]
     with _quiet():
-        workflow = ConfigWorkflow(
+        workflow = N2VWorkflow(
             config_file=configs,
             meta_file=str(bundle / "configs" / "metadata.json"),
             logging_file=False,
             workflow_type="inference",
-            **{"bundle_root": str(bundle), "ckpt_path": str(ckpt_path), "dataset#data": [{"image": image}]},
+            **entries,
             **overrides,
         )
         workflow.initialize()

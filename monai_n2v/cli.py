@@ -6,17 +6,16 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+import shlex
 import sys
 import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from monai_n2v.arguments import make_parser
-
-if TYPE_CHECKING:
-    from monai_n2v.jobs import Job
-    from monai_n2v.training import TrainingPlan
+from monai_n2v.overrides import format_setting
+from monai_n2v.plans import UsageError, plan_command_jobs, plan_training
 
 __all__ = ["main"]
 
@@ -26,12 +25,7 @@ TRACEBACKS = 5  # below DEBUG: what -vv shows
 EXIT_FILE_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, 130
 
 
-_OF_TRAINING = ("fast", "epochs", "max_time", "spatial_dims", "footprint", "per_image")
 _REPORT_PARTS = {"page": "Report", "picture": "Before/after picture", "record": "Record of the run"}
-
-
-class UsageError(Exception):
-    """The command was asked wrongly."""
 
 
 class _Format(logging.Formatter):
@@ -62,6 +56,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "train": _train,
         "check": _check,
         "info": _info,
+        "bundle": _bundle,
     }
     try:
         return commands[args.command](args)
@@ -91,61 +86,8 @@ def _first_cause(error: BaseException) -> BaseException:
     return error
 
 
-def _plan_jobs(args: argparse.Namespace) -> list[Job]:
-    """Say what is wrong with the question before anything heavy is loaded or computed."""
-    from monai_n2v.jobs import Extras, is_tree, plan_jobs
-    from monai_n2v.volumes import check_source
-
-    if args.input.exists() and not is_tree(args.input):
-        check_source(args.input)
-    report_folder = args.report if isinstance(args.report, Path) else None
-    extras = Extras(args.report is not None, report_folder, args.save_residual, args.save_noise_map)
-    try:
-        jobs = plan_jobs(
-            args.input,
-            args.output,
-            extras,
-            patterns=args.pattern,
-            force=args.force,
-            skip_existing=args.skip_existing,
-        )
-    except (ValueError, OSError) as error:
-        raise UsageError(str(error)) from error
-    if args.model is not None and not args.model.exists():
-        raise UsageError(f"--model must be a trained bundle or its weights, got {args.model}. Check the path.")
-    if args.model is not None and any(vars(args)[name] for name in _OF_TRAINING):
-        raise UsageError(
-            "--model must stand alone, got settings of a training too. "
-            f"Drop {', '.join('--' + name.replace('_', '-') for name in _OF_TRAINING)}."
-        )
-    return jobs
-
-
-def _plan_training(args: argparse.Namespace) -> TrainingPlan:
-    import numpy as np
-
-    from monai_n2v.denoising import choose_device
-    from monai_n2v.training import TrainingPlan
-
-    try:
-        return TrainingPlan(
-            epochs=args.epochs,
-            max_time=args.max_time,
-            fast=args.fast,
-            spatial_dims=args.spatial_dims,
-            seed=args.seed,
-            device=choose_device(args.device),
-            progress=not args.quiet and sys.stderr.isatty(),
-            footprint=np.ones(args.footprint, np.uint8) if isinstance(args.footprint, tuple) else None,
-            checkpoints=args.command == "train",
-            resume=getattr(args, "resume", False),
-        )
-    except ValueError as error:
-        raise UsageError(str(error)) from error
-
-
 def _denoise(args: argparse.Namespace) -> int:
-    jobs = _plan_jobs(args)
+    jobs = plan_command_jobs(args)
     if not jobs:
         logger.info("Every image has its result already: nothing to do.")
         return 0
@@ -155,7 +97,7 @@ def _denoise(args: argparse.Namespace) -> int:
     loaded = {job: read_volume(job.source, args.series) for job in jobs[: len(jobs) == 1]}
     from monai_n2v.batch import Settings, denoise_jobs
 
-    plan = _plan_training(args)
+    plan = plan_training(args)
     if args.model is None:
         epochs = f"for {args.epochs} epoch{'s' if args.epochs != 1 else ''}" if args.epochs else ""
         length = f"for {args.max_time:g} s" if args.max_time else epochs
@@ -196,9 +138,11 @@ def _tell(args: argparse.Namespace, record: dict[str, Any], n_jobs: int) -> None
         sides = "x".join(map(str, args.footprint)) if isinstance(args.footprint, tuple) else args.footprint
         hidden = f" --footprint {sides}" if sides else ""
         averaged = " --tta" if args.tta else ""
+        settings = "".join(f" --set {shlex.quote(format_setting(*item))}" for item in args.set)
         logger.info(
-            "Trained %d steps in %.0f s; --epochs %d --seed %d%s%s%s%s repeats this run.",
-            record["steps"], record["training_seconds"], record["epochs"], args.seed, fast, dims, hidden, averaged,
+            "Trained %d steps in %.0f s; --epochs %d --seed %d%s%s%s%s%s repeats this run.",
+            record["steps"], record["training_seconds"], record["epochs"],
+            args.seed, fast, dims, hidden, averaged, settings,
         )  # fmt: skip
     logger.debug("Record: %s", record)
     logger.info("Denoised image: %s", record["output"])
@@ -225,7 +169,7 @@ def _train(args: argparse.Namespace) -> int:
     from monai_n2v.batch import read_stacks
     from monai_n2v.training import train_network
 
-    plan = _plan_training(args)
+    plan = plan_training(args)
     if args.footprint == "auto":
         raise UsageError("--footprint must be a size in train, got auto. Ask monai-n2v check for one.")
     stacks, failed = read_stacks(sources, args.series)
@@ -291,6 +235,23 @@ def _info(args: argparse.Namespace) -> int:
     else:
         for name, value in facts.items():
             print(f"{name}: {value}")
+    return 0
+
+
+def _bundle(args: argparse.Namespace) -> int:
+    from monai_n2v.resources import copy_bundle, list_bundles
+
+    if args.action == "list":
+        bundles = list_bundles()
+        print(json.dumps(bundles) if args.json else "\n".join(f"{name}: {task}" for name, task in bundles.items()))
+        return 0
+    folder = copy_bundle(args.name, args.folder)
+    path = shlex.quote(str(folder))
+    logger.info("Bundle: %s", folder)
+    logger.info(
+        "Train it on the images in DIR: python -m monai.bundle run --config_file %s --bundle_root %s --dataset_dir DIR",
+        shlex.quote(str(folder / "configs" / "train.json")), path,
+    )  # fmt: skip
     return 0
 
 

@@ -12,8 +12,9 @@ import numpy as np
 from monai.bundle import ConfigParser
 from monai.data import MetaTensor
 
-from monai_n2v.bundles import bundle_name, find_bundle, predict
+from monai_n2v.bundles import predict
 from monai_n2v.checkpoints import load_weights
+from monai_n2v.resources import bundle_name, find_bundle
 
 __all__ = ["TrainedNetwork", "resolve_model"]
 

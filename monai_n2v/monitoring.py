@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from monai_n2v.staging import staged
 
-__all__ = ["ImagePanel", "SettingsRecord", "TrainingBar", "WeightHistograms"]
+__all__ = ["ImagePanel", "ListedOutput", "SettingsRecord", "TrainingBar", "WeightHistograms"]
 
 _RECORDED = ("monai-n2v", "monai", "torch", "pytorch-ignite", "numpy")
 
@@ -127,6 +127,22 @@ class WeightHistograms:
         """Write the histograms of the epoch that ends."""
         for name, weights in self.network.named_parameters():
             self.writer.add_histogram(name, weights.detach().cpu(), engine.state.epoch)
+
+
+class ListedOutput:
+    """Put the output of every iteration into a list of one, as MONAI's engines do when they decollate.
+
+    Experiment tracking (``--tracking mlflow``) reads the loss from such a list; the bundles decollate nothing, since
+    that costs time at every step. Handlers listed before this one still see the dictionary.
+    """
+
+    def attach(self, engine: Engine) -> None:
+        """Attach to a trainer."""
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self)
+
+    def __call__(self, engine: Engine) -> None:
+        """Wrap the output."""
+        engine.state.output = [engine.state.output]
 
 
 class TrainingBar:

@@ -10,17 +10,20 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from monai.bundle import ConfigParser
 from monai.data import MetaTensor
 
-from monai_n2v.bundles import bundle_name, find_bundle, find_config, train
+from monai_n2v.bundles import train
 from monai_n2v.formats.base import where
 from monai_n2v.models import TrainedNetwork, resolve_model
+from monai_n2v.overrides import check_settings
+from monai_n2v.resources import bundle_name, find_bundle, find_config
 from monai_n2v.stacks import MIN_DEPTH, LazyStack, Stack, choose_dims, last_axis, to_image
 
 __all__ = ["TrainingPlan", "train_network"]
@@ -44,6 +47,7 @@ class TrainingPlan:
         progress: whether to show a bar on standard error.
         checkpoints: whether to save the state after every epoch, so that the training can be resumed.
         resume: whether to go on from the checkpoint in the folder.
+        settings: further values by key of the bundle's ``train.json`` or ``inference.json``, such as ``{"lr": 0.001}``.
     """
 
     epochs: int | None = None
@@ -56,6 +60,7 @@ class TrainingPlan:
     footprint: np.ndarray | None = None
     checkpoints: bool = False
     resume: bool = False
+    settings: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Refuse contradictions."""
@@ -99,9 +104,10 @@ def train_network(
         the network, and a record of the run.
 
     Raises:
-        ValueError: where a 3D network is asked for images.
+        ValueError: where a 3D network is asked for images, or a setting has an unknown key.
         FileNotFoundError: where there is nothing to resume.
     """
+    check_settings(plan.settings, parts=True)
     spatial_dims = choose_dims([stack.shape[1:] for stack in stacks], plan.spatial_dims)
     if plan.spatial_dims is None and spatial_dims == 2:
         _tell_of_slices(stacks)
@@ -116,7 +122,7 @@ def train_network(
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as work:
         made = Path(work)
-        _write_bundle(bundle, overlays, made, stacks, footprint)
+        _write_bundle(bundle, overlays, made, stacks, footprint, plan.settings)
         record = _train(made, folder, images, plan, budget)
         configs = [made / "configs" / name for name in ("train.json", "inference.json")]
         record["config_sha256"] = hashlib.sha256(b"".join(path.read_bytes() for path in configs)).hexdigest()
@@ -125,6 +131,8 @@ def train_network(
             (folder / part.relative_to(made)).parent.mkdir(parents=True, exist_ok=True)
             os.replace(part, folder / part.relative_to(made))
     record |= {"training_seconds": round(time.perf_counter() - started, 1), "seed": plan.seed, "fast": plan.fast}
+    if plan.settings:
+        record["settings"] = dict(plan.settings)
     return resolve_model(folder), record
 
 
@@ -143,6 +151,9 @@ def _train(
     bundle: Path, folder: Path, images: Sequence[MetaTensor], plan: TrainingPlan, budget: dict[str, Any]
 ) -> dict[str, Any]:
     """Train the network of ``bundle``; its weights go there, checkpoints into ``folder``."""
+    # Those of train.json stand there already; what remains of the settings is for the overlay.
+    anneal = json.loads(find_config("anneal.json").read_text())
+    more = {key: value for key, value in plan.settings.items() if key in anneal}
     return train(
         bundle,
         images,
@@ -156,6 +167,7 @@ def _train(
         checkpoints=plan.checkpoints,
         resume=plan.resume,
         **budget,
+        **more,
     )
 
 
@@ -190,19 +202,26 @@ def _write_bundle(
     folder: Path,
     stacks: Sequence[Stack | LazyStack],
     footprint: list[Any] | None,
+    settings: Mapping[str, Any],
 ) -> None:
-    """Copy a bundle with the overlays in its configs; only entries that a config has are replaced in it."""
+    """Copy a bundle with overlays and settings in its configs; only entries that a config has are replaced in it."""
     (folder / "configs").mkdir(parents=True, exist_ok=True)
-    settings: dict[str, Any] = {}
+    entries: dict[str, Any] = {}
     for name in overlays:
-        settings |= json.loads(find_config(name).read_text())
-    settings.pop("_desc_", None)
-    settings["footprint"] = footprint
-    for name in ("train.json", "inference.json"):
-        config = json.loads((bundle / "configs" / name).read_text())
-        allowed = set(config) | ({"halo"} if name == "inference.json" else set())
-        config |= {key: value for key, value in settings.items() if key in allowed}
-        (folder / "configs" / name).write_text(json.dumps(config, indent=4) + "\n")
+        entries |= json.loads(find_config(name).read_text())
+    entries.pop("_desc_", None)
+    entries |= {"footprint": footprint, **settings}
+    for path in sorted((bundle / "configs").glob("*.json")):
+        if path.name == "metadata.json":
+            continue
+        parser = ConfigParser(json.loads(path.read_text()))
+        config = parser.get()
+        # Training in bfloat16 is no reason to predict in it.
+        left_out = set() if path.name == "train.json" else {"amp"}
+        for key, value in entries.items():
+            if key.partition("#")[0] in config and key not in left_out:
+                parser[key] = value
+        (folder / "configs" / path.name).write_text(json.dumps(config, indent=4) + "\n")
     metadata = json.loads((bundle / "configs" / "metadata.json").read_text())
     metadata["data_source"] = "the user's own noisy images"
     metadata["training_data"] = [
