@@ -196,6 +196,46 @@ def memory_section(stored: dict[str, Any]) -> list[str]:
     ]
 
 
+def averaging_section(stored: dict[str, Any]) -> list[str]:
+    """What averaging over symmetries and over weights is worth."""
+    n_steps = stored["epochs"] * stored["steps_per_epoch"]
+    lines = [
+        "## Averaging",
+        "",
+        f"A crop of Colin27 of {stored['side']} voxels to each side, sigma {stored['sigma']:g}, the command line's network after",
+        f"{n_steps} steps: the last weights or their running average (`ema` {stored['decay']}), without and with the mean over 16",
+        f"flips and turns (`--tta`). Mean of {stored['seeds']} seeds; the gain over the last weights, smallest to largest.",
+        "",
+        "| learning rate | weights | PSNR / dB | gain / dB |",
+        "| --- | --- | --- | --- |",
+    ]
+    for rate, variants in stored["psnr"].items():
+        for name, values in variants.items():
+            gains = [value - last for value, last in zip(values, variants["last"])]
+            gain = f"{min(gains):+.2f} to {max(gains):+.2f}" if name != "last" else ""
+            lines.append(f"| {rate} | {name} | {sum(values) / len(values):.2f} | {gain} |")
+    return [*lines, "", origin(stored["machine"])]
+
+
+def bigdata_section(stored: dict[str, Any]) -> list[str]:
+    """What a folder beyond memory costs."""
+    lines = [
+        "## A folder that exceeds memory",
+        "",
+        f"{stored['images']} compressed volumes of {stored['side']} voxels to each side, {stored['folder_gib']:.2f} GiB in float32, a small 3D",
+        f"network, {stored['epoch_length']} steps per epoch, {stored['epochs']} epochs. Peak memory counts the program, too.",
+        "",
+        "| images | before the first epoch / s | epoch / s | of it until the first batch / s | peak / GiB |",
+        "| --- | --- | --- | --- | --- |",
+    ]
+    for what, row in stored["runs"].items():
+        lines.append(
+            f"| {what} | {row['seconds_before_the_first_epoch']:.1f} | {row['seconds_per_epoch']:.2f} "
+            f"| {row['of_these_to_the_first_batch']:.2f} | {row['peak_gib']:.2f} |"
+        )
+    return [*lines, "", origin(stored["machine"])]
+
+
 def main() -> None:
     lines = ["# Results", "", "Written by `python -m benchmarks.table` from `benchmarks/results/`; do not edit.", ""]
     for name, section in (
@@ -204,6 +244,8 @@ def main() -> None:
         ("seams", seams_section),
         ("check", check_section),
         ("memory", memory_section),
+        ("averaging", averaging_section),
+        ("bigdata", bigdata_section),
     ):
         stored = load(name)
         if stored:

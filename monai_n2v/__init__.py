@@ -11,6 +11,7 @@ import pkgutil
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from monai_n2v.averaging import SymmetricInferer
     from monai_n2v.data import PatchLoader
     from monai_n2v.denoising import denoise
     from monai_n2v.inference import AlignedTileInferer
@@ -28,6 +29,7 @@ __all__ = [
     "PatchLoader",
     "RandN2VMask",
     "RandN2VMaskd",
+    "SymmetricInferer",
     "__version__",
     "denoise",
     "find_bundle",
@@ -41,6 +43,7 @@ _HOMES = {
     "PatchLoader": "data",
     "RandN2VMask": "transforms",
     "RandN2VMaskd": "transforms",
+    "SymmetricInferer": "averaging",
     "denoise": "denoising",
     "find_bundle": "resources",
     "find_config": "resources",

@@ -80,6 +80,9 @@ def _add_denoise(commands: argparse._SubParsersAction[_Parser]) -> None:
         help="of OUT; input: rounded and clipped to IN's type",
     )
     add(
+        "--tta", action="store_true", help="average over flips and turns: a little better, 8 or 16 times the prediction"
+    )
+    add(
         "--keep-padding",
         action=argparse.BooleanOptionalAction,
         default=True,

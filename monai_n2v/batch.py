@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from scipy import ndimage
 
 from monai_n2v.assumption import NoiseCheck, check_noise, suggest_footprint
@@ -22,8 +23,10 @@ from monai_n2v.formats.nifti import NiftiSource
 from monai_n2v.jobs import Job
 from monai_n2v.models import TrainedNetwork, resolve_model
 from monai_n2v.quality import find_faults, measure
-from monai_n2v.training import Stack, TrainingPlan, train_network
+from monai_n2v.stacks import LazyStack, Stack
+from monai_n2v.training import TrainingPlan, train_network
 from monai_n2v.volumes import check_geometry, read_volume, save_volume
+from monai_n2v.windows import default_budget
 
 __all__ = ["Settings", "denoise_jobs", "read_stacks"]
 
@@ -44,6 +47,7 @@ class Settings:
         keep_padding: see `denoise_with`.
         series: of a DICOM folder with several.
         auto_footprint: whether each network hides what `check_noise` suggests for its images.
+        tta: see `denoise_with`.
     """
 
     plan: TrainingPlan
@@ -53,15 +57,18 @@ class Settings:
     keep_padding: bool = True
     series: str | None = None
     auto_footprint: bool = False
+    tta: bool = False
 
 
 @dataclass(frozen=True)
 class _Checked:
-    """An image and what is known of its noise."""
+    """An image, or how to read it again, and what is known of its noise."""
 
-    volume: Volume
+    volume: Volume | None
+    stack: Stack | LazyStack
     check: NoiseCheck
     warnings: list[str]
+    notes: list[str]
 
 
 def denoise_jobs(
@@ -86,10 +93,18 @@ def denoise_jobs(
         read: dict[Job, _Checked] = {}
         if settings.model is not None:
             shared = resolve_model(settings.model), {"model": str(settings.model)}
+            shared[0].averages(settings.tta)  # refuses before any work
         elif not settings.per_image and len(jobs) > 1:
+            room = default_budget(torch.device("cpu")) // 2  # training holds its own copy of what it holds
             for job in jobs:
                 try:
                     read[job] = _read(job, settings, loaded or {})
+                    room -= read[job].stack.volumes.nbytes
+                    if room < 0:
+                        read = {
+                            one: replace(checked, volume=None, stack=_reread(checked.stack, settings.series))
+                            for one, checked in read.items()
+                        }
                 except Exception as error:  # noqa: BLE001 - whatever a file may hold, the others are done
                     yield _failed(job, error)
             if not read:
@@ -101,17 +116,19 @@ def denoise_jobs(
             started = time.perf_counter()
             try:
                 one = read.pop(job) if job in read else _read(job, settings, loaded or {})
+                volume = one.volume or replace(read_volume(job.source, settings.series), notes=one.notes)
                 network, trained = shared or _train({job: one}, settings, _folder(work))
                 record = {"input": str(job.source), "output": str(job.target), "status": "done", **trained}
                 record |= {"device": settings.plan.device, "spatial_dims": network.spatial_dims}
-                _finish(job, one.volume, network, settings, record, started)
+                record["tta"] = network.averages(settings.tta)
+                _finish(job, volume, network, settings, record, started)
                 record["warnings"] = [*one.warnings, *record["warnings"]]
             except Exception as error:  # noqa: BLE001 - the other images are done
                 record = _failed(job, error)
             yield record
 
 
-def read_stacks(sources: Sequence[Path], series: str | None = None) -> tuple[list[Stack], list[str]]:
+def read_stacks(sources: Sequence[Path], series: str | None = None) -> tuple[list[Stack | LazyStack], list[str]]:
     """Read images to train on.
 
     Args:
@@ -119,13 +136,15 @@ def read_stacks(sources: Sequence[Path], series: str | None = None) -> tuple[lis
         series: of folders with several series.
 
     Returns:
-        the volumes, and what is wrong with images that are none.
+        the volumes, read again when needed where all together exceed memory, and what is wrong with images that are
+        none.
 
     Raises:
         ValueError: where no image is left.
     """
-    stacks: list[Stack] = []
+    stacks: list[Stack | LazyStack] = []
     faults: list[str] = []
+    room = default_budget(torch.device("cpu")) // 2  # training holds its own copy of what it holds
     for source in sources:
         try:
             volume = read_volume(source, series)
@@ -135,10 +154,22 @@ def read_stacks(sources: Sequence[Path], series: str | None = None) -> tuple[lis
                 raise
             faults.append(_sentence(error, source))
         else:
-            stacks.append(Stack(volume.data, volume.spacing, str(source)))
+            stack = Stack(volume.data, volume.spacing, str(source))
+            room -= volume.data.nbytes
+            if room < 0 and len(sources) > 1:
+                stacks = [_reread(one, series) for one in [*stacks, stack]]
+            else:
+                stacks.append(stack)
     if not stacks:
         raise ValueError(f"IN must hold an image to train on, got {len(faults)} faulty ones. The first: {faults[0]}")
     return stacks, faults
+
+
+def _reread(stack: Stack | LazyStack, series: str | None) -> LazyStack:
+    """Keep of an image only how to read it again."""
+    if isinstance(stack, LazyStack):
+        return stack
+    return stack.let_go(lambda: read_volume(stack.name, series).data)
 
 
 def _train(read: Mapping[Job, _Checked], settings: Settings, folder: Path) -> tuple[TrainedNetwork, dict[str, Any]]:
@@ -151,7 +182,7 @@ def _train(read: Mapping[Job, _Checked], settings: Settings, folder: Path) -> tu
             logger.warning("The images ask for different footprints: none is used. Use --per-image.")
         if plan.footprint is not None:
             logger.info("Hiding footprints of %s voxels.", " x ".join(map(str, plan.footprint.shape)))
-    return train_network([_stack(job, one.volume) for job, one in read.items()], folder, plan)
+    return train_network([one.stack for one in read.values()], folder, plan)
 
 
 def _folder(work: contextlib.ExitStack) -> Path:
@@ -197,7 +228,7 @@ def _read(job: Job, settings: Settings, loaded: Mapping[Job, Volume]) -> _Checke
     if doubts or not check.noisy:
         doubts = [check.sentences[0], *doubts, *suggest_footprint(check.axes)[1]]
     notes = [*volume.notes, *doubts]
-    return _Checked(replace(volume, notes=notes), check, warnings)
+    return _Checked(replace(volume, notes=notes), _stack(job, volume), check, warnings, notes)
 
 
 def _stack(job: Job, volume: Volume) -> Stack:
@@ -209,7 +240,7 @@ def _finish(
 ) -> None:
     """Denoise one image and write everything that was asked for; the record is completed on the way."""
     predicting = time.perf_counter()
-    output = denoise_with(network, _stack(job, volume), settings.plan.device, settings.keep_padding)
+    output = denoise_with(network, _stack(job, volume), settings.plan.device, settings.keep_padding, settings.tta)
     record["prediction_seconds"] = round(time.perf_counter() - predicting, 1)
     save_volume(output, volume, job.target, settings.dtype)
     quality = measure(volume.data, output)

@@ -54,6 +54,19 @@ def _quiet() -> Iterator[None]:
         ignite_logger.setLevel(levels[1])
 
 
+class _Items(Sequence[dict[str, MetaTensor]]):
+    """The data list of images, each asked for when it is needed."""
+
+    def __init__(self, images: Sequence[MetaTensor]) -> None:
+        self.images = images
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: Any) -> Any:
+        return {"image": self.images[index]}
+
+
 def train(
     bundle: Path, images: Sequence[MetaTensor], output_dir: Path, overlays: Sequence[str] = (), **overrides: Any
 ) -> dict[str, Any]:
@@ -61,7 +74,7 @@ def train(
 
     Args:
         bundle: folder of the bundle.
-        images: ``(C, *spatial)`` each, noisy.
+        images: ``(C, *spatial)`` each, noisy; of another sequence than a list each is asked for when it is needed.
         output_dir: where the bundle writes ``models/model.pt``.
         overlays: names in ``configs/``, laid over the bundle's ``train.json`` in order.
         overrides: config entries by id; see `check_overrides`.
@@ -71,8 +84,9 @@ def train(
         every epoch.
     """
     configs = [str(bundle / "configs" / "train.json"), *(str(find_config(name)) for name in overlays)]
+    data = [{"image": image} for image in images] if isinstance(images, list) else _Items(images)
     entries: dict[str, Any] = {"bundle_root": str(bundle), "output_dir": str(output_dir)}
-    entries["train#dataset#data"] = [{"image": image} for image in images]
+    entries["train#dataset#data"] = data
     with _quiet():
         workflow = N2VWorkflow(
             config_file=configs,

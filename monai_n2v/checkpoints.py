@@ -6,6 +6,7 @@ In a distributed training all processes read and process 0 alone writes.
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
@@ -290,3 +291,5 @@ class ResumableCheckpoints:
         for epoch, path in self._by_epoch().items():
             if epoch != engine.state.epoch - 1:
                 path.unlink()
+        for stage in self.folder.glob(".checkpoint_epoch=*"):  # of a process killed while it wrote
+            shutil.rmtree(stage, ignore_errors=True)

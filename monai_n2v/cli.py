@@ -103,7 +103,7 @@ def _denoise(args: argparse.Namespace) -> int:
         length = f"for {args.max_time:g} s" if args.max_time else epochs
         logger.info("Training on these images alone %s.", length or "for minutes")
     settings = Settings(
-        plan, args.model, args.per_image, args.dtype, args.keep_padding, args.series, args.footprint == "auto"
+        plan, args.model, args.per_image, args.dtype, args.keep_padding, args.series, args.footprint == "auto", args.tta
     )
     failed = []
     n_done = 0
@@ -137,10 +137,12 @@ def _tell(args: argparse.Namespace, record: dict[str, Any], n_jobs: int) -> None
         dims = f" --spatial-dims {args.spatial_dims}" if args.spatial_dims else ""
         sides = "x".join(map(str, args.footprint)) if isinstance(args.footprint, tuple) else args.footprint
         hidden = f" --footprint {sides}" if sides else ""
+        averaged = " --tta" if args.tta else ""
         settings = "".join(f" --set {shlex.quote(format_setting(*item))}" for item in args.set)
         logger.info(
-            "Trained %d steps in %.0f s; --epochs %d --seed %d%s%s%s%s repeats this run.",
-            record["steps"], record["training_seconds"], record["epochs"], args.seed, fast, dims, hidden, settings,
+            "Trained %d steps in %.0f s; --epochs %d --seed %d%s%s%s%s%s repeats this run.",
+            record["steps"], record["training_seconds"], record["epochs"],
+            args.seed, fast, dims, hidden, averaged, settings,
         )  # fmt: skip
     logger.debug("Record: %s", record)
     logger.info("Denoised image: %s", record["output"])
@@ -203,7 +205,7 @@ def _check(args: argparse.Namespace) -> int:
     if args.model is not None:
         from monai_n2v.denoising import choose_device, denoise_with
         from monai_n2v.models import resolve_model
-        from monai_n2v.training import Stack
+        from monai_n2v.stacks import Stack
 
         stack = Stack(volume.data, volume.spacing, str(args.input))
         residual = volume.data - denoise_with(resolve_model(args.model), stack, choose_device(args.device))

@@ -4,28 +4,46 @@
 from __future__ import annotations
 
 import logging
-import math
+import time
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NamedTuple
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
-from monai.data import MetaTensor
+from monai.data import Dataset, PersistentDataset
+from monai.data.utils import pickle_hashing
 from monai.transforms import Randomizable
 
-__all__ = ["PatchLoader"]
+from monai_n2v.patches import CutRules, HeldImage, PatchStore
+from monai_n2v.symmetries import flippable_axes
+from monai_n2v.windows import ImageReader, RollingWindow, default_budget, stream_order
+
+__all__ = ["PatchLoader", "make_dataset"]
 
 logger = logging.getLogger(__name__)
 
 
-class _Volume(NamedTuple):
-    """Where one volume lies in the flat store, and how patches may be cut from it."""
+def make_dataset(
+    data: Sequence[Any], transform: Callable[[Any], Any] | None = None, cache_dir: str | Path | None = None
+) -> Dataset:
+    """Make a MONAI dataset, one that keeps what it has read and preprocessed on disk where a folder is named.
 
-    offset: int
-    shape: tuple[int, ...]
-    strides: tuple[int, ...]
-    patch: tuple[int, ...]
-    permutations: np.ndarray  # (n_permutations, n_patch_axes): axis of the volume that each patch axis runs along
+    Args:
+        data: a data list.
+        transform: of an item, deterministic.
+        cache_dir: folder of the copies, which later runs with the same data list and transform use too; empty it when
+            the files themselves have changed. None for no copies.
+
+    Returns:
+        a ``Dataset`` or ``PersistentDataset``.
+    """
+    if cache_dir is None:
+        return Dataset(data, transform)
+    # Our own files: with their metadata, which plain tensors would lose.
+    return PersistentDataset(
+        data, transform, cache_dir, hash_transform=pickle_hashing, track_meta=True, weights_only=False
+    )
 
 
 class PatchLoader:
@@ -43,26 +61,37 @@ class PatchLoader:
     equal spacing (to 1 %) and equal patch length. With one spatial axis more than the patch has, a volume is cut slice
     by slice along its last axis. With a single network channel, each channel of an image counts as a volume of its own.
 
+    Images that together exceed ``memory_gib`` are held a few at a time, in a `RollingWindow`. Then the budget decides
+    what an epoch sees, too: name one to repeat a run on another machine.
+
     Args:
-        dataset: a sequence of dictionaries with a tensor ``(C, *spatial)`` each, standardized; read once.
+        dataset: a sequence of dictionaries with a tensor ``(C, *spatial)`` each, standardized; read once, or
+            again and again where they exceed the budget, in a thread: its transform must be deterministic.
         patch_size: in voxels, one side per axis of the network.
         batch_size: patches per batch.
         epoch_length: batches per epoch.
         transform: applied to ``{key: patches}`` of a whole batch, `RandN2VMaskd` with ``batched=True`` for Noise2Void;
             its ``set_random_state`` is called every epoch.
         key: the image's name in the dictionaries.
+        label_key: the name of the target, of the image's shape and cut at the same place; None where a pairing
+            transform makes the target.
         in_channels: channels of the network.
         divisor: patch sides cut down to a volume's are rounded to a multiple of it where that fits, since the network
             would pad them up anyway.
         augment: whether to flip and rotate.
-        rotate: whether to rotate; without, only flips, as a directional footprint needs.
+        rotate: whether to rotate; without, only flips.
         device: where volumes and batches live.
         seed: with rank and epoch, the source of all randomness.
         rank: of this process, so that processes draw different patches.
-        fixed: draw one epoch now and yield the same batches ever after, for validation; the volumes are let go.
+        fixed: draw one epoch now and yield the same batches ever after, for validation; the volumes are let go. Where
+            they exceed the budget, each batch is drawn from a few random ones, and each of these is read once.
+        footprint: structN2V, as the transform hides it: only flips and rotations that leave it unchanged are drawn.
+        memory_gib: budget in GiB for the images, above 0; by default 60 % of the free RAM, and on a GPU no more than
+            half of its free memory. A single image may exceed it.
 
     Raises:
-        ValueError: where an image's axes or channels do not fit patch size and ``in_channels``.
+        ValueError: where an image's axes or channels do not fit patch size and ``in_channels``, a label does not fit
+            its image, or an argument is out of range.
     """
 
     def __init__(
@@ -81,6 +110,9 @@ class PatchLoader:
         seed: int = 0,
         rank: int = 0,
         fixed: bool = False,
+        label_key: str | None = None,
+        footprint: Any = None,
+        memory_gib: float | None = None,
     ) -> None:
         for name, value in {
             "batch_size": batch_size,
@@ -93,36 +125,32 @@ class PatchLoader:
         self.epoch_length = int(epoch_length)
         self.transform = transform
         self.key = key
-        self.augment = augment
         self.device = torch.device(device)
         self.seed = seed
         self.rank = rank
         self.epoch = 0
 
+        if memory_gib is not None and memory_gib <= 0:
+            raise ValueError(f"memory_gib must be above 0, got {memory_gib}. Leave it out to use the free memory.")
+        self.label_key = label_key
+        rules = CutRules(tuple(patch_size), key, label_key, in_channels, divisor, augment and rotate, footprint)
+        self._flippable = tuple(free and augment for free in flippable_axes(footprint, len(patch_size)))
+        self._read = ImageReader(dataset, rules)
         self._fixed: list[dict[str, torch.Tensor]] | None = None
-        stores: list[torch.Tensor] = []
-        volumes: list[_Volume] = []
-        offset = 0
-        for item in dataset:
-            image = item[key]
-            for channels in _split_channels(image, in_channels, len(patch_size)):
-                volumes.append(_plan(channels, image, offset, patch_size, divisor, augment and rotate))
-                stores.append(channels.reshape(channels.shape[0], -1).to(self.device, torch.float32))
-                offset += stores[-1].shape[1]
-        if not volumes:
-            raise ValueError("dataset must hold at least one image, got none. Check dataset_dir.")
-        self._store = torch.cat(stores, dim=1) if len(stores) > 1 else stores[0]
-        del stores
-        self._groups = _group_by_patch(volumes)
-        self._shares = _shares([sum(math.prod(volume.shape) for volume in group) for group in self._groups.values()])
-        for patch, group in self._groups.items():
-            if patch != tuple(patch_size):
-                logger.info(
-                    "%d volume(s) thinner than the patch %s: cut with %s.", len(group), tuple(patch_size), patch
-                )
+        self._window: RollingWindow | None = None
+        self._store: PatchStore | None = None
+        self._told: set[tuple[int, ...]] = set()
+        budget = default_budget(self.device) if memory_gib is None else int(memory_gib * 2**30)
+        images, all_read = self._read_up_to(budget)
+        if all_read:
+            self._store = self._make_store([images.pop(number) for number in sorted(images)], merge=True)
+            self._fixed = list(self) if fixed else None
+        elif fixed:
+            self._fixed = list(self._draw_by_parts(images, budget))
+        else:
+            self._window = RollingWindow(self._read, len(dataset), budget, images, self.device, seed, rank)
         if fixed:
-            self._fixed = list(self)
-            del self._store
+            self._store = None
 
     def __len__(self) -> int:
         """Batches per epoch."""
@@ -137,113 +165,75 @@ class PatchLoader:
         if self._fixed is not None:
             yield from self._fixed
             return
+        window, rng = self._window, self._start_epoch()
+        if window is not None:
+            self._store = None  # before others take its place
+            self._store = self._make_store(window.move_to(self.epoch), merge=False)
+        n_drawn, started = 0, time.perf_counter()
+        try:
+            while n_drawn < self.epoch_length:
+                batch = self._draw(rng)
+                n_drawn += 1
+                if window is not None and n_drawn == self.epoch_length:
+                    # Engines take no more than this batch, so nothing behind its yield is sure to run.
+                    window.count((time.perf_counter() - started) * n_drawn / max(1, n_drawn - 1))
+                yield batch
+        except BaseException:
+            if window is not None and n_drawn < self.epoch_length:
+                window.close()
+            raise
+
+    def _start_epoch(self) -> np.random.RandomState:
         rng = np.random.RandomState(np.random.SeedSequence([self.seed, self.rank, self.epoch]).generate_state(8))
         if isinstance(self.transform, Randomizable):
             self.transform.set_random_state(state=rng)
-        for _ in range(self.epoch_length):
-            batch = {self.key: self._draw_patches(rng)}
-            yield batch if self.transform is None else self.transform(batch)
+        return rng
 
-    def _draw_patches(self, rng: np.random.RandomState) -> torch.Tensor:
-        patch, group = list(self._groups.items())[rng.choice(len(self._groups), p=self._shares)]
-        shares = _shares([math.prod(volume.shape) for volume in group])
-        chosen = rng.choice(len(group), size=self.batch_size, p=shares)
-        n_axes = len(patch)
-        start = np.empty(self.batch_size, dtype=np.int64)
-        steps = np.empty((self.batch_size, n_axes), dtype=np.int64)
-        uniform = rng.random_sample((self.batch_size, n_axes + 2))
-        flips = rng.randint(0, 2, (self.batch_size, n_axes)).astype(bool) & self.augment
-        for row, volume in enumerate(group[i] for i in chosen):
-            axes = volume.permutations[int(uniform[row, 0] * len(volume.permutations))]
-            start[row] = volume.offset
-            if len(volume.shape) > n_axes:
-                start[row] += int(uniform[row, 1] * volume.shape[-1]) * volume.strides[-1]
-            for axis in range(n_axes):
-                along = axes[axis]
-                stride = volume.strides[along]
-                start[row] += int(uniform[row, 2 + axis] * (volume.shape[along] - patch[axis] + 1)) * stride
-                if flips[row, axis]:
-                    start[row] += (patch[axis] - 1) * stride
-                    stride = -stride
-                steps[row, axis] = stride
-        return self._gather(start, steps, patch)
+    def _draw(self, rng: np.random.RandomState) -> dict[str, torch.Tensor]:
+        assert self._store is not None
+        patches = self._store.draw(rng, self.batch_size, self._flippable)
+        batch = {self.key: patches}
+        if self.label_key is not None:
+            image, label = patches.chunk(2, dim=1)
+            batch = {self.key: image.contiguous(), self.label_key: label.contiguous()}
+        return batch if self.transform is None else self.transform(batch)
 
-    def _gather(self, start: np.ndarray, steps: np.ndarray, patch: tuple[int, ...]) -> torch.Tensor:
-        """Cut all patches at once: voxel ``i`` of a patch lies at ``start + i @ steps`` of the flat store."""
-        index = torch.from_numpy(start).to(self.device).view(-1, *(1,) * len(patch))
-        strides = torch.from_numpy(steps).to(self.device)
-        for axis, length in enumerate(patch):
-            along = torch.arange(length, device=self.device) * strides[:, axis : axis + 1]
-            index = index + along.view(-1, *(length if a == axis else 1 for a in range(len(patch))))
-        if self._store.shape[0] == 1:
-            return self._store[0].take(index)[:, None]
-        return self._store[:, index].movedim(0, 1).contiguous()
+    def _make_store(self, images: list[HeldImage], merge: bool) -> PatchStore:
+        store = PatchStore(images, self.device, merge)
+        patch_size = self._read.rules.patch_size
+        for patch, group in store.groups.items():
+            if patch != patch_size and patch not in self._told:
+                logger.info("%d volume(s) thinner than the patch %s: cut with %s.", len(group), patch_size, patch)
+                self._told.add(patch)
+        return store
 
+    def _read_up_to(self, budget: int) -> tuple[dict[int, HeldImage], bool]:
+        """Read the start of the stream, at least one image; and whether all images are in it."""
+        images: dict[int, HeldImage] = {}
+        n_bytes, n_images = 0, len(self._read.dataset)
+        for number in stream_order(n_images, self.seed, self.rank, 0):
+            image = self._read(int(number))
+            n_bytes += image.n_bytes
+            if images and n_bytes > budget:
+                break
+            images[int(number)] = image
+        return images, len(images) == n_images
 
-def _shares(sizes: Sequence[int]) -> np.ndarray:
-    return np.asarray(sizes, dtype=np.float64) / sum(sizes)
-
-
-def _split_channels(image: torch.Tensor, in_channels: int, n_axes: int) -> list[torch.Tensor]:
-    """Views of an image that fit the network's channels: all channels at once, or each on its own."""
-    tensor = image.as_tensor() if isinstance(image, MetaTensor) else torch.as_tensor(image)
-    name = _name_of(image)
-    if tensor.ndim - 1 not in (n_axes, n_axes + 1):
-        raise ValueError(
-            f"image must have {n_axes} or {n_axes + 1} spatial axes, got shape {tuple(tensor.shape[1:])}{name}. "
-            "Use the 2D bundle for images and the 3D bundle for volumes."
-        )
-    if tensor.ndim - 1 == n_axes + 1 and n_axes == 3:
-        raise ValueError(
-            f"image must have 3 spatial axes, got shape {tuple(tensor.shape[1:])}{name}. "
-            "Put further axes into the channels."
-        )
-    if tensor.shape[0] == in_channels:
-        return [tensor]
-    if in_channels == 1:
-        return list(tensor.split(1))
-    raise ValueError(
-        f"image must have {in_channels} channels, got {tensor.shape[0]}{name}. Set in_channels to the image's."
-    )
-
-
-def _name_of(image: Any) -> str:
-    name = image.meta.get("filename_or_obj") if isinstance(image, MetaTensor) else None
-    return f" for {name}" if name else ""
-
-
-def _plan(
-    channels: torch.Tensor, image: torch.Tensor, offset: int, patch_size: Sequence[int], divisor: int, rotate: bool
-) -> _Volume:
-    shape = tuple(channels.shape[1:])
-    strides = tuple(math.prod(shape[axis + 1 :]) for axis in range(len(shape)))
-    n_axes = len(patch_size)
-    patch = tuple(_fit(side, size, divisor) for side, size in zip(patch_size, shape))
-    spacing = image.pixdim.tolist() if isinstance(image, MetaTensor) else [1.0] * n_axes
-    spacing = [*spacing, *[1.0] * n_axes][:n_axes]
-    identity = np.arange(n_axes)
-    permutations = [identity]
-    if rotate:
-        permutations = [
-            order
-            for order in np.array(np.meshgrid(*[identity] * n_axes)).reshape(n_axes, -1).T
-            if len(set(order)) == n_axes
-            and all(
-                patch[a] == patch[b] and math.isclose(spacing[a], spacing[b], rel_tol=0.01) for a, b in enumerate(order)
-            )
-        ]
-    return _Volume(offset, shape, strides, patch, np.array(permutations))
-
-
-def _fit(side: int, size: int, divisor: int) -> int:
-    """The patch side for an axis of ``size`` voxels."""
-    if size >= side:
-        return int(side)
-    return size // divisor * divisor if size >= divisor else size
-
-
-def _group_by_patch(volumes: Sequence[_Volume]) -> dict[tuple[int, ...], list[_Volume]]:
-    groups: dict[tuple[int, ...], list[_Volume]] = {}
-    for volume in volumes:
-        groups.setdefault(volume.patch, []).append(volume)
-    return groups
+    def _draw_by_parts(self, images: dict[int, HeldImage], budget: int) -> Iterator[dict[str, torch.Tensor]]:
+        """Draw one epoch with a part of the images at a time, as many as its patches can come from."""
+        rng, order = self._start_epoch(), stream_order(len(self._read.dataset), self.seed, self.rank, 0)
+        n_wanted = min(len(order), self.epoch_length * self.batch_size, self.epoch_length * len(images))
+        parts = np.array_split(order[:n_wanted], -(-n_wanted // len(images)))
+        logger.info("Validation draws its patches from %d of %d images, read once.", n_wanted, len(order))
+        for part, batches in zip(parts, np.array_split(np.arange(self.epoch_length), len(parts))):
+            held: list[HeldImage] = []
+            for number in part:
+                image = images.pop(int(number), None) or self._read(int(number))
+                if held and sum(one.n_bytes for one in held) + image.n_bytes > budget:
+                    break
+                held.append(image)
+            images.clear()
+            self._store = None
+            self._store = self._make_store(held, merge=True)
+            for _ in batches:
+                yield self._draw(rng)

@@ -19,7 +19,8 @@ from monai.data import MetaTensor
 from monai_n2v.formats.nifti import NiftiSource, to_volume
 from monai_n2v.models import TrainedNetwork, resolve_model
 from monai_n2v.padding import restore_padding
-from monai_n2v.training import MIN_DEPTH, Stack, TrainingPlan, to_image, train_network
+from monai_n2v.stacks import MIN_DEPTH, Stack, to_image
+from monai_n2v.training import TrainingPlan, train_network
 from monai_n2v.volumes import check_target, default_target, read_volume, save_volume
 
 __all__ = ["check_stack", "choose_device", "denoise", "denoise_stack", "denoise_with"]
@@ -81,7 +82,9 @@ def check_stack(volumes: np.ndarray, name: str = "") -> None:
         )
 
 
-def denoise_with(network: TrainedNetwork, stack: Stack, device: str, keep_padding: bool = True) -> np.ndarray:
+def denoise_with(
+    network: TrainedNetwork, stack: Stack, device: str, keep_padding: bool = True, tta: bool = False
+) -> np.ndarray:
     """Denoise volumes with a trained network.
 
     Args:
@@ -89,6 +92,7 @@ def denoise_with(network: TrainedNetwork, stack: Stack, device: str, keep_paddin
         stack: the volumes.
         device: as torch names it.
         keep_padding: whether voxels of constant padding (see `find_padding`) stay exactly what they are.
+        tta: whether to average predictions over flips and turns (see `SymmetricInferer`).
 
     Returns:
         float32 ``(n_volumes, *spatial)``, in the units of ``stack``.
@@ -106,7 +110,7 @@ def denoise_with(network: TrainedNetwork, stack: Stack, device: str, keep_paddin
     image, slice_axis = to_image(stack, network.spatial_dims)
     if network.spatial_dims < n_axes:
         logger.info("Slice by slice across the axis of %d voxels.", stack.volumes.shape[slice_axis])
-    output = np.moveaxis(network.predict(image, device), -1, slice_axis)
+    output = np.moveaxis(network.predict(image, device, tta), -1, slice_axis)
     if keep_padding:
         for noisy, denoised in zip(stack.volumes, output):
             restore_padding(noisy, denoised)
@@ -120,6 +124,7 @@ def denoise_stack(
     plan: TrainingPlan | None = None,
     device: str = "auto",
     keep_padding: bool = True,
+    tta: bool = False,
 ) -> tuple[np.ndarray, dict[str, Any]]:
     """Denoise volumes that share one network.
 
@@ -129,6 +134,7 @@ def denoise_stack(
         plan: of that training.
         device: as in `choose_device`.
         keep_padding: as in `denoise_with`.
+        tta: as in `denoise_with`.
 
     Returns:
         float32 of the shape and in the units of the volumes, and a record of the run.
@@ -143,14 +149,16 @@ def denoise_stack(
     with contextlib.ExitStack() as work:
         if model is not None:
             network = resolve_model(model)
+            network.averages(tta)  # refuses before any work
             record["model"] = str(model)
         else:
             folder = Path(work.enter_context(tempfile.TemporaryDirectory(prefix="monai_n2v_")))
             network, trained = train_network([stack], folder, replace(plan or TrainingPlan(), device=device))
             record |= trained
         started = time.perf_counter()
-        output = denoise_with(network, stack, device, keep_padding)
-    record |= {"spatial_dims": network.spatial_dims, "prediction_seconds": round(time.perf_counter() - started, 1)}
+        output = denoise_with(network, stack, device, keep_padding, tta)
+    record |= {"spatial_dims": network.spatial_dims, "tta": network.averages(tta)}
+    record |= {"prediction_seconds": round(time.perf_counter() - started, 1)}
     return output, record
 
 
@@ -166,6 +174,7 @@ def denoise(
     spatial_dims: int | None = None,
     output: str | Path | None = None,
     series: str | None = None,
+    tta: bool = False,
 ) -> Any:
     """Denoise an image by Noise2Void; without a model the network trains on the image itself.
 
@@ -183,6 +192,8 @@ def denoise(
             least 8 voxels along every axis.
         output: for a path, where the result is written; beside ``x`` under ``<name>_denoised`` by default.
         series: for a folder with several DICOM series, the Series Instance UID or number to denoise.
+        tta: whether to average predictions over flips and turns of the image: a little better, 8 or 16 times the
+            prediction's time.
 
     Returns:
         the denoised image of the same kind, shape and units as ``x``, float32; for a path, the path of the result.
@@ -204,7 +215,7 @@ def denoise(
     plan = TrainingPlan(epochs, max_time, fast, spatial_dims, seed)
 
     def run(volumes: np.ndarray, spacing: Sequence[float], name: str = "") -> np.ndarray:
-        return denoise_stack(Stack(volumes, tuple(spacing), name), model=model, plan=plan, device=device)[0]
+        return denoise_stack(Stack(volumes, tuple(spacing), name), model=model, plan=plan, device=device, tta=tta)[0]
 
     if isinstance(x, (str, Path)):
         source = Path(x)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-__all__ = ["Cover", "check_footprint", "cover_sites", "footprint_offsets", "lies_in"]
+__all__ = ["Cover", "check_footprint", "cover_sites", "footprint_offsets", "lies_in", "line_footprint"]
 
 
 def check_footprint(footprint: object, radius: int) -> np.ndarray | None:
@@ -44,6 +44,28 @@ def check_footprint(footprint: object, radius: int) -> np.ndarray | None:
             f"covers a whole window of radius {radius}. Use a larger radius."
         )
     return array
+
+
+def line_footprint(n_axes: int, axis: int, length: int) -> list[object]:
+    """A footprint along one axis, as readout lines and rows of a sensor ask for.
+
+    Args:
+        n_axes: 2 or 3, the network's.
+        axis: the line runs along it; an index, negative ones count from the last.
+        length: in voxels, odd.
+
+    Returns:
+        nested lists of 1, as configs hold them.
+
+    Raises:
+        ValueError: for an axis that the image has not, or an even length.
+    """
+    if not -n_axes <= axis < n_axes:
+        raise ValueError(f"axis must be an index of {n_axes} axes, got {axis}. Count from 0.")
+    if length < 1 or length % 2 == 0:
+        raise ValueError(f"length must be odd, got {length}. The blind spot lies in the middle: use for example 5.")
+    line: list[object] = np.ones([length if a == axis % n_axes else 1 for a in range(n_axes)], dtype=int).tolist()
+    return line
 
 
 def footprint_offsets(footprint: np.ndarray) -> np.ndarray:

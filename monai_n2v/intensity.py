@@ -36,6 +36,19 @@ def _parts(voxels: torch.Tensor) -> tuple[torch.Tensor, ...]:
     return parts
 
 
+def _statistics(values: torch.Tensor) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and standard deviation of every channel; 1 instead of the spread of a constant one."""
+    means, stds = np.empty(len(values)), np.empty(len(values))
+    for channel, voxels in enumerate(values):
+        parts = _parts(voxels)
+        means[channel] = sum(part.double().sum().item() for part in parts) / voxels.numel()
+        squares = sum((part.double() - means[channel]).square().sum().item() for part in parts)
+        spread = math.sqrt(squares / voxels.numel())
+        # Rounding leaves a constant channel a spread of about 1e-16 of its value, which must not become its unit.
+        stds[channel] = spread if spread > 1e-12 * abs(means[channel]) else 1.0
+    return means, stds
+
+
 class StandardizeIntensity(Transform):
     """Give every channel zero mean and unit standard deviation, and remember both to undo it.
 
@@ -45,17 +58,18 @@ class StandardizeIntensity(Transform):
 
     backend = [TransformBackends.TORCH]
 
-    def __call__(self, img: NdarrayOrTensor) -> MetaTensor:
+    def __call__(self, img: NdarrayOrTensor, reference: Mapping[str, Any] | None = None) -> MetaTensor:
         """Standardize ``img``.
 
         Args:
             img: ``(C, *spatial)``, any real dtype.
+            reference: metadata with the statistics of another image to use instead of its own.
 
         Returns:
             float32 MetaTensor of the same shape.
 
         Raises:
-            ValueError: for complex values, NaN or infinity.
+            ValueError: for complex values, NaN or infinity, or a reference of other channels.
         """
         image = MetaTensor(img) if not isinstance(img, MetaTensor) else img
         values = image.as_tensor()
@@ -70,14 +84,17 @@ class StandardizeIntensity(Transform):
                 "Replace them first, for example with numpy.nan_to_num."
             )
         standard = torch.empty(values.shape, dtype=torch.float32, device=values.device)
-        means, stds = np.empty(len(values)), np.empty(len(values))
+        if reference is None:
+            means, stds = _statistics(values)
+        else:
+            means, stds = (np.asarray(reference[key], dtype=np.float64) for key in ("intensity_mean", "intensity_std"))
+        if len(means) != len(values):
+            raise ValueError(
+                f"image must have the {len(means)} channels of its reference, got {len(values)}{where}. "
+                "Pair images of the same grid."
+            )
         for channel, voxels in enumerate(values):
             parts = _parts(voxels)
-            means[channel] = sum(part.double().sum().item() for part in parts) / voxels.numel()
-            squares = sum((part.double() - means[channel]).square().sum().item() for part in parts)
-            spread = math.sqrt(squares / voxels.numel())
-            # Rounding leaves a constant channel a spread of about 1e-16 of its value, which must not become its unit.
-            stds[channel] = spread if spread > 1e-12 * abs(means[channel]) else 1.0
             for part, out_part in zip(parts, _parts(standard[channel])):
                 out_part.copy_((part.double() - means[channel]) / stds[channel])
         out = MetaTensor(standard, meta=image.meta)
@@ -136,19 +153,34 @@ class StandardizeIntensityd(MapTransform):
     Args:
         keys: images to standardize.
         allow_missing_keys: whether absent keys are passed over.
+        reference_key: one of ``keys``, whose statistics serve for all, so that a target keeps its relation to the
+            image; by default each image has its own.
+
+    Raises:
+        ValueError: for a ``reference_key`` that is none of the keys.
     """
 
     backend = StandardizeIntensity.backend
 
-    def __init__(self, keys: KeysCollection, allow_missing_keys: bool = False) -> None:
+    def __init__(
+        self, keys: KeysCollection, allow_missing_keys: bool = False, reference_key: Hashable | None = None
+    ) -> None:
         super().__init__(keys, allow_missing_keys)
+        if reference_key is not None and reference_key not in self.keys:
+            raise ValueError(f"reference_key must be one of {self.keys}, got {reference_key!r}. Name the noisy image.")
+        self.reference_key = reference_key
         self.standardize = StandardizeIntensity()
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Standardize ``data[key]``; returns a new dictionary."""
         d = dict(data)
+        reference = None
+        if self.reference_key is not None:
+            d[self.reference_key] = self.standardize(d[self.reference_key])
+            reference = d[self.reference_key].meta
         for key in self.key_iterator(d):
-            d[key] = self.standardize(d[key])
+            if self.reference_key is None or key != self.reference_key:
+                d[key] = self.standardize(d[key], reference)
         return d
 
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 import gc
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from monai.bundle import ConfigParser
@@ -26,26 +27,48 @@ class TrainedNetwork:
         bundle: folder of the bundle.
         weights: file of the weights, a flat state dict.
         spatial_dims: axes of the network.
+        tta: whether its bundle averages predictions over flips and turns by default; None for a bundle that cannot.
     """
 
     bundle: Path
     weights: Path
     spatial_dims: int
+    tta: bool | None = None
 
-    def predict(self, image: MetaTensor, device: str) -> np.ndarray:
+    def averages(self, tta: bool) -> bool:
+        """Tell whether predictions are averaged over flips and turns: where that is asked for, or the bundle's default.
+
+        Args:
+            tta: whether it is asked for.
+
+        Raises:
+            ValueError: where it is, and the bundle was made before there was such a setting.
+        """
+        if tta and self.tta is None:
+            raise ValueError(
+                f"tta must come with a bundle whose inference.json has it, got {self.bundle}. "
+                "Train again, or leave tta out."
+            )
+        return tta or bool(self.tta)
+
+    def predict(self, image: MetaTensor, device: str, tta: bool = False) -> np.ndarray:
         """Denoise an image by the bundle's inference.
 
         Args:
             image: ``(C, *spatial)``, noisy.
             device: as torch names it.
+            tta: whether to average over flips and turns, even where the bundle does not by default.
 
         Returns:
             float32, of the shape and in the units of ``image``.
 
         Raises:
-            ValueError: where the weights are those of another network, or the prediction is not finite.
+            ValueError: where the weights are those of another network, the bundle cannot average, or the prediction is
+                not finite.
         """
-        settings = {"device": f"$torch.device('{device}')"}
+        settings: dict[str, Any] = {"device": f"$torch.device('{device}')"}
+        if self.averages(tta):
+            settings["tta"] = True
         try:
             output = predict(self.bundle, image, self.weights, ["in_memory_inference.json"], **settings)
         except RuntimeError as error:  # MONAI's parser wraps what goes wrong in a config
@@ -90,7 +113,8 @@ def resolve_model(model: str | Path) -> TrainedNetwork:
         bundle = find_bundle(bundle_name(_axes_of_weights(weights)))
     parser = ConfigParser()
     parser.read_config(str(bundle / "configs" / "inference.json"))
-    return TrainedNetwork(bundle, weights, int(parser.get_parsed_content("network_def#spatial_dims")))
+    tta = bool(parser.get_parsed_content("tta")) if "tta" in parser else None
+    return TrainedNetwork(bundle, weights, int(parser.get_parsed_content("network_def#spatial_dims")), tta)
 
 
 def _axes_of_weights(path: Path) -> int:

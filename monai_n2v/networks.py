@@ -10,6 +10,7 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 from monai.networks.blocks import Convolution
+from monai.networks.layers.factories import Pad, Pool
 from monai.networks.nets.basic_unet import Down, TwoConv, UpCat
 
 __all__ = ["N2VUNet"]
@@ -22,6 +23,10 @@ class N2VUNet(nn.Module):
     halving 1x1 convolution, concatenation with the skip. Its receptive field is small (23 voxels to each side for
     depth 2 and kernel 3), so tiles with that halo give exactly the whole image's result.
 
+    With ``blur_pool=True, top_skip=False`` it is the network of N2V2 ([2]_), which leaves no checkerboards:
+    the maximum over neighbors is blurred before it is subsampled, and the first level's features, with the noise in
+    them, do not go past the deeper levels. The receptive field grows to 26 voxels to each side.
+
     Args:
         spatial_dims: 2 or 3.
         in_channels: channels of the noisy image.
@@ -31,12 +36,21 @@ class N2VUNet(nn.Module):
         kernel_size: odd side of the convolutions; 3, or 5 for the simulated data of the paper.
         act: activation, as MONAI names it.
         norm: feature normalization, as MONAI names it. Instance norm erases absolute intensity: avoid it.
+        blur_pool: whether the poolings are max-blur-pools: maximum over 2 voxels at every voxel, then a binomial filter
+            [1, 2, 1] / 4 and every second voxel, along each axis. Has no weights.
+        top_skip: whether the last level sees the first one's features.
+
+    Attributes:
+        divisor: what the sides are padded to a multiple of, ``2 ** depth``.
+        halo: how far a voxel of the result sees, in voxels to each side.
 
     Raises:
         ValueError: for a depth below 1, an even kernel, or other ``spatial_dims`` than 2 and 3.
 
     References:
         .. [1] Krull et al., "Noise2Void - Learning Denoising from Single Noisy Images", CVPR 2019.
+        .. [2] Hoeck et al., "N2V2 - Fixing Noise2Void Checkerboard Artifacts with Modified Sampling Strategies and a
+           Tweaked Network Architecture", ECCV Workshops 2022.
     """
 
     def __init__(
@@ -49,6 +63,8 @@ class N2VUNet(nn.Module):
         kernel_size: int = 3,
         act: str | tuple[Any, ...] = ("relu", {"inplace": True}),
         norm: str | tuple[Any, ...] | None = "batch",
+        blur_pool: bool = False,
+        top_skip: bool = True,
     ) -> None:
         super().__init__()
         if spatial_dims not in (2, 3):
@@ -58,21 +74,26 @@ class N2VUNet(nn.Module):
         if kernel_size < 3 or kernel_size % 2 == 0:
             raise ValueError(f"kernel_size must be odd and at least 3, got {kernel_size}. The paper uses 3 and 5.")
         self.spatial_dims = spatial_dims
+        self.top_skip = top_skip
         self.divisor = 2**depth
-        # Each level sees 2 kernels going down and 2 going up; nearest upsampling and pooling stay inside a cell.
-        self.halo = (kernel_size // 2) * 2 * (2 ** (depth + 1) + 2**depth - 2) + self.divisor
+        self.halo = _reach(depth, kernel_size, blur_pool)
 
         widths = [features * 2**level for level in range(depth + 1)]
         block = {"act": act, "norm": norm, "bias": norm is None}
         self.first = TwoConv(spatial_dims, in_channels, widths[0], **block)
         self.down = nn.ModuleList(Down(spatial_dims, a, b, **block) for a, b in pairwise(widths))
         nearest = {"upsample": "nontrainable", "interp_mode": "nearest", "align_corners": None, "is_pad": False}
+        skipped = [width if top_skip or level > 0 else 0 for level, width in enumerate(widths)]
         self.up = nn.ModuleList(
-            UpCat(spatial_dims, b, a, a, **block, **nearest) for a, b in reversed(list(pairwise(widths)))
+            UpCat(spatial_dims, widths[level + 1], skipped[level], widths[level], **block, **nearest)
+            for level in reversed(range(depth))
         )
         self.last = Convolution(spatial_dims, widths[0], out_channels, kernel_size=1, conv_only=True)
         if kernel_size != 3:
             _widen_kernels(self, kernel_size)
+        if blur_pool:
+            for down in self.down:
+                down.max_pooling = _max_blur_pool(spatial_dims)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Predict the signal.
@@ -93,11 +114,42 @@ class N2VUNet(nn.Module):
             skips.append(down(skips[-1]))
         y = skips[-1]
         for level, up in enumerate(self.up):
-            y = up(y, skips[len(skips) - 2 - level])
+            skip: torch.Tensor | None = skips[len(skips) - 2 - level]
+            if level == len(self.up) - 1 and not self.top_skip:
+                skip = None
+            y = up(y, skip)
         out: torch.Tensor = self.last(y)
         for axis in range(self.spatial_dims):
             out = out.narrow(2 + axis, 0, size[axis])
         return out
+
+
+def _max_blur_pool(spatial_dims: int) -> nn.Sequential:
+    """Max-blur-pool of even sides; two means over 2 voxels are the binomial filter, centered where max pooling is."""
+    return nn.Sequential(
+        Pad["replicationpad", spatial_dims](1),
+        Pool["max", spatial_dims](2, stride=1),
+        Pool["avg", spatial_dims](2, stride=1),
+        Pool["avg", spatial_dims](2, stride=2),
+    )
+
+
+def _reach(depth: int, kernel_size: int, blur_pool: bool) -> int:
+    """How far the result at a voxel sees, wherever the voxel lies on the pooling grid.
+
+    Along the longest way, through the deepest level, every level has two convolutions going down and two going up.
+    """
+    convs = 2 * (kernel_size // 2)
+    reach = 0
+    for voxel in range(2**depth):
+        low = high = voxel
+        for _ in range(depth):
+            low, high = (low - convs) // 2, (high + convs) // 2  # nearest upsampling reads the cell a voxel lies in
+        low, high = low - convs, high + convs
+        for _ in range(depth):
+            low, high = 2 * low - blur_pool - convs, 2 * high + 1 + blur_pool + convs
+        reach = max(reach, voxel - low, high - voxel)
+    return reach
 
 
 def _widen_kernels(network: nn.Module, kernel_size: int) -> None:

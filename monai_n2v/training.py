@@ -19,33 +19,16 @@ import numpy as np
 from monai.bundle import ConfigParser
 from monai.data import MetaTensor
 
-from monai_n2v.bundles import as_image, train
+from monai_n2v.bundles import train
 from monai_n2v.formats.base import where
 from monai_n2v.models import TrainedNetwork, resolve_model
 from monai_n2v.overrides import check_settings
 from monai_n2v.resources import bundle_name, find_bundle, find_config
+from monai_n2v.stacks import MIN_DEPTH, LazyStack, Stack, choose_dims, last_axis, to_image
 
-__all__ = ["MIN_DEPTH", "Stack", "TrainingPlan", "choose_dims", "to_image", "train_network"]
+__all__ = ["TrainingPlan", "train_network"]
 
 logger = logging.getLogger(__name__)
-
-# Below this many voxels an axis holds too little context for a 3D network: such volumes are denoised slice by slice.
-MIN_DEPTH = 8
-
-
-@dataclass(frozen=True)
-class Stack:
-    """Volumes of one image, as a network is to learn from them.
-
-    Attributes:
-        volumes: ``(n_volumes, *spatial)`` with 2 or 3 spatial axes.
-        spacing: voxel sides in mm, one per spatial axis.
-        name: for messages.
-    """
-
-    volumes: np.ndarray
-    spacing: tuple[float, ...]
-    name: str = ""
 
 
 @dataclass(frozen=True)
@@ -93,45 +76,22 @@ class TrainingPlan:
             raise ValueError("resume must come with epochs, got max_time. A time says nothing about what is left.")
 
 
-def choose_dims(shapes: Sequence[tuple[int, ...]], asked: int | None = None) -> int:
-    """Choose between a network for images and one for volumes.
+class _Images(Sequence[MetaTensor]):
+    """The images of stacks, each made when it is asked for."""
 
-    Args:
-        shapes: spatial shapes of all images, in voxels.
-        asked: what the user wants.
+    def __init__(self, stacks: Sequence[Stack | LazyStack], spatial_dims: int) -> None:
+        self.stacks, self.spatial_dims = stacks, spatial_dims
 
-    Returns:
-        3 where all are volumes of at least 8 voxels along every axis, otherwise 2.
+    def __len__(self) -> int:
+        return len(self.stacks)
 
-    Raises:
-        ValueError: where 3 is asked for images.
-    """
-    n_axes = min(len(shape) for shape in shapes)
-    if asked is not None and asked > n_axes:
-        raise ValueError(f"spatial_dims must be at most the image's {n_axes} axes, got {asked}. Use 2.")
-    return asked or (3 if n_axes == 3 and min(min(shape) for shape in shapes) >= MIN_DEPTH else 2)
+    def __getitem__(self, index: Any) -> Any:
+        return to_image(self.stacks[index], self.spatial_dims)[0]
 
 
-def to_image(stack: Stack, spatial_dims: int) -> tuple[MetaTensor, int]:
-    """Turn volumes so that the axis a 2D network passes over, the shortest, is the last, as the bundles want it.
-
-    Args:
-        stack: the volumes.
-        spatial_dims: axes of the network.
-
-    Returns:
-        float32 ``(n_volumes, *spatial)``, and the axis of ``stack.volumes`` that is now last.
-    """
-    shape = stack.volumes.shape
-    n_axes = len(shape) - 1
-    # Of equally short axes the last.
-    axis = n_axes if spatial_dims == n_axes else n_axes - int(np.argmin(shape[:0:-1]))
-    sides = list(stack.spacing)
-    sides.append(sides.pop(axis - 1))
-    return as_image(np.ascontiguousarray(np.moveaxis(stack.volumes, axis, -1), dtype=np.float32), sides), axis
-
-
-def train_network(stacks: Sequence[Stack], folder: Path, plan: TrainingPlan) -> tuple[TrainedNetwork, dict[str, Any]]:
+def train_network(
+    stacks: Sequence[Stack | LazyStack], folder: Path, plan: TrainingPlan
+) -> tuple[TrainedNetwork, dict[str, Any]]:
     """Train one network on all volumes and leave it in a bundle that stands on its own.
 
     Args:
@@ -148,13 +108,15 @@ def train_network(stacks: Sequence[Stack], folder: Path, plan: TrainingPlan) -> 
         FileNotFoundError: where there is nothing to resume.
     """
     check_settings(plan.settings, parts=True)
-    spatial_dims = choose_dims([stack.volumes.shape[1:] for stack in stacks], plan.spatial_dims)
+    spatial_dims = choose_dims([stack.shape[1:] for stack in stacks], plan.spatial_dims)
     if plan.spatial_dims is None and spatial_dims == 2:
         _tell_of_slices(stacks)
     bundle = find_bundle(bundle_name(spatial_dims))
     overlays = [f"self_{spatial_dims}d.json", *(["fast.json"] if plan.fast else [])]
     footprint = None if plan.footprint is None else _turn_footprint(plan.footprint, stacks, spatial_dims)
-    images = [to_image(stack, spatial_dims)[0] for stack in stacks]
+    images: Sequence[MetaTensor] = _Images(stacks, spatial_dims)
+    if all(isinstance(stack, Stack) for stack in stacks):
+        images = list(images)
     budget: dict[str, Any] = {"epochs": plan.epochs} if plan.epochs is not None else {}
     started = time.perf_counter()
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -174,9 +136,9 @@ def train_network(stacks: Sequence[Stack], folder: Path, plan: TrainingPlan) -> 
     return resolve_model(folder), record
 
 
-def _tell_of_slices(stacks: Sequence[Stack]) -> None:
+def _tell_of_slices(stacks: Sequence[Stack | LazyStack]) -> None:
     """Say why volumes that a 3D network suits get a 2D one."""
-    flat = [stack for stack in stacks if stack.volumes.ndim == 3 or min(stack.volumes.shape[1:]) < MIN_DEPTH]
+    flat = [stack for stack in stacks if len(stack.shape) == 3 or min(stack.shape[1:]) < MIN_DEPTH]
     if len(flat) < len(stacks):
         logger.warning(
             "All volumes are denoised slice by slice, since one network is to serve them and %s. "
@@ -209,17 +171,17 @@ def _train(
     )
 
 
-def _turn_footprint(footprint: np.ndarray, stacks: Sequence[Stack], spatial_dims: int) -> list[Any]:
+def _turn_footprint(footprint: np.ndarray, stacks: Sequence[Stack | LazyStack], spatial_dims: int) -> list[Any]:
     """Turn a footprint as `to_image` turns the volumes; a 2D network sees its middle slice."""
     seen: list[list[Any]] = []
     for stack in stacks:
-        n_axes = stack.volumes.ndim - 1
+        n_axes = len(stack.shape) - 1
         if footprint.ndim != n_axes:
             raise ValueError(
                 f"footprint must have {n_axes} axes like the image, got {footprint.ndim}{where(stack.name)}. "
                 "Give it one side per axis."
             )
-        turned = np.moveaxis(footprint, to_image(stack, spatial_dims)[1] - 1, -1)
+        turned = np.moveaxis(footprint, last_axis(stack.shape, spatial_dims) - 1, -1)
         turned = turned if spatial_dims == n_axes else turned[..., turned.shape[-1] // 2]
         if turned.size == 1 and footprint.size > 1:
             raise ValueError(
@@ -238,7 +200,7 @@ def _write_bundle(
     bundle: Path,
     overlays: Sequence[str],
     folder: Path,
-    stacks: Sequence[Stack],
+    stacks: Sequence[Stack | LazyStack],
     footprint: list[Any] | None,
     settings: Mapping[str, Any],
 ) -> None:
@@ -264,11 +226,11 @@ def _write_bundle(
     metadata["data_source"] = "the user's own noisy images"
     metadata["training_data"] = [
         {
-            "shape": list(stack.volumes.shape[1:]),
-            "n_volumes": stack.volumes.shape[0],
+            "shape": list(stack.shape[1:]),
+            "n_volumes": stack.shape[0],
             "spacing_mm": [round(float(side), 6) for side in stack.spacing],
-            "mean": float(stack.volumes.mean(dtype=np.float64)),
-            "std": float(stack.volumes.std(dtype=np.float64)),
+            "mean": stack.statistics[0],
+            "std": stack.statistics[1],
         }
         for stack in stacks
     ]

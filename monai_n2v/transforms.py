@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Noise2Void masking as MONAI transforms.
+"""Noise2Void masking and Noise2Noise swapping as MONAI transforms.
 
 A training scheme is a pairing transform: it decides where network input and target come from. Noise2Void pairs a noisy
-image with itself, seen through blind spots.
+image with itself, seen through blind spots; Noise2Noise with a second noisy image, either of them in either role.
 """
 
 from __future__ import annotations
@@ -20,7 +20,15 @@ from monai.utils import TransformBackends, convert_to_dst_type
 
 from monai_n2v.masking import FILLS, BlindSpots, apply_blind_spots, check_footprint, draw_blind_spots
 
-__all__ = ["RandN2VMask", "RandN2VMaskD", "RandN2VMaskDict", "RandN2VMaskd"]
+__all__ = [
+    "RandN2VMask",
+    "RandN2VMaskD",
+    "RandN2VMaskDict",
+    "RandN2VMaskd",
+    "RandSwapPairD",
+    "RandSwapPairDict",
+    "RandSwapPaird",
+]
 
 
 class RandN2VMask(RandomizableTransform):
@@ -219,4 +227,57 @@ class RandN2VMaskd(RandomizableTransform, MapTransform):
         return d
 
 
+class RandSwapPaird(RandomizableTransform, MapTransform):
+    """Exchange two noisy images of one signal at random, so that each serves as input and as target (Noise2Noise).
+
+    Args:
+        keys: the two images, of one shape.
+        batched: whether they come as ``(B, C, *spatial)``, drawn for every item of the batch, rather than one by one.
+        prob: probability of an exchange.
+
+    Raises:
+        ValueError: for another number of keys than two, or images of different shapes.
+    """
+
+    backend = [TransformBackends.TORCH, TransformBackends.NUMPY]
+
+    def __init__(self, keys: KeysCollection = ("image", "label"), batched: bool = False, prob: float = 0.5) -> None:
+        MapTransform.__init__(self, keys)
+        RandomizableTransform.__init__(self, 1.0)
+        if len(self.keys) != 2:
+            raise ValueError(f"keys must name two images, got {len(self.keys)}. Use for example image and label.")
+        if not 0 <= prob <= 1:
+            raise ValueError(f"prob must be in [0, 1], got {prob}. Use 0.5.")
+        self.batched = batched
+        self.swap_prob = prob
+        self._swapped = np.zeros(1, dtype=bool)
+
+    def randomize(self, data: int = 1) -> None:
+        """Draw which items are exchanged.
+
+        Args:
+            data: number of items.
+        """
+        self._swapped = self.R.random_sample(data) < self.swap_prob
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Exchange ``data[keys[0]]`` and ``data[keys[1]]``, or parts of them; returns a new dictionary."""
+        d = dict(data)
+        first, second = (d[key] for key in self.keys)
+        if tuple(first.shape) != tuple(second.shape):
+            raise ValueError(
+                f"images must have one shape, got {tuple(first.shape)} and {tuple(second.shape)}. Use one grid."
+            )
+        self.randomize(first.shape[0] if self.batched else 1)
+        if self.batched:
+            a, b = _as_tensor(first), _as_tensor(second)
+            swapped = torch.from_numpy(self._swapped).to(a.device).view(-1, *(1,) * (a.ndim - 1))
+            d[self.keys[0]] = _like(torch.where(swapped, b, a), first)
+            d[self.keys[1]] = _like(torch.where(swapped, a, b), second)
+        elif self._swapped[0]:
+            d[self.keys[0]], d[self.keys[1]] = second, first
+        return d
+
+
 RandN2VMaskD = RandN2VMaskDict = RandN2VMaskd
+RandSwapPairD = RandSwapPairDict = RandSwapPaird

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The invariants of Noise2Void masking, loss, intensity and tiling, as functions that raise where one is broken."""
+"""The invariants of masking, loss, intensity, tiling and averaging, as functions that raise where one is broken."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import torch
 from scipy import stats
+
+from monai_n2v.symmetries import Symmetry
 
 
 def distinct_image(shape: Sequence[int]) -> torch.Tensor:
@@ -129,3 +131,23 @@ def states_are_equal(first: dict[str, torch.Tensor], second: dict[str, torch.Ten
     assert first.keys() == second.keys()
     for name, tensor in first.items():
         assert torch.equal(tensor, second[name]), name
+
+
+def equivariant_functions_are_kept(
+    average: Callable[..., torch.Tensor], image: torch.Tensor, function: Callable[..., torch.Tensor]
+) -> None:
+    """``function`` treats all directions alike: averaging over them must change nothing."""
+    torch.testing.assert_close(average(image, function), function(image), rtol=0, atol=1e-6)
+
+
+def averages_turn_with_the_image(
+    average: Callable[..., torch.Tensor],
+    image: torch.Tensor,
+    function: Callable[..., torch.Tensor],
+    symmetries: Sequence[Symmetry],
+) -> None:
+    """``average(turned image) == turned average(image)``, for any function."""
+    expected = average(image, function)
+    for symmetry in symmetries:
+        turned = average(symmetry.apply(image), function)
+        torch.testing.assert_close(turned, symmetry.apply(expected), rtol=0, atol=1e-5)

@@ -268,3 +268,25 @@ def test_footprint_across_slices_refused(tmp_path, capsys):
     code, _, err = run(capsys, "denoise", "-i", tmp_path / "x.nii", *options)
     assert code == 1
     assert "footprint must lie in the slices" in err
+
+
+@pytest.mark.parametrize("command", ["denoise", "train"])
+def test_folder_that_exceeds_memory_gives_the_same_network(command, tree, tmp_path, capsys, monkeypatch):
+    import monai_n2v.batch as batch
+    import monai_n2v.training as training
+
+    def run_into(out: Path) -> list[dict]:
+        code, records, err = run(capsys, command, "-i", tree, "-o", out, *QUICK, "--json")
+        assert code == 0, err
+        return records
+
+    plain = run_into(tmp_path / "plain")
+    trained_on, train = [], training.train
+    monkeypatch.setattr(training, "train", lambda *args, **kw: (trained_on.append(args[1]), train(*args, **kw))[1])
+    monkeypatch.setattr(batch, "default_budget", lambda device: 30_000)
+    lazy = run_into(tmp_path / "lazy")
+    assert [record["losses"] for record in lazy] == [record["losses"] for record in plain]
+    assert not isinstance(trained_on[0], list), "the images were held"
+    if command == "denoise":
+        a, b = (read_volume(tmp_path / name / "sub ä" / "b.nii").data for name in ("plain", "lazy"))
+        assert np.array_equal(a, b)

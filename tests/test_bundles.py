@@ -208,11 +208,11 @@ def test_multi_channel_images_train_and_denoise(spatial_dims, tmp_path):
 def test_overrides_swap_network_and_footprint(scheme, images, tmp_path):
     overrides = {
         "network": {"network_def": {"_target_": "monai_n2v.networks.N2VUNet", "spatial_dims": 3, "features": 4}},
-        "footprint": {"footprint": [[[1, 1, 1]]]},
+        "footprint": {"footprint": [[[1]], [[1]], [[1]]]},
     }[scheme]
     flow = run(workflow("train", 3, epochs=1, dataset_dir=str(images), output_dir=str(tmp_path), **overrides))
     loader = flow.parser.get_parsed_content("train#dataloader")
-    permutations = next(iter(loader._groups.values()))[0].permutations
+    permutations = next(iter(loader._store.groups.values()))[0].permutations
     assert (len(permutations) == 1) == (scheme == "footprint"), "a directional footprint forbids rotations"
 
 

@@ -1,16 +1,25 @@
 # SPDX-License-Identifier: Apache-2.0
 from __future__ import annotations
 
+import gc
 import logging
+import threading
+import time
+from itertools import pairwise
 
 import laws
+import nibabel
 import numpy as np
 import pytest
 import torch
+from conftest import phantom
+from ignite.engine import Engine, Events
 from monai.data import DataLoader, Dataset, MetaTensor, list_data_collate
 from monai.transforms import Compose, RandFlipd, RandSpatialCropSamplesd
 
-from monai_n2v.data import PatchLoader
+from monai_n2v.data import PatchLoader, make_dataset
+from monai_n2v.files import LoadNoisyd
+from monai_n2v.intensity import StandardizeIntensityd
 from monai_n2v.transforms import RandN2VMaskd
 from monai_n2v.volumes import find_images
 
@@ -235,3 +244,226 @@ def test_find_images_mistakes_named(tmp_path, name, error, message):
     (tmp_path / "empty").mkdir()
     with pytest.raises(error, match=message):
         find_images(str(tmp_path / name) if name else "")
+
+
+def folder_of_images(n_images: int = 12, sides: tuple[int, ...] = (20, 20)) -> list[dict]:
+    """Images whose values tell which one they are: the hundred thousands."""
+    return [image((1, *sides), start=100_000 * k) for k in range(n_images)]
+
+
+class Counting:
+    """A dataset that counts what is read, and may be slow or broken."""
+
+    def __init__(self, items: list[dict], seconds: float = 0.0, broken_after: int = 10**9) -> None:
+        self.items, self.seconds, self.broken_after = items, seconds, broken_after
+        self.read: list[int] = []
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def __getitem__(self, index: int) -> dict:
+        time.sleep(self.seconds)
+        self.read.append(index)
+        if len(self.read) > self.broken_after:
+            raise OSError("disk lost")
+        return self.items[index]
+
+
+def gib(n_images: float, sides: tuple[int, ...] = (20, 20)) -> float:
+    return (n_images + 0.5) * 4 * int(np.prod(sides)) / 2**30
+
+
+def seen(batches) -> set[int]:
+    return {int(n) // 100_000 for batch in batches for n in batch["image"].flatten()}
+
+
+def reader_threads() -> list[threading.Thread]:
+    return [thread for thread in threading.enumerate() if thread.name == "monai_n2v-reader"]
+
+
+def test_images_that_fit_make_the_same_batches_with_any_budget():
+    plain, ample = (loader(folder_of_images(4), (6, 6), memory_gib=memory) for memory in (None, 1.0))
+    assert all(torch.equal(a["image"], b["image"]) for a, b in zip(plain, ample))
+    assert not reader_threads()
+
+
+def test_window_holds_what_fits_and_moves_over_all_images(caplog):
+    data = Counting(folder_of_images(30))
+    with caplog.at_level(logging.INFO, logger="monai_n2v"):
+        patches = loader(data, (6, 6), memory_gib=gib(9), batch_size=64)
+    assert caplog.messages == [
+        "30 images of about 0.00 GiB exceed the budget of 0.00 GiB: 7 are held, 2 exchanged per epoch."
+    ]
+    epochs = []
+    for epoch in range(1, 16):
+        patches.set_epoch(epoch)
+        epochs.append(seen(patches))
+        assert len(epochs[-1]) == 7
+        assert sum(len(image.flats) for image in patches._window.held.values()) == 7
+    assert all(len(a & b) >= 5 for a, b in pairwise(epochs)), "two images are exchanged"
+    assert set.union(*epochs) == set(range(30)), "a pass over 30 images in 15 epochs of two"
+    assert len(data.read) <= 9 + 1 + 2 * 16, "what is held is not read again"
+    patches._window.close()
+    assert not reader_threads()
+
+
+def test_window_depends_on_seed_rank_and_epoch_alone():
+    def batches(epochs: range, seconds: float = 0.0, **kwargs) -> torch.Tensor:
+        patches = loader(Counting(folder_of_images(), seconds), (6, 6), memory_gib=gib(5), **kwargs)
+        for epoch in epochs:
+            patches.set_epoch(epoch)
+            last = torch.cat([batch["image"] for batch in patches])
+        return last
+
+    uninterrupted = batches(range(1, 8))
+    assert torch.equal(uninterrupted, batches(range(7, 8))), "resumed"
+    assert torch.equal(uninterrupted, batches(range(1, 8), seconds=0.002)), "whatever the speed of reading"
+    assert not torch.equal(uninterrupted, batches(range(1, 8), seed=1))
+    assert not torch.equal(uninterrupted, batches(range(1, 8), rank=1))
+
+
+def test_window_of_uneven_images_stays_within_its_budget():
+    sizes = [10, 40, 10, 10, 30, 10, 20, 10, 10, 40]
+    items = [image((1, n, n), start=100_000 * k) for k, n in enumerate(sizes)]
+    patches = loader(items, (6, 6), memory_gib=2500 * 4 / 2**30)
+    used = set()
+    for epoch in range(1, 40):
+        patches.set_epoch(epoch)
+        used |= seen(patches)
+        assert sum(image.n_bytes for image in patches._window.held.values()) <= 2500 * 4
+    assert used == set(range(10))
+
+
+def test_engine_that_stops_at_the_last_batch_still_gets_images_read_ahead(caplog):
+    data = Counting(folder_of_images(30))
+    patches = loader(data, (6, 6), memory_gib=gib(9))
+    at_the_start: list[int] = []
+    engine = Engine(lambda engine, batch: None)
+
+    @engine.on(Events.EPOCH_COMPLETED)
+    def wait_for_the_reader(engine):
+        (reader,) = patches._window._running
+        reader._thread.join()
+        at_the_start.append(len(data.read))
+        patches.set_epoch(engine.state.epoch + 1)
+
+    patches.set_epoch(1)
+    with caplog.at_level(logging.INFO, logger="monai_n2v"):
+        engine.run(patches, max_epochs=11, epoch_length=len(patches))
+    steps = {after - before for before, after in pairwise(at_the_start)}
+    assert steps == {2}, "something was read twice, or not ahead"
+    assert any("In 10 epochs training took" in message for message in caplog.messages)
+    patches._window.close()
+
+
+def test_image_larger_than_the_budget_is_taken_alone():
+    data = Counting(folder_of_images(3))
+    patches = loader(data, (6, 6), memory_gib=gib(0.1))
+    used = []
+    for epoch in range(1, 4):
+        patches.set_epoch(epoch)
+        used += seen(patches)
+        assert not reader_threads(), "nothing is read beside it"
+    assert sorted(used) == [0, 1, 2]
+
+
+def test_error_while_reading_ahead_surfaces():
+    patches = loader(Counting(folder_of_images(), broken_after=7), (6, 6), memory_gib=gib(5))
+
+    def run_on() -> None:
+        for epoch in range(1, 9):
+            patches.set_epoch(epoch)
+            list(patches)
+
+    with pytest.raises(OSError, match="disk lost"):
+        run_on()
+    assert not reader_threads()
+
+
+@pytest.mark.parametrize("end", ["exception", "garbage"])
+def test_no_thread_is_left_behind(end):
+    patches = loader(Counting(folder_of_images(), 0.02), (6, 6), memory_gib=gib(5))
+    patches.set_epoch(1)
+    iterator = iter(patches)
+    next(iterator)
+    assert reader_threads()
+    if end == "exception":
+        with pytest.raises(RuntimeError):
+            iterator.throw(RuntimeError("stop"))
+    else:
+        del iterator, patches
+        gc.collect()
+    assert not reader_threads()
+
+
+def test_waiting_longer_than_training_is_warned_of(caplog):
+    patches = loader(Counting(folder_of_images(), 0.01), (6, 6), memory_gib=gib(3), epoch_length=1, batch_size=1)
+    with caplog.at_level(logging.INFO, logger="monai_n2v"):
+        for epoch in range(1, 12):
+            patches.set_epoch(epoch)
+            list(patches)
+    (record,) = [record for record in caplog.records if "waited" in record.getMessage()]
+    assert record.levelno == logging.WARNING
+    assert "Set cache_dir" in record.getMessage()
+    patches._window.close()
+
+
+def test_fixed_batches_read_each_image_once_within_the_budget():
+    data = Counting(folder_of_images(20))
+    patches = loader(data, (6, 6), memory_gib=gib(4), batch_size=8, epoch_length=5, fixed=True)
+    batches = list(patches)
+    assert len(batches) == 5
+    assert len(seen(batches)) > 12, "from all of the folder"
+    assert len(data.read) <= 20 + 1
+    assert patches._store is None
+    again = loader(Counting(folder_of_images(20)), (6, 6), memory_gib=gib(4), batch_size=8, epoch_length=5, fixed=True)
+    assert all(torch.equal(a["image"], b["image"]) for a, b in zip(batches, again))
+
+
+@pytest.mark.parametrize("memory", [None, gib(5)])
+def test_labels_cut_at_the_same_place(memory):
+    items = [{**item, "label": item["image"] + 0.5} for item in folder_of_images(6)]
+    for batch in loader(items, (6, 6), label_key="label", memory_gib=memory, batch_size=32):
+        assert batch["image"].shape == batch["label"].shape == (32, 1, 6, 6)
+        assert torch.equal(batch["image"] + 0.5, batch["label"])
+
+
+def test_labels_pair_channel_by_channel():
+    item = image((2, 12, 12))
+    item["label"] = item["image"] + 0.5
+    for in_channels in (1, 2):
+        for batch in loader([item], (6, 6), label_key="label", in_channels=in_channels):
+            assert batch["image"].shape[1] == in_channels
+            assert torch.equal(batch["image"] + 0.5, batch["label"])
+
+
+def test_label_of_another_shape_refused_with_both_names():
+    meta = [{"filename_or_obj": name} for name in ("noisy.nii", "clean.nii")]
+    item = {
+        "image": MetaTensor(torch.rand(1, 9, 9), meta=meta[0]),
+        "label": MetaTensor(torch.rand(1, 9, 8), meta=meta[1]),
+    }
+    with pytest.raises(ValueError, match=r"noisy\.nii.*clean\.nii"):
+        loader([item], (4, 4), label_key="label")
+
+
+@pytest.mark.parametrize(("footprint", "n_orientations"), [([[1, 1, 1]], 4), ([[0, 1, 1]], 2), ([[1] * 3] * 3, 8)])
+def test_orientations_leave_the_footprint_unchanged(footprint, n_orientations):
+    item = image((1, 20, 20))
+    patches = loader([item], (6, 6), footprint=footprint, batch_size=64)
+    orientations = {is_oriented_patch(p[0], item["image"][0].as_tensor()) for batch in patches for p in batch["image"]}
+    assert len(orientations) == n_orientations
+
+
+def test_cached_dataset_keeps_images_with_their_metadata(tmp_path):
+    nibabel.save(nibabel.Nifti1Image(phantom((9, 8, 7))[1], np.diag([1, 2, 3, 1])), tmp_path / "a.nii")
+    items = []
+    for _ in range(2):
+        transform = Compose([LoadNoisyd("image"), StandardizeIntensityd("image")])
+        dataset = make_dataset([{"image": str(tmp_path / "a.nii")}], transform, tmp_path / "cache")
+        items.append(dataset[0]["image"])
+        assert len(list((tmp_path / "cache").iterdir())) == 1
+    assert torch.equal(items[0].as_tensor(), items[1].as_tensor())
+    assert items[1].pixdim.tolist() == [1.0, 2.0, 3.0]
+    assert np.array_equal(items[0].meta["intensity_std"], items[1].meta["intensity_std"])
+    assert type(make_dataset([], None)) is Dataset

@@ -75,3 +75,16 @@ def test_intensity_complex_refused_and_statistics_required():
         StandardizeIntensity()(torch.ones(1, 8, 8, dtype=torch.complex64))
     with pytest.raises(ValueError, match="meta must hold"):
         RestoreIntensity()(torch.ones(1, 8, 8), {})
+
+
+def test_reference_statistics_serve_the_label_too():
+    image, label = 5 + 3 * torch.rand(2, 8, 8), 100 + torch.rand(2, 8, 8)
+    out = StandardizeIntensityd(["label", "image"], reference_key="image")({"image": image, "label": label})
+    means, stds = (torch.as_tensor(out["image"].meta[f"intensity_{name}"]).view(2, 1, 1) for name in ("mean", "std"))
+    np.testing.assert_allclose(out["label"].double().numpy(), (label - means) / stds, rtol=1e-5)
+    np.testing.assert_allclose(out["image"].mean((1, 2)).numpy(), 0, atol=1e-5)
+    assert np.array_equal(out["label"].meta["intensity_mean"], out["image"].meta["intensity_mean"])
+    with pytest.raises(ValueError, match="2 channels of its reference, got 1"):
+        StandardizeIntensityd(["image", "label"], reference_key="image")({"image": image, "label": label[:1]})
+    with pytest.raises(ValueError, match="reference_key must be one of"):
+        StandardizeIntensityd("image", reference_key="label")

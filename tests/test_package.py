@@ -12,13 +12,15 @@ import monai_n2v
 
 LAYERS = [
     {"strata", "footprints", "precision", "staging", "padding", "quality", "planes", "blocks"},
-    {"masking", "formats.base", "correlation", "traces", "resources", "workflows"},
+    {"masking", "formats.base", "correlation", "traces", "symmetries", "resources", "workflows"},
     {"formats.dicom_derived", "charts"},
     {"transforms", "intensity", "losses", "networks", "formats.nifti", "formats.nrrd", "formats.metaimage"}
     | {"formats.tiff", "formats.png", "formats.npy", "formats.dicom", "page", "noise", "scores"},
-    {"overrides", "checkpoints", "data", "engines", "inference", "monitoring", "volumes", "wording"},
-    {"files", "report", "bundles", "jobs", "assumption", "partners"},
-    {"models", "evaluation"},
+    {"patches"},
+    {"windows"},
+    {"overrides", "averaging", "checkpoints", "data", "engines", "inference", "monitoring", "volumes", "wording"},
+    {"pairs", "partners", "files", "report", "bundles", "jobs", "assumption"},
+    {"models", "stacks", "evaluation"},
     {"training"},
     {"denoising", "describe"},
     {"batch", "arguments", "plans"},

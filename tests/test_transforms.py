@@ -8,7 +8,15 @@ import torch
 from monai.data import DataLoader, Dataset, MetaTensor
 from monai.transforms import Compose, RandFlipd
 
-from monai_n2v.transforms import RandN2VMask, RandN2VMaskD, RandN2VMaskd, RandN2VMaskDict
+from monai_n2v.transforms import (
+    RandN2VMask,
+    RandN2VMaskD,
+    RandN2VMaskd,
+    RandN2VMaskDict,
+    RandSwapPairD,
+    RandSwapPaird,
+    RandSwapPairDict,
+)
 
 SHAPES = {2: (1, 48, 40), 3: (1, 16, 20, 12)}
 
@@ -196,3 +204,39 @@ def test_dataloader_workers_draw_different_masks():
     loader = DataLoader(Dataset(data, RandN2VMaskd("image")), batch_size=1, num_workers=2)
     masks = [batch["mask"] for batch in loader] + [batch["mask"] for batch in loader]
     assert len({tuple(np.flatnonzero(mask.numpy())) for mask in masks}) == len(masks)
+
+
+@pytest.mark.parametrize("spatial_dims", [2, 3])
+def test_swapped_pairs_keep_their_partner(spatial_dims):
+    first = torch.rand(200, 1, *(4,) * spatial_dims)
+    swap = RandSwapPaird(batched=True).set_random_state(0)
+    out = swap({"image": first, "label": first + 10})
+    swapped = (out["image"] >= 10).flatten(1)
+    assert torch.equal(swapped.all(1), swapped.any(1)), "whole items are exchanged"
+    assert 70 < swapped.all(1).sum() < 130
+    assert torch.equal(out["image"] + out["label"], first + (first + 10))
+    again = RandSwapPaird(batched=True).set_random_state(0)({"image": first, "label": first + 10})
+    assert torch.equal(out["image"], again["image"])
+
+
+@pytest.mark.parametrize("prob", [0.0, 1.0])
+def test_swap_of_one_pair(prob):
+    pair = {"image": np.zeros((1, 4, 4)), "label": np.ones((1, 4, 4)), "other": 3}
+    out = RandSwapPaird(prob=prob)(pair)
+    assert out["image"].max() == prob
+    assert out["label"].max() == 1 - prob
+    assert out["other"] == 3
+    assert RandSwapPairD is RandSwapPairDict is RandSwapPaird
+
+
+@pytest.mark.parametrize(
+    ("arguments", "shape", "message"),
+    [
+        ({"keys": "image"}, (1, 4, 4), "keys must name two images"),
+        ({"prob": 2}, (1, 4, 4), "prob must be in"),
+        ({}, (1, 4, 5), "images must have one shape"),
+    ],
+)
+def test_unfit_pairs_refused(arguments, shape, message):
+    with pytest.raises(ValueError, match=message):
+        RandSwapPaird(**arguments)({"image": torch.zeros(1, 4, 4), "label": torch.zeros(shape)})

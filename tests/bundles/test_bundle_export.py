@@ -66,7 +66,7 @@ def test_torchscript_equals_the_network(kind, spatial_dims, bundles):
         with torch.no_grad():
             torch.testing.assert_close(scripted(x), network(x), rtol=0, atol=1e-5)
     assert json.loads(extra["metadata.json"])["version"] == "0.1.0"
-    assert json.loads(extra["inference.json"])["network_def"]["spatial_dims"] == spatial_dims
+    assert json.loads(extra["inference.json"])["spatial_dims"] == spatial_dims
 
 
 def test_loaded_bundle_gives_the_torchscript_network(kind, spatial_dims, bundles):

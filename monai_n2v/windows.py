@@ -1,0 +1,210 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A rolling window over images that do not fit into memory together, the next ones read in the background."""
+
+from __future__ import annotations
+
+import logging
+import math
+import threading
+import time
+import weakref
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from monai_n2v.patches import CutRules, HeldImage, hold_image
+
+__all__ = ["ImageReader", "RollingWindow", "default_budget", "stream_order"]
+
+logger = logging.getLogger(__name__)
+
+_SHARE_OF_RAM = 0.6
+_SHARE_OF_GPU = 0.5
+_EPOCHS_PER_PASS = 25
+_REPORT_INTERVAL = 10
+
+
+def default_budget(device: torch.device) -> int:
+    """Bytes that images may take: 60 % of the free RAM, and of a GPU no more than half of its free memory.
+
+    Args:
+        device: where they are to be held.
+    """
+    import psutil
+
+    free = int(_SHARE_OF_RAM * psutil.virtual_memory().available)
+    if device.type == "cuda":
+        free = min(free, int(_SHARE_OF_GPU * torch.cuda.mem_get_info(device)[0]))
+    return free
+
+
+def stream_order(n_images: int, seed: int, rank: int, number: int) -> np.ndarray:
+    """Order in which pass ``number`` over all images goes; every pass has one of its own."""
+    state = np.random.SeedSequence([seed, rank, number, n_images]).generate_state(8)
+    return np.random.RandomState(state).permutation(n_images)
+
+
+class ImageReader:
+    """Read the images of a dataset by number; holds nothing, so that a thread may own it."""
+
+    def __init__(self, dataset: Sequence[dict[str, Any]], rules: CutRules) -> None:
+        self.dataset = dataset
+        self.rules = rules
+
+    def __call__(self, number: int) -> HeldImage:
+        """Read one image, as `hold_image` holds it."""
+        return hold_image(self.dataset[number], self.rules)
+
+
+class _ReadAhead:
+    """One thread that reads images in order until their size reaches a limit."""
+
+    def __init__(self, read: Callable[[int], HeldImage], wanted: Sequence[int], limit: float) -> None:
+        self.read, self.wanted, self.limit = read, list(wanted), limit
+        self.images: dict[int, HeldImage] = {}
+        self.error: Exception | None = None
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="monai_n2v-reader", daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
+        n_bytes = 0
+        try:
+            for number in self.wanted:
+                if self._stop.is_set() or n_bytes >= self.limit:
+                    return
+                self.images[number] = self.read(number)
+                n_bytes += self.images[number].n_bytes
+        except Exception as error:  # noqa: BLE001 - raised where the images are taken
+            self.error = error
+
+    def take(self) -> dict[int, HeldImage]:
+        """Wait for the images; an error while reading is raised here."""
+        self._thread.join()
+        if self.error is not None:
+            raise self.error
+        return self.images
+
+    def close(self) -> None:
+        """End the thread, at the latest after the image it is reading."""
+        self._stop.set()
+        self._thread.join()
+        self.images.clear()
+
+
+def _close_all(running: list[_ReadAhead]) -> None:
+    while running:
+        running.pop().close()
+
+
+class RollingWindow:
+    """A few consecutive images of an endless stream; every epoch it moves on.
+
+    The stream is one random order of all images after the other. Of ``n_fit`` images that fit into the budget, the
+    window leaves room for those read ahead. It moves by 1/25 of all images per epoch, so that a pass over them takes 25
+    epochs, but by no more than a third of ``n_fit``, so that every image stays for at least two. Which images an epoch
+    sees depends on seed, rank, epoch and budget alone, not on how fast they are read. Where images differ in size, the
+    window ends before the first that no longer fits.
+
+    Args:
+        read: of one image by its number.
+        n_images: of the dataset.
+        budget: bytes for images held and read ahead.
+        first: images of the start of the stream that were read already, as many as fit.
+        device: where the images are held; those read ahead wait in RAM.
+        seed: with rank, the source of the stream.
+        rank: of this process.
+    """
+
+    def __init__(
+        self,
+        read: Callable[[int], HeldImage],
+        n_images: int,
+        budget: int,
+        first: dict[int, HeldImage],
+        device: torch.device,
+        seed: int,
+        rank: int,
+    ) -> None:
+        self.read, self.n_images, self.budget, self.device = read, n_images, budget, device
+        self.seed, self.rank = seed, rank
+        n_fit = max(1, len(first))
+        self.n_exchanged = max(1, min(math.ceil(n_images / _EPOCHS_PER_PASS), n_fit // 3))
+        self.n_held = max(1, n_fit - self.n_exchanged)
+        self.held = dict(list(first.items())[: self.n_held])
+        self.sizes = {number: image.n_bytes for number, image in first.items()}
+        self.reads_ahead = n_fit > 1
+        self.waited = self.trained = 0.0
+        self.n_epochs = 0
+        self._running: list[_ReadAhead] = []
+        self._finalizer = weakref.finalize(self, _close_all, self._running)
+        gib = np.mean([image.n_bytes for image in first.values()]) * n_images / 2**30
+        logger.info(
+            "%d images of about %.2f GiB exceed the budget of %.2f GiB: %d are held, %d exchanged per epoch.",
+            n_images, gib, budget / 2**30, self.n_held, self.n_exchanged,
+        )  # fmt: skip
+
+    def wanted(self, epoch: int) -> list[int]:
+        """Numbers of the images an epoch is to see, in the order of the stream."""
+        position = max(epoch - 1, 0) * self.n_exchanged
+        numbers: dict[int, None] = {}
+        while len(numbers) < self.n_held:  # at the seam of two passes an image may come twice
+            order = stream_order(self.n_images, self.seed, self.rank, position // self.n_images)
+            numbers[int(order[position % self.n_images])] = None
+            position += 1
+        return list(numbers)
+
+    def move_to(self, epoch: int) -> list[HeldImage]:
+        """Hold the images of an epoch and begin to read those of the next.
+
+        Args:
+            epoch: counted from 1.
+
+        Returns:
+            the images, on the device.
+        """
+        started = time.perf_counter()
+        ahead = self._running.pop().take() if self._running else {}
+        wanted = self.wanted(epoch)
+        waiting = {number: self.held.pop(number, None) or ahead.pop(number, None) for number in wanted}
+        self.held.clear()
+        ahead.clear()
+        room = self.budget * self.n_held / (self.n_held + (self.n_exchanged if self.reads_ahead else 0))
+        n_bytes = 0
+        for number in wanted:
+            if self.held and n_bytes + self.sizes.get(number, 0) > room:
+                break
+            image = waiting.pop(number) or self.read(number)
+            self.sizes[number] = image.n_bytes
+            if self.held and n_bytes + image.n_bytes > room:
+                break
+            n_bytes += image.n_bytes
+            self.held[number] = HeldImage([flat.to(self.device) for flat in image.flats], image.cuts)
+        waiting.clear()
+        if self.n_epochs:  # what is read before the first epoch is the start, not waiting
+            self.waited += time.perf_counter() - started
+        if self.reads_ahead:
+            following = [number for number in self.wanted(epoch + 1) if number not in self.held]
+            self._running.append(_ReadAhead(self.read, following, self.budget - room))
+        return list(self.held.values())
+
+    def count(self, seconds: float) -> None:
+        """Count an epoch that trained for some seconds; every tenth says how long training waited for images."""
+        self.n_epochs += 1
+        self.trained += seconds
+        if self.n_epochs % _REPORT_INTERVAL:
+            return
+        slow = self.waited > self.trained
+        logger.log(
+            logging.WARNING if slow else logging.INFO,
+            "In %d epochs training took %.1f s and waited %.1f s for images.%s",
+            _REPORT_INTERVAL, self.trained, self.waited,
+            " Set cache_dir, raise memory_gib, or make epochs longer (epoch_length)." if slow else "",
+        )  # fmt: skip
+        self.waited = self.trained = 0.0
+
+    def close(self) -> None:
+        """End reading ahead."""
+        _close_all(self._running)

@@ -1,0 +1,181 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Every command and every Python block of README and docs, taken from the text and run in order.
+
+Each document runs in a folder of its own, with copies of bundles and configs whose networks are tiny, and with small
+images where the text names some. Commands that train get a smaller budget appended. What is not run is named here.
+Recipes for clusters are ``bash`` and ``yaml`` blocks, output is a block without a language.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import runpy
+import shlex
+import shutil
+import subprocess
+import sys
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+import samples
+from conftest import ROOT, phantom
+
+from monai_n2v.cli import main
+
+DOCUMENTS = ["README.md", *(str(p.relative_to(ROOT)) for p in sorted(ROOT.glob("bundles/*/docs/README.md")))]
+DOCUMENTS += [str(p.relative_to(ROOT)) for p in sorted(ROOT.glob("docs/*.md"))]
+BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+NOT_RUN = {
+    "pip": "installs; .ci/run does",
+    "python3 -m venv": "installs; .ci/run does",
+    ".": "enters the environment",
+    "tensorboard": "serves until it is stopped",
+    "mlflow": "serves until it is stopped",
+    "OMP_NUM_THREADS=1 python -m pytest": "these tests",
+}
+TINY = {2: [4, 4, 4, 4, 4, 4], 3: [2, 2, 2, 2, 2, 2]}
+
+
+def blocks_of(document: str) -> list[tuple[str, str]]:
+    return BLOCK.findall((ROOT / document).read_text())
+
+
+def commands_of(block: str) -> list[str]:
+    """Lines of a shell block, joined where they go on, cut at ``&&``, variables of the block filled in."""
+    variables: dict[str, str] = {}
+    commands: list[str] = []
+    for line in block.replace("\\\n", " ").splitlines():
+        words = shlex.split(line, comments=True, posix=False)
+        if len(words) == 1 and re.fullmatch(r"[A-Z]\w*=\S+", words[0]):
+            name, _, value = words[0].partition("=")
+            variables[name] = value
+        elif words:
+            text = line[: line.rindex("#")] if len(" ".join(words)) < len(" ".join(line.split())) else line
+            for name, value in variables.items():
+                text = re.sub(rf"\${name}\b", value, text)
+            commands += [command.strip() for command in text.split(" && ")]
+    return commands
+
+
+def reason_not_to_run(command: str) -> str | None:
+    return next((why for start, why in NOT_RUN.items() if command == start or command.startswith(start + " ")), None)
+
+
+def shrink(path: Path, spatial_dims: int | None = None) -> None:
+    """Make the network of a config tiny."""
+    config = json.loads(path.read_text())
+    if isinstance(config.get("features"), list):
+        config["features"] = TINY[spatial_dims or config["spatial_dims"]]
+    elif "features" in config:
+        config["features"] = 4
+    if path.name == "train.json":
+        config |= {"epochs": 1, "epoch_length": 2, "val_length": 1, "batch_size": 2}
+        config["patch_size"] = [16] * config["spatial_dims"]
+    path.write_text(json.dumps(config, indent=4) + "\n")
+
+
+@pytest.fixture
+def workspace(tmp_path, monkeypatch, short_epochs):
+    """A copy of what a reader has: bundles, configs, and an image wherever the text names one."""
+    for folder in ("bundles", "configs"):
+        shutil.copytree(ROOT / folder, tmp_path / folder, ignore=shutil.ignore_patterns("models", "runs", "dataset"))
+    for path in [*tmp_path.glob("bundles/*/configs/*.json"), *tmp_path.glob("configs/*.json")]:
+        shrink(path)
+    for k, folder in enumerate(("DIR", "DIR2", "NOISY", "CLEAN", "REPEAT2", "REPEAT3", "FOLDER")):
+        (tmp_path / folder).mkdir()
+        clean, noisy = phantom((20, 24, 18), seed=k)
+        samples.nifti(tmp_path / folder / "a_T1.nii.gz", clean if folder == "CLEAN" else noisy, np.eye(4))
+    noisy = phantom((20, 24, 18))[1]
+    for name in ("noisy.nii.gz", "other.nii.gz"):
+        samples.nifti(tmp_path / name, noisy, np.eye(4))
+    samples.nrrd_file(tmp_path / "scan.nrrd", noisy, np.eye(4))
+    samples.dicom_series(tmp_path / "DICOM_FOLDER", noisy.astype("int16"), np.eye(4))
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def run_monai_n2v(arguments: list[str]) -> None:
+    if arguments[0] in ("denoise", "train") and "--model" not in arguments:
+        arguments = [*arguments, *(["--max-time", "1"] if "--max-time" in arguments else ["--epochs", "1"])]
+    assert main(arguments) == 0, f"monai-n2v {shlex.join(arguments)}"
+
+
+def run_module(module: str, arguments: list[str], monkeypatch) -> None:
+    if "train.json" in " ".join(arguments) and not any("evaluate" in a for a in arguments):
+        arguments = [*arguments, "--epochs", "1", "--epoch_length", "2", "--batch_size", "2"]
+    monkeypatch.setattr(sys, "argv", [module, *arguments])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # runpy: the module has been imported before
+        runpy.run_module(module, run_name="__main__")
+
+
+def run_command(command: str, monkeypatch) -> None:
+    while found := re.search(r'"?\$\((.*?)\)"?(?=\s|$)', command):
+        output = subprocess.run(["bash", "-c", found[1]], capture_output=True, text=True, check=True).stdout.strip()
+        command = command.replace(found[0], shlex.quote(output))
+    words = shlex.split(command)
+    if words[0] == "monai-n2v":
+        run_monai_n2v(["noisy.nii.gz" if word == "FILE" else word for word in words[1:]])
+    elif words[:2] == ["python", "-m"] and words[2] == "monai.bundle":
+        run_module(words[2], words[3:], monkeypatch)
+    elif words[:2] == ["python", "-c"]:
+        exec(compile(words[2], command, "exec"), {})
+    elif words[0] == "python":
+        runpy.run_path(words[1], run_name="__main__")
+    elif words[0] == "torchrun":
+        subprocess.run(
+            [sys.executable, "-m", "torch.distributed.run", *words[1:], "--epochs", "1", "--epoch_length", "2"],
+            check=True,
+            capture_output=True,
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
+        )
+    else:
+        subprocess.run(words, check=True, capture_output=True)
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_blocks_have_a_language_that_is_run_or_exempt(document):
+    assert {language for language, _ in blocks_of(document)} <= {"sh", "python", "bash", "yaml", "json", ""}
+    assert (ROOT / document).read_text().count("```") == 2 * len(blocks_of(document)), "a block is not closed"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("document", [d for d in DOCUMENTS if any(b[0] in ("sh", "python") for b in blocks_of(d))])
+def test_commands_and_python_of_a_document_run_in_order(document, workspace, monkeypatch):
+    if "bundles/" in document:
+        monkeypatch.chdir(workspace / Path(document).parent.parent)
+        (workspace / "DIR").rename(Path("DIR").absolute())
+    names: dict[str, object] = {"noisy": phantom((20, 24, 18))[1]}
+    n_run = 0
+    for language, block in blocks_of(document):
+        if language == "python":
+            if "(..." not in block:
+                exec(compile(block, document, "exec"), names)
+        elif language == "sh":
+            for command in commands_of(block):
+                if reason_not_to_run(command) is None:
+                    run_command(command, monkeypatch)
+                    n_run += 1
+    assert n_run > 0 or document == "CONTRIBUTING.md"
+
+
+def test_commands_are_taken_whole_from_a_block():
+    block = """
+B=bundles/x
+python -m a "['$B/c.json','d']" \\
+    --e F    # why
+tool -i '*_T1.nii.gz' && other "$(python -c 'print(1)')"
+
+# only a comment
+"""
+    assert commands_of(block) == [
+        "python -m a \"['bundles/x/c.json','d']\"      --e F",
+        "tool -i '*_T1.nii.gz'",
+        "other \"$(python -c 'print(1)')\"",
+    ]
+    assert reason_not_to_run("pip install x") is not None
+    assert reason_not_to_run("pipx") is None
