@@ -16,7 +16,7 @@ LAYERS = [
     {"formats.dicom_derived", "charts"},
     {"transforms", "intensity", "losses", "networks", "formats.nifti", "formats.nrrd", "formats.metaimage"}
     | {"formats.tiff", "formats.png", "formats.npy", "formats.dicom", "page", "noise", "scores"},
-    {"checkpoints", "data", "engines", "inference", "monitoring", "volumes", "wording"},
+    {"checkpoints", "data", "distributed", "engines", "inference", "monitoring", "volumes", "wording"},
     {"files", "report", "bundles", "jobs", "assumption", "partners"},
     {"models", "evaluation"},
     {"training"},
