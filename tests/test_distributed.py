@@ -180,7 +180,7 @@ def test_one_step_equals_that_on_the_union_of_the_batches(spatial_dims, tmp_path
     gradients = [parameter.grad.numpy() for parameter in network.parameters()]
     for one in pair:
         error = np.concatenate([(g - h).ravel() for g, h in zip(one["gradients"], gradients, strict=True)])
-        assert np.linalg.norm(error) < 1e-6 * np.linalg.norm(np.concatenate([g.ravel() for g in gradients]))
+        assert np.linalg.norm(error) < 1e-5 * np.linalg.norm(np.concatenate([g.ravel() for g in gradients]))
         for name, value in numpy_state(network).items():
             np.testing.assert_allclose(one["network"][name], value, rtol=0, atol=1e-6)
     assert max(np.abs(before[name] - value).max() for name, value in numpy_state(network).items()) > 1e-3
