@@ -39,6 +39,11 @@ _OPTIONS = inspect.signature(DistributedDataParallel).parameters
 _SYNC_BUFFERS = "forward_sync_buffers" if "forward_sync_buffers" in _OPTIONS else "broadcast_buffers"
 
 
+# Groups that were left. A network in DistributedDataParallel may outlive its group, and if it held the last reference,
+# its end would join Gloo's threads while it holds Python's lock, which these threads may be waiting for.
+_LEFT: list[Any] = []
+
+
 def global_rank() -> int:
     """Number of this process among all, on all nodes; 0 without torchrun."""
     return int(os.environ.get("RANK", 0))
@@ -115,6 +120,7 @@ def _outside_slurm() -> Iterator[None]:
 def leave_group() -> None:
     """Leave the group of processes, if there is one."""
     if dist.is_initialized():
+        _LEFT.append(dist.group.WORLD)
         dist.destroy_process_group()
         idist.sync()
 

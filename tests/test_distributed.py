@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -228,6 +229,18 @@ def test_resumed_training_equals_uninterrupted(trained, tmp_path):
         arrays_are_equal(ours["network"], theirs["network"])
         arrays_are_equal(ours["averaged"], theirs["averaged"])
         assert ours["losses"][1:] == theirs["losses"]
+
+
+def test_training_resumes_with_another_number_of_processes(trained):
+    pair, folder, spatial_dims, options = trained
+    state = torch.load(folder / "rank0" / "checkpoints" / "checkpoint_epoch=3.pt", weights_only=True)
+    arrays_are_equal({name: value.numpy() for name, value in state["model"].items()}, pair[0]["network"])
+    options = {**options, "epochs": 4, "resume": True}
+    shutil.copytree(folder / "rank0" / "checkpoints", folder / "more" / "checkpoints")
+    first, second, third = launch(train_with, spatial_dims, str(folder / "more"), options, n=3)
+    assert len(first["losses"]) == 1
+    arrays_are_equal(first["network"], second["network"])
+    arrays_are_equal(first["network"], third["network"])
 
 
 def test_budget_in_seconds_ends_alike_on_all_processes(tmp_path):

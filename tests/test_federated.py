@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import laws
@@ -13,9 +15,10 @@ from conftest import phantom
 from monai.fl.client import MonaiAlgo
 from monai.fl.utils.constants import ExtraItems, ModelType, WeightType
 from monai.fl.utils.exchange_object import ExchangeObject
-from test_bundles import SMALL
+from test_bundles import SMALL, run, workflow
 
 from monai_n2v.bundles import find_bundle
+from monai_n2v.checkpoints import load_weights
 
 SHAPES = {2: (40, 52), 3: (24, 28, 20)}
 
@@ -99,3 +102,29 @@ def test_client_sends_differences_by_default(tmp_path):
     for name, value in algo.trainer.network.state_dict().items():
         torch.testing.assert_close(start[name] + sent.weights[name], value)
     algo.finalize()
+
+
+@pytest.mark.slow
+def test_simulated_federation_leaves_a_network_for_the_bundle(root, tmp_path):
+    pytest.importorskip("monai_nvflare", reason="needs nvflare and monai-nvflare")
+    sites = []
+    for seed in range(2):
+        sites.append(tmp_path / f"images{seed}")
+        sites[-1].mkdir()
+        np.save(sites[-1] / "image.npy", phantom((64, 72), seed=seed)[1])
+    script = root / "examples" / "federated" / "simulate.py"
+    options = ["--bundle", "n2v_denoise_2d", "--rounds", "2", "--epoch-length", "3"]
+    subprocess.run([sys.executable, script, tmp_path / "out", *sites, *options], check=True, timeout=300)
+    (tmp_path / "noisy").mkdir()
+    np.save(tmp_path / "noisy" / "image.npy", phantom((64, 72), seed=2)[1])
+    model, folders = (
+        tmp_path / "out" / "model.pt",
+        {"dataset_dir": str(tmp_path / "noisy"), "output_dir": str(tmp_path)},
+    )
+    features = [32, 32, 64, 128, 256, 32]
+    run(workflow("inference", 2, ckpt_path=str(model), features=features, **folders))
+    assert np.isfinite(np.load(tmp_path / "denoised" / "image_denoised.npy")).all()
+    sent = [load_weights(tmp_path / "out" / "sites" / f"site-{k}" / "models" / "model.pt") for k in (1, 2)]
+    for name, value in load_weights(model).items():
+        if not name.endswith("num_batches_tracked"):
+            torch.testing.assert_close(value, (sent[0][name] + sent[1][name]) / 2)
