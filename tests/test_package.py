@@ -18,7 +18,8 @@ LAYERS = [
     | {"formats.tiff", "formats.png", "formats.npy", "formats.dicom", "page", "noise", "scores"},
     {"patches"},
     {"windows"},
-    {"overrides", "averaging", "checkpoints", "data", "engines", "inference", "monitoring", "volumes", "wording"},
+    {"overrides", "averaging", "checkpoints", "data", "distributed", "engines", "inference"}
+    | {"monitoring", "volumes", "wording"},
     {"pairs", "partners", "files", "report", "bundles", "jobs", "assumption"},
     {"models", "stacks", "evaluation"},
     {"training"},
