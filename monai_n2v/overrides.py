@@ -32,8 +32,8 @@ _OPTIONS = {
 # What configs/anneal.json and configs/in_memory_train.json replace or leave out: it would be ignored.
 _UNUSED = (
     *("val_dataset_dir", "val_length", "val_interval", "validate", "early_stop", "early_stopper", "best_ckpt_path"),
-    *("best_saver", "lr_scheduler", "histograms", "summary_writer", "log_dir", "rank", "train#handlers"),
-    *("train#preprocessing", "train#dataset", "imports", "initialize", "run", "finalize"),
+    *("best_saver", "lr_scheduler", "histograms", "summary_writer", "log_dir", "rank", "world_size"),
+    *("train#handlers", "train#preprocessing", "train#dataset", "imports", "initialize", "run", "finalize"),
     *("dataset", "dataloader", "preprocessing", "postprocessing", "handlers", "evaluator"),
 )
 

@@ -60,7 +60,8 @@ def main() -> None:
     arguments = parser.parse_args()
     workspace = arguments.workspace.resolve()
     folders = [folder.resolve() for folder in arguments.folders]
-    settings = {"epoch_length": arguments.epoch_length}
+    # The server averages; a running average of one site's steps would be in the way.
+    settings = {"epoch_length": arguments.epoch_length, "ema": 0}
     job = build(find_bundle(arguments.bundle), folders, workspace, arguments.rounds, settings)
     # A process per site: one that takes turns starts its epochs, and with them its patches, anew in every round.
     job.simulator_run(str(workspace / "flare"), threads=len(folders))
