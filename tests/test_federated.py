@@ -28,7 +28,12 @@ def client(folder: Path, spatial_dims: int, seed: int, **options) -> MonaiAlgo:
     (folder / "images").mkdir(parents=True)
     for k in range(2):
         np.save(folder / "images" / f"image{k}.npy", phantom(SHAPES[spatial_dims], seed=10 * seed + k)[1] * (seed + 1))
-    settings = {"dataset_dir": str(folder / "images"), "output_dir": str(folder), "device": "$torch.device('cpu')"}
+    settings = {
+        "dataset_dir": str(folder / "images"),
+        "output_dir": str(folder),
+        "device": "$torch.device('cpu')",
+        "ema": 0,
+    }
     algo = MonaiAlgo(
         str(find_bundle(f"n2v_denoise_{spatial_dims}d")),
         train_kwargs={**SMALL[spatial_dims], **settings},

@@ -26,7 +26,9 @@ def installed(tmp_path_factory, root) -> dict[str, str]:
     for package in wheel["packages"]:
         shutil.copytree(root / package, site / package, ignore=ignored)
     for source, target in wheel["force-include"].items():
-        shutil.copytree(root / source, site / target, ignore=ignored)
+        copy = shutil.copytree if (root / source).is_dir() else shutil.copyfile
+        (site / target).parent.mkdir(parents=True, exist_ok=True)
+        copy(root / source, site / target)
     others = [p for p in os.environ.get("PYTHONPATH", "").split(os.pathsep) if p and Path(p).resolve() != root]
     return {**os.environ, "PYTHONPATH": os.pathsep.join([str(site), *others]), "OMP_NUM_THREADS": "1"}
 
