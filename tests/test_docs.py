@@ -98,6 +98,8 @@ def workspace(tmp_path, monkeypatch, short_epochs):
     shutil.copyfile(ROOT / "tests" / "bundles" / "meta_schema.json", tmp_path / "SCHEMA.json")
     samples.dicom_series(tmp_path / "DICOM_FOLDER", noisy.astype("int16"), np.eye(4))
     monkeypatch.chdir(tmp_path)
+    # The environment that the text enters.
+    monkeypatch.setenv("PATH", os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]))
     return tmp_path
 
 
