@@ -14,13 +14,12 @@ from typing import Any, cast
 import ignite.distributed as idist
 import torch
 from ignite.engine import Engine, Events
-from ignite.handlers import Checkpoint, EMAHandler
+from ignite.handlers import Checkpoint
 from monai.handlers import CheckpointLoader
 
 from monai_n2v.staging import staged
 
 __all__ = [
-    "AveragedWeights",
     "BestModelSaver",
     "ModelSaver",
     "ResumableCheckpoints",
@@ -80,9 +79,7 @@ def require_checkpoint(path: str | Path, network: torch.nn.Module | None = None)
         )
     state = load_weights(path)
     if network is not None:
-        own = {name: tuple(value.shape) for name, value in _unwrap(network).state_dict().items()}
-        given = {name: tuple(value.shape) for name, value in state.items()}
-        other = sorted(name for name in own.keys() | given.keys() if own.get(name) != given.get(name))
+        other = _unlike(network, state)
         if other:
             raise ValueError(
                 f"ckpt_path must hold weights of the network its bundle configures, got {len(other)} others, "
@@ -91,66 +88,16 @@ def require_checkpoint(path: str | Path, network: torch.nn.Module | None = None)
     return str(path)
 
 
+def _unlike(network: torch.nn.Module, state: Mapping[str, torch.Tensor]) -> list[str]:
+    """Names of the weights that only one of both has, or in another shape."""
+    own = {name: tuple(value.shape) for name, value in _unwrap(network).state_dict().items()}
+    given = {name: tuple(value.shape) for name, value in state.items()}
+    return sorted(name for name in own.keys() | given.keys() if own.get(name) != given.get(name))
+
+
 def _unwrap(network: torch.nn.Module) -> torch.nn.Module:
     parallel = isinstance(network, torch.nn.parallel.DistributedDataParallel)
     return cast(torch.nn.Module, network.module) if parallel else network
-
-
-class AveragedWeights:
-    """The network to validate and to save: the trained one, or the running average of its weights.
-
-    An exponential moving average by Ignite's ``EMAHandler``, batch norm statistics included, smooths the noise of the
-    last steps at a constant learning rate; annealing the rate does the same. The momentum starts at 0.1 and falls, so
-    that the random weights of the start are soon forgotten. Its state belongs into the checkpoints.
-
-    Args:
-        network: the trained network.
-        decay: share of the average that a step keeps, such as 0.999, which averages over about 1000 steps; 0 for none.
-
-    Attributes:
-        network: what to validate and to save.
-
-    Raises:
-        ValueError: for a decay outside ``[0, 1)``.
-    """
-
-    def __init__(self, network: torch.nn.Module, decay: float = 0.0) -> None:
-        if not 0 <= decay < 1:
-            raise ValueError(f"ema must be in [0, 1), got {decay}. Use for example 0.999, or 0 for no average.")
-        self._handler: EMAHandler | None = None
-        if decay:
-            momentum = 1 - decay
-            self._handler = EMAHandler(
-                network,
-                momentum,
-                momentum_warmup=max(0.1, momentum),
-                warmup_iters=round(1 / momentum),
-                handle_buffers="update",
-            )
-        self.network = network if self._handler is None else self._handler.ema_model
-
-    def attach(self, engine: Engine) -> None:
-        """Attach to a trainer."""
-        if self._handler is not None:
-            self._handler.attach(engine)
-
-    def state_dict(self) -> dict[str, Any]:
-        """The averaged weights and the steps that the momentum has fallen for; empty without an average."""
-        if self._handler is None:
-            return {}
-        return {"network": self.network.state_dict(), "steps": self._schedule().event_index}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from a state of `state_dict`."""
-        if self._handler is not None and state:
-            self.network.load_state_dict(state["network"])
-            self._schedule().event_index = state["steps"]
-
-    def _schedule(self) -> Any:
-        # Ignite's own state of it holds a function, which no checkpoint read with weights_only may hold.
-        if self._handler is None or self._handler.momentum_scheduler is None:
-            raise RuntimeError("attach must come before the state is read or loaded. Attach to the trainer first.")
-        return self._handler.momentum_scheduler
 
 
 class ModelSaver:
@@ -223,8 +170,9 @@ class ResumableCheckpoints:
 
     The trainer's own state is among it, which only a handler can reach while the trainer is being built. Attach it
     last, so that the epoch's validation and learning rate are in the checkpoint. The checkpoints of the last two epochs
-    stay; those of an earlier run in the same folder go when this run saves its first. A process killed at any moment
-    leaves at least the last completed epoch.
+    stay. A process killed at any moment leaves at least the last completed epoch. Checkpoints of an earlier run in the
+    same folder are set aside (``.old``) when a new one starts, so that it never goes on from them, and removed when it
+    saves its first.
 
     Args:
         folder: of the files ``checkpoint_epoch=N.pt``; each is written whole or not at all.
@@ -243,6 +191,7 @@ class ResumableCheckpoints:
         self.folder = Path(folder)
         self.objects = dict(objects)
         self.device = device
+        self._epoch_length: int | None = None
         self.latest = self._find_latest() if resume else None
 
     def _by_epoch(self) -> dict[int, Path]:
@@ -256,7 +205,8 @@ class ResumableCheckpoints:
             )
         path = paths[max(paths)]
         try:
-            names = set(torch.load(path, map_location="cpu", weights_only=True))
+            checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+            names, trainer = set(checkpoint), checkpoint["trainer"]
         except Exception as error:  # torch raises a dozen kinds for a file that is none of its own
             raise ValueError(
                 f"resume must find a whole checkpoint, got a damaged or foreign file for {path}. "
@@ -267,18 +217,32 @@ class ResumableCheckpoints:
                 f"resume must find a checkpoint of this training, got one of {', '.join(sorted(map(str, names)))} "
                 f"for {path}. Resume with the configs it was started with."
             )
+        for name, network in self.objects.items():
+            if isinstance(network, torch.nn.Module) and _unlike(network, checkpoint[name]):
+                raise ValueError(
+                    f"resume must find weights of the network that train.json configures, got others for {path}. "
+                    "Resume with the features and network_def it was started with."
+                )
+        self._epoch_length = trainer.get("epoch_length")
         return str(path)
 
     def attach(self, engine: Engine) -> None:
         """Attach to a trainer."""
         objects = {**self.objects, "trainer": engine}
         if self.latest is not None:
+            if self._epoch_length not in (None, engine.state.epoch_length):
+                raise ValueError(
+                    f"epoch_length must stay {self._epoch_length} when a training is resumed, got "
+                    f"{engine.state.epoch_length}. Resume with the epoch_length it was started with."
+                )
             CheckpointLoader(self.latest, objects, map_location=self.device).attach(engine)
         if idist.get_rank() > 0:
             return
         save = Checkpoint(
             objects, self._write, score_function=lambda e: e.state.epoch, score_name="epoch", n_saved=None
         )
+        if self.latest is None:
+            engine.add_event_handler(Events.STARTED, self.set_aside)
         engine.add_event_handler(Events.EPOCH_COMPLETED, self.prune)
         engine.add_event_handler(Events.EPOCH_COMPLETED, save)
 
@@ -286,10 +250,17 @@ class ResumableCheckpoints:
         with staged(self.folder / name) as place:
             torch.save(state, place)
 
+    def set_aside(self, engine: Engine) -> None:  # noqa: ARG002 - Ignite hands it over
+        """Rename the checkpoints of an earlier run, so that this one, interrupted early, never goes on from them."""
+        for path in self._by_epoch().values():
+            path.replace(path.with_name(path.name + ".old"))
+
     def prune(self, engine: Engine) -> None:
         """Remove all checkpoints but that of the epoch before, which stays until this epoch's is whole."""
         for epoch, path in self._by_epoch().items():
             if epoch != engine.state.epoch - 1:
                 path.unlink()
+        for path in self.folder.glob("checkpoint_epoch=*.pt.old"):
+            path.unlink()
         for stage in self.folder.glob(".checkpoint_epoch=*"):  # of a process killed while it wrote
             shutil.rmtree(stage, ignore_errors=True)

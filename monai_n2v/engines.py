@@ -218,7 +218,7 @@ class AnnealedBudget:
         self.decay_fraction = decay_fraction
         self.rates = [group["lr"] for group in optimizer.param_groups]
         self._planned = max_time is None
-        self._started = 0.0
+        self._started, self._n_epochs = 0.0, 0
 
     def attach(self, engine: Engine) -> None:
         """Attach to a trainer."""
@@ -228,7 +228,7 @@ class AnnealedBudget:
 
     def start(self, engine: Engine) -> None:
         """Start the clock; with a budget in seconds the number of epochs is open."""
-        self._started = time.perf_counter()
+        self._started, self._n_epochs = time.perf_counter(), 0
         if not self._planned:
             engine.state.max_epochs = 10**9
 
@@ -251,9 +251,10 @@ class AnnealedBudget:
         if self._planned:
             return
         epoch, length = engine.state.epoch, engine.state.epoch_length
+        self._n_epochs += 1  # of this run: one that was resumed has others before
         # All processes of a distributed training must come to the same number.
-        per_epoch = float(idist.all_reduce((time.perf_counter() - self._started) / epoch, "MAX"))
-        n_epochs = max(epoch + 1, int((self.max_time or 0) / per_epoch))
+        per_epoch = float(idist.all_reduce((time.perf_counter() - self._started) / self._n_epochs, "MAX"))
+        n_epochs = max(epoch + 1, epoch - self._n_epochs + int((self.max_time or 0) / per_epoch))
         if self.decay_start(n_epochs * length) >= (epoch + 1) * length:
             return
         while self.decay_start(n_epochs * length) < epoch * length:

@@ -81,7 +81,9 @@ class ImagePanel:
 
     def __call__(self, engine: Engine) -> None:
         """Write the panel of the first batch."""
-        noisy, denoised = engine.state.batch["label"], engine.state.output["pred"]
+        batch, denoised = engine.state.batch, engine.state.output["pred"]
+        # Blind spots hide a part of the image; without any, in other schemes, the label is another image.
+        noisy = batch["label"] if "mask" in batch else batch["image"]
         rows = [_row(a[0], b[0]) for a, b in zip(noisy[: self.n_patches].cpu().float(), denoised.cpu().float())]
         width = max(row.shape[1] for row in rows)
         panel = torch.cat([torch.nn.functional.pad(row, (0, width - row.shape[1])) for row in rows])

@@ -7,13 +7,13 @@ import torch
 from ignite.engine import Engine
 
 from monai_n2v.checkpoints import (
-    AveragedWeights,
     BestModelSaver,
     ModelSaver,
     ResumableCheckpoints,
     load_weights,
     require_checkpoint,
 )
+from monai_n2v.ema import AveragedWeights
 from monai_n2v.networks import N2VUNet
 
 
@@ -178,3 +178,41 @@ def test_weights_must_fit_the_network(tmp_path):
         require_checkpoint(path, N2VUNet(2, features=8))
     with pytest.raises(FileNotFoundError, match="Noise2Void learns from your own images"):
         require_checkpoint(tmp_path / "none.pt")
+
+
+def run_of(folder, epochs: int, resume: bool = False, length: int = 2, network=None, averaged=None) -> Engine:
+    network = network or torch.nn.Linear(1, 1)
+    engine = Engine(lambda e, b: None)
+    engine.state.epoch_length, engine.state.max_epochs = length, epochs
+    objects = {"model": network} | ({} if averaged is None else {"averaged": averaged})
+    if averaged is not None:
+        averaged.attach(engine)
+    ResumableCheckpoints(folder, objects, resume).attach(engine)
+    engine.run(range(length))
+    return engine
+
+
+def test_run_interrupted_in_its_first_epoch_never_goes_on_from_an_earlier_run(tmp_path):
+    run_of(tmp_path, 3)
+    engine = Engine(lambda e, b: 1 / 0)
+    ResumableCheckpoints(tmp_path, {"model": torch.nn.Linear(1, 1)}).attach(engine)
+    with pytest.raises(ZeroDivisionError):
+        engine.run([0])
+    with pytest.raises(FileNotFoundError, match="resume must find a checkpoint"):
+        run_of(tmp_path, 3, resume=True)
+    assert len(list(tmp_path.glob("*.old"))) == 2, "what the earlier run left is still there"
+    run_of(tmp_path, 1)
+    assert [path.name for path in tmp_path.iterdir()] == ["checkpoint_epoch=1.pt"]
+
+
+def test_resume_with_other_settings_refused(tmp_path):
+    network = Counter()
+    run_of(tmp_path, 2, network=network, averaged=AveragedWeights(network))
+    with pytest.raises(ValueError, match="epoch_length must stay 2 when a training is resumed, got 3"):
+        run_of(tmp_path, 4, True, 3, network, AveragedWeights(network))
+    with pytest.raises(ValueError, match="ema must stay on or off"):
+        run_of(tmp_path, 4, True, 2, network, AveragedWeights(network, 0.9))
+    other = torch.nn.Linear(2, 3)
+    with pytest.raises(ValueError, match=r"weights of the network that train.json configures"):
+        run_of(tmp_path, 4, True, 2, other, AveragedWeights(other))
+    assert run_of(tmp_path, 4, True, 2, network, AveragedWeights(network)).state.epoch == 4

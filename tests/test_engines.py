@@ -162,3 +162,19 @@ def test_waiting_goes_on_after_a_resume():
 def test_patience_must_be_positive():
     with pytest.raises(ValueError, match="early_stop must be at least 1"):
         EarlyStop(Engine(lambda e, b: None), 0)
+
+
+def test_budget_of_a_resumed_run_counts_its_own_epochs(monkeypatch):
+    clock = [0.0]
+    monkeypatch.setattr("monai_n2v.engines.time.perf_counter", lambda: clock[0])
+    budget = AnnealedBudget(optimizer(), max_time=100.0)
+
+    def step(engine, batch):
+        clock[0] += 0.1
+
+    engine = Engine(step)
+    budget.attach(engine)
+    engine.load_state_dict({"epoch_length": 10, "max_epochs": 10**6, "iteration": 200})
+    engine.run(range(10))
+    assert clock[0] == pytest.approx(100.0, abs=1.5)
+    assert engine.state.epoch == pytest.approx(120, abs=2)

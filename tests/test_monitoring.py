@@ -48,7 +48,7 @@ def test_panel_shows_noisy_denoised_and_removed_of_the_first_batch(shape):
     writer = Writer()
     engine = Engine(lambda e, b: {"pred": pred if e.state.iteration % 3 == 1 else 0 * pred})
     ImagePanel(writer, n_patches=2).attach(engine)
-    engine.run([{"label": label}] * 3, max_epochs=2)
+    engine.run([{"label": label, "mask": label > 0}] * 3, max_epochs=2)
     assert [step for _, _, step in writer.images] == [1, 2]
     panel = writer.images[0][1]
     assert panel.shape == (2 * 20, 3 * 24)
@@ -65,7 +65,7 @@ def test_panel_of_constant_patches_is_finite():
     writer = Writer()
     engine = Engine(lambda e, b: {"pred": torch.ones(1, 1, 8, 8)})
     ImagePanel(writer).attach(engine)
-    engine.run([{"label": torch.ones(1, 1, 8, 8)}])
+    engine.run([{"image": torch.ones(1, 1, 8, 8), "label": torch.ones(1, 1, 8, 8)}])
     assert np.isfinite(writer.images[0][1]).all()
 
 
@@ -87,3 +87,14 @@ def test_settings_are_recorded_when_the_run_starts(tmp_path):
     assert record["settings"] == {"lr": 0.5, "device": "cpu", "footprint": None}
     assert record["max_epochs"] == 3
     assert record["versions"]["torch"] == torch.__version__
+
+
+def test_panel_of_another_scheme_shows_the_noisy_image_not_the_target():
+    clean, noisy = (torch.from_numpy(image)[None, None] for image in phantom((20, 24)))
+    writer = Writer()
+    engine = Engine(lambda e, b: {"pred": clean})
+    ImagePanel(writer).attach(engine)
+    engine.run([{"image": noisy, "label": clean}])
+    panel = writer.images[0][1]
+    assert np.corrcoef(panel[:, :24].ravel(), noisy.numpy().ravel())[0, 1] > 0.98
+    assert np.corrcoef(panel[:, 48:].ravel(), (noisy - clean).numpy().ravel())[0, 1] > 0.98

@@ -157,6 +157,7 @@ def test_paper_setting_is_that_of_the_paper(spatial_dims, folder):
     assert value("batch_size") * 64**spatial_dims == 128 * 64**2
     assert value("mask_fraction") * 64**2 == 64
     assert (value("features"), value("radius"), value("fill"), value("lr")) == (96, 5, "uniform", 4e-4)
+    assert value("ema") == 0
 
 
 def test_overlays_are_described_and_documented():

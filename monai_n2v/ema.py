@@ -1,0 +1,75 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The running average of a network's weights, an exponential one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from ignite.engine import Engine
+from ignite.handlers import EMAHandler
+
+__all__ = ["AveragedWeights"]
+
+
+class AveragedWeights:
+    """The network to validate and to save: the trained one, or the running average of its weights.
+
+    An exponential moving average by Ignite's ``EMAHandler``, batch norm statistics included, smooths the noise of the
+    last steps at a constant learning rate; annealing the rate does the same. The momentum starts at 0.1 and falls, so
+    that the random weights of the start are soon forgotten. Its state belongs into the checkpoints.
+
+    Args:
+        network: the trained network.
+        decay: share of the average that a step keeps, such as 0.999, which averages over about 1000 steps; 0 for none.
+
+    Attributes:
+        network: what to validate and to save.
+
+    Raises:
+        ValueError: for a decay outside ``[0, 1)``.
+    """
+
+    def __init__(self, network: torch.nn.Module, decay: float = 0.0) -> None:
+        if not 0 <= decay < 1:
+            raise ValueError(f"ema must be in [0, 1), got {decay}. Use for example 0.999, or 0 for no average.")
+        self._handler: EMAHandler | None = None
+        if decay:
+            momentum = 1 - decay
+            self._handler = EMAHandler(
+                network,
+                momentum,
+                momentum_warmup=max(0.1, momentum),
+                warmup_iters=round(1 / momentum),
+                handle_buffers="update",
+            )
+        self.network = network if self._handler is None else self._handler.ema_model
+
+    def attach(self, engine: Engine) -> None:
+        """Attach to a trainer."""
+        if self._handler is not None:
+            self._handler.attach(engine)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The averaged weights and the steps that the momentum has fallen for; empty without an average."""
+        if self._handler is None:
+            return {}
+        return {"network": self.network.state_dict(), "steps": self._schedule().event_index}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from a state of `state_dict`."""
+        if (self._handler is not None) != bool(state):
+            raise ValueError(
+                "ema must stay on or off when a training is resumed, got the other. "
+                "Resume with the ema it was started with."
+            )
+        if self._handler is not None:
+            self.network.load_state_dict(state["network"])
+            self._schedule().event_index = state["steps"]
+
+    def _schedule(self) -> Any:
+        # Ignite's own state of it holds a function, which no checkpoint read with weights_only may hold.
+        if self._handler is None or self._handler.momentum_scheduler is None:
+            raise RuntimeError("attach must come before the state is read or loaded. Attach to the trainer first.")
+        return self._handler.momentum_scheduler
