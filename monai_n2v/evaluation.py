@@ -82,9 +82,12 @@ class BlindSpotInferer(Inferer):
 
         Returns:
             ``(B, 2 * C, *spatial)``: plain predictions, then those at blind spots, nan elsewhere. See `SeparateBlindd`.
+
+        Raises:
+            ValueError: for a prediction that is not finite.
         """
         images: torch.Tensor = inputs.as_tensor() if isinstance(inputs, MetaTensor) else inputs
-        plain: torch.Tensor = self.inferer(images, network, *args, **kwargs)
+        plain = self._predict(inputs, inputs, network, *args, **kwargs)
         n_channels = plain.shape[1]
         output: torch.Tensor = plain.new_full((len(plain), 2 * n_channels, *plain.shape[2:]), torch.nan)
         output[:, :n_channels] = plain
@@ -92,9 +95,26 @@ class BlindSpotInferer(Inferer):
         self.masker.set_random_state(self.seed)
         for _ in range(self.n_masks):
             masked, spots = self._hide(images)
-            predicted = self.inferer(masked, network, *args, **kwargs)
+            predicted = self._predict(masked, inputs, network, *args, **kwargs)
             output[:, n_channels:][spots] = predicted[spots]
         return output
+
+    def _predict(
+        self, images: torch.Tensor, source: torch.Tensor, network: Callable[..., Any], *args: Any, **kwargs: Any
+    ) -> torch.Tensor:
+        """Predict images with the voxel sides of ``source``, which averaging over symmetries asks for."""
+        if isinstance(source, MetaTensor) and not isinstance(images, MetaTensor):
+            images = MetaTensor(images, affine=source.affine)
+        output: torch.Tensor = self.inferer(images, network, *args, **kwargs)
+        # Later a blind prediction of nan could not be told from a voxel that was not hidden.
+        if not torch.isfinite(output).all():
+            name = source.meta.get("filename_or_obj") if isinstance(source, MetaTensor) else None
+            where = f" for {name if isinstance(name, str) else ', '.join(map(str, name))}" if name else ""
+            raise ValueError(
+                f"prediction must be finite, got NaN or infinite voxels{where}: the training diverged. "
+                "Try another seed."
+            )
+        return output.as_tensor() if isinstance(output, MetaTensor) else output
 
     def _hide(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         if images.ndim - 2 == self.spatial_dims:
@@ -125,7 +145,7 @@ class SeparateBlindd(MapTransform):
         d = dict(data)
         for key in self.key_iterator(d):
             plain, blind = d[key].chunk(2)
-            spots = torch.isfinite(blind)
+            spots = ~torch.isnan(blind)
             error = (blind[spots] - torch.as_tensor(d["image"])[spots]).double()
             d["val_loss"] = error.square().mean().item()
             d["blind"] = blind - plain.flatten(1).mean(dim=1, dtype=torch.float64).to(blind).view(

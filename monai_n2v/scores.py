@@ -85,11 +85,12 @@ def psnr(mse: float, data_range: float) -> float:
         data_range: peak to peak, in the units of the image.
 
     Returns:
-        ``10 log10(data_range**2 / mse)``; inf for an error of 0, nan for a negative one or without a range.
+        ``10 log10(data_range**2 / mse)``; inf for an error of 0, -inf for an infinite one, nan for a
+        negative one or without a range.
     """
     if not (mse >= 0 and data_range > 0):
         return math.nan
-    return 10 * math.log10(data_range**2 / mse) if mse else math.inf
+    return 20 * math.log10(data_range) - 10 * math.log10(mse) if mse else math.inf
 
 
 def ssim(image: np.ndarray, reference: np.ndarray, data_range: float, spatial_dims: int) -> float:
@@ -229,7 +230,7 @@ def score_blind(noisy: np.ndarray, blind: np.ndarray, variance: float, data_rang
         image; its standard error, that of ``variance`` left out; PSNR, nan where the estimate is negative, and PSNR of
         the noisy image by the same ``variance``.
     """
-    spots = np.isfinite(blind)
+    spots = ~np.isnan(blind)
     squares = np.square(blind[spots].astype(np.float64) - noisy[spots])
     n = squares.size
     mse = float(squares.mean()) - variance if n else math.nan

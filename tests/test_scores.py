@@ -83,6 +83,7 @@ def test_scores_without_answer_are_nan_not_errors():
     assert math.isnan(psnr(-0.1, 1.0)), "an estimate below zero"
     assert math.isnan(psnr(1.0, 0.0)), "a constant image has no range"
     assert psnr(0.0, 1.0) == math.inf
+    assert psnr(math.inf, 1.0) == -math.inf
     assert math.isnan(score_blind(image, np.full_like(image, np.nan), 1.0, 1.0)["blind_mse"]), "no blind spot"
 
 
