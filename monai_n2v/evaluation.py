@@ -130,8 +130,9 @@ class SeparateBlindd(MapTransform):
     """Separate the plain prediction from that at blind spots, as `BlindSpotInferer` returns them.
 
     The blind prediction goes to ``d["blind"]``, moved by the mean of the plain one, as `RestoreIntensity` will move
-    that. ``d["val_loss"]`` is the validation loss of the training: mean squared error at blind spots against
-    ``d["image"]`` in standardized units, noise included.
+    that. ``d["val_loss"]`` is the mean squared error at blind spots against ``d["image"]`` in standardized units, noise
+    included: what a Noise2Void training validates by. Supervised and Noise2Noise trainings validate by another number,
+    the error of every voxel against the target.
 
     Args:
         keys: prediction ``(2 * C, *spatial)``, standardized.

@@ -117,8 +117,8 @@ def ssim(image: np.ndarray, reference: np.ndarray, data_range: float, spatial_di
     total, count = 0.0, 0
     for start in range(0, image.shape[0] - overlap, step):
         # In float32, as MONAI has it, variances of images far from zero are lost in the squares of their means.
-        slabs = (x[start : start + step + overlap].astype(np.float64) for x in (image, reference))
-        values = _ssim_map(*slabs, data_range, [axis for axis, fit in enumerate(fits) if fit])
+        a, b = (x[start : start + step + overlap].astype(np.float64) for x in (image, reference))
+        values = _ssim_map(a, b, data_range, [axis for axis, fit in enumerate(fits) if fit])
         total, count = total + float(values.sum()), count + values.size
     return total / count
 

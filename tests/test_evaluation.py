@@ -6,8 +6,10 @@ from __future__ import annotations
 import csv
 import json
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
+import laws
 import nibabel
 import numpy as np
 import pytest
@@ -26,7 +28,7 @@ from skimage.metrics import peak_signal_noise_ratio
 from test_bundles import SMALL, run, workflow
 
 from monai_n2v.averaging import SymmetricInferer
-from monai_n2v.bundles import as_image, find_bundle
+from monai_n2v.bundles import as_image, find_bundle, find_config
 from monai_n2v.evaluation import BlindSpotInferer, ScoreDenoisingd, ScoreTable, SeparateBlindd
 from monai_n2v.inference import AlignedTileInferer
 from monai_n2v.partners import find_scored_images
@@ -278,10 +280,22 @@ def trained(request, tmp_path_factory):
     return folder, spatial_dims, options
 
 
-def evaluation(spatial_dims: int, **overrides) -> ConfigWorkflow:
+def scheme_training(spatial_dims: int, overlays: Sequence[str], **options) -> ConfigWorkflow:
     configs = find_bundle(f"n2v_denoise_{spatial_dims}d") / "configs"
     return ConfigWorkflow(
-        config_file=[str(configs / "train.json"), str(configs / "evaluate.json")],
+        config_file=[str(configs / "train.json"), *(str(find_config(name)) for name in overlays)],
+        workflow_type="train",
+        logging_file=False,
+        bundle_root=str(configs.parent),
+        **{**SMALL[spatial_dims], "device": "$torch.device('cpu')", **options},
+    )
+
+
+def evaluation(spatial_dims: int, overlays: Sequence[str] = (), **overrides) -> ConfigWorkflow:
+    configs = find_bundle(f"n2v_denoise_{spatial_dims}d") / "configs"
+    between = [str(find_config(name)) for name in overlays]
+    return ConfigWorkflow(
+        config_file=[str(configs / "train.json"), *between, str(configs / "evaluate.json")],
         workflow_type="train",
         logging_file=False,
         bundle_root=str(configs.parent),
@@ -347,6 +361,33 @@ def test_each_score_also_as_a_file_by_monai_on_request(trained, tmp_path):
     assert [row["filename"] for row in raw] == [row["filename"] for row in rows]
     for row, other in zip(rows, raw):
         assert float(other["class0"]) == pytest.approx(float(row["blind_mse"]), rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    "overlays",
+    [["n2v2.json"], ["structn2v.json"], ["supervised.json"], ["noise2noise.json"], ["supervised.json", "n2v2.json"]],
+)
+def test_other_schemes_are_scored_where_evaluate_comes_last(overlays, trained, tmp_path):
+    folder, spatial_dims, options = trained
+    options = {**options, "output_dir": str(tmp_path)}
+    if "n2v2.json" in overlays:
+        options["features"] = 4
+    paired = overlays[0] in ("supervised.json", "noise2noise.json")
+    targets = {"target_dir": str(folder / ("again" if "noise2noise.json" in overlays else "clean"))} if paired else {}
+    training = scheme_training(spatial_dims, overlays, epochs=1, **options, **targets)
+    run(training)
+    # Scoring takes the targets of the training from clean_dir or repeat_dirs, and asks for no target_dir.
+    flow = run(evaluation(spatial_dims, overlays, clean_dir=str(folder / "clean"), **options))
+    rows = read(tmp_path / "evaluation" / "scores.csv")
+    assert [Path(row["filename"]).name for row in rows] == ["image0.npy", "image1.npy"]
+    for k, row in enumerate(rows):
+        noisy, clean = (np.load(folder / name / f"image{k}.npy") for name in ("noisy", "clean"))
+        assert float(row["psnr_noisy"]) == pytest.approx(
+            peak_signal_noise_ratio(clean, noisy, data_range=np.ptp(clean)), abs=1e-3
+        )
+        assert np.isfinite(float(row["psnr_denoised"]))
+    trained_network = torch.load(tmp_path / "models" / "model.pt", weights_only=True)
+    laws.states_are_equal(flow.parser.get_parsed_content("network").state_dict(), trained_network)
 
 
 def test_flat_bundle_scores_a_volume_and_channels(tmp_path):
