@@ -28,8 +28,9 @@ from skimage.metrics import peak_signal_noise_ratio
 from test_bundles import SMALL, run, workflow
 
 from monai_n2v.averaging import SymmetricInferer
+from monai_n2v.blindness import BlindSpotInferer, SeparateBlindd
 from monai_n2v.bundles import as_image, find_bundle, find_config
-from monai_n2v.evaluation import BlindSpotInferer, ScoreDenoisingd, ScoreTable, SeparateBlindd
+from monai_n2v.evaluation import ScoreDenoisingd, ScoreTable
 from monai_n2v.inference import AlignedTileInferer
 from monai_n2v.partners import find_scored_images
 from monai_n2v.scores import average_repeats, score_blind, score_repeats
