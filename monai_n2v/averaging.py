@@ -21,8 +21,9 @@ class SymmetricInferer(Inferer):
 
     Every permitted flip and exchange of axes is applied to the image, predicted, undone and averaged: 8 predictions in
     2D; in 3D 16 where two axes have equal spacing, otherwise 8; fewer under a directional footprint (see
-    `list_symmetries`). What the network treats differently in different directions averages out; the result turns and
-    flips with the image.
+    `list_symmetries`). What the network treats differently in these directions averages out: the result flips and turns
+    with the image, for the symmetries averaged over. In isotropic 3D these are 16 of the 48, all flips and the exchange
+    of the first two axes; under the others the result may change.
 
     The spacing is that of a MetaTensor; a plain tensor's voxels count as equally long along all axes. With one spatial
     axis more than the network has, only the slices are turned, never the order of slices.

@@ -79,11 +79,18 @@ def require_checkpoint(path: str | Path, network: torch.nn.Module | None = None)
         )
     state = load_weights(path)
     if network is not None:
-        other = _unlike(network, state)
+        other, n_axes = _unlike(network, state), _axes(_unwrap(network).state_dict())
+        if _axes(state) != n_axes:
+            raise ValueError(
+                f"ckpt_path must hold weights of a {n_axes}D network, got those of a {_axes(state)}D network "
+                f"for {path}. "
+                f"Take the {_axes(state)}D bundle."
+            )
         if other:
             raise ValueError(
-                f"ckpt_path must hold weights of the network its bundle configures, got {len(other)} others, "
-                f"{other[0]} first, for {path}. Set features and network_def in inference.json as in training."
+                f"ckpt_path must hold weights of the network its bundle configures, got weights of another "
+                f"({len(other)} names or shapes differ, {other[0]} first) for {path}. "
+                "Give the features, network_def and overlays of the training."
             )
     return str(path)
 
@@ -93,6 +100,11 @@ def _unlike(network: torch.nn.Module, state: Mapping[str, torch.Tensor]) -> list
     own = {name: tuple(value.shape) for name, value in _unwrap(network).state_dict().items()}
     given = {name: tuple(value.shape) for name, value in state.items()}
     return sorted(name for name in own.keys() | given.keys() if own.get(name) != given.get(name))
+
+
+def _axes(state: Mapping[str, torch.Tensor]) -> int:
+    """Spatial axes of the convolutions that weights belong to."""
+    return max((value.ndim for value in state.values()), default=2) - 2
 
 
 def _unwrap(network: torch.nn.Module) -> torch.nn.Module:
@@ -172,7 +184,7 @@ class ResumableCheckpoints:
     last, so that the epoch's validation and learning rate are in the checkpoint. The checkpoints of the last two epochs
     stay. A process killed at any moment leaves at least the last completed epoch. Checkpoints of an earlier run in the
     same folder are set aside (``.old``) when a new one starts, so that it never goes on from them, and removed when it
-    saves its first.
+    completes.
 
     Args:
         folder: of the files ``checkpoint_epoch=N.pt``; each is written whole or not at all.
@@ -243,6 +255,7 @@ class ResumableCheckpoints:
         )
         if self.latest is None:
             engine.add_event_handler(Events.STARTED, self.set_aside)
+        engine.add_event_handler(Events.COMPLETED, self.remove_aside)
         engine.add_event_handler(Events.EPOCH_COMPLETED, self.prune)
         engine.add_event_handler(Events.EPOCH_COMPLETED, save)
 
@@ -250,17 +263,27 @@ class ResumableCheckpoints:
         with staged(self.folder / name) as place:
             torch.save(state, place)
 
-    def set_aside(self, engine: Engine) -> None:  # noqa: ARG002 - Ignite hands it over
+    def set_aside(self, engine: Engine) -> None:
         """Rename the checkpoints of an earlier run, so that this one, interrupted early, never goes on from them."""
-        for path in self._by_epoch().values():
+        earlier = self._by_epoch()
+        for path in earlier.values():
             path.replace(path.with_name(path.name + ".old"))
+        if earlier:
+            engine.logger.warning(
+                "%s holds a training of %d epochs, which this one replaces. To go on with it instead, stop now, rename "
+                "its .old file, and pass --resume True; to keep both, pass another --output_dir.",
+                self.folder, max(earlier),
+            )  # fmt: skip
+
+    def remove_aside(self, engine: Engine) -> None:  # noqa: ARG002 - Ignite hands it over
+        """Remove the checkpoints of an earlier run."""
+        for path in self.folder.glob("checkpoint_epoch=*.pt.old"):
+            path.unlink()
 
     def prune(self, engine: Engine) -> None:
         """Remove all checkpoints but that of the epoch before, which stays until this epoch's is whole."""
         for epoch, path in self._by_epoch().items():
             if epoch != engine.state.epoch - 1:
                 path.unlink()
-        for path in self.folder.glob("checkpoint_epoch=*.pt.old"):
-            path.unlink()
         for stage in self.folder.glob(".checkpoint_epoch=*"):  # of a process killed while it wrote
             shutil.rmtree(stage, ignore_errors=True)

@@ -1,19 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Scoring a trained network in the bundles: images denoised plainly and through blind spots, scores collected."""
+"""Scoring a trained network in the bundles: every image against what there is, scores collected."""
 
 from __future__ import annotations
 
 import csv
 import math
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from ignite.engine import Engine, Events
-from monai.data import MetaTensor
-from monai.inferers import Inferer
 from monai.metrics import Cumulative
 from monai.transforms import MapTransform
 from monai.utils import string_list_all_gather
@@ -30,109 +28,8 @@ from monai_n2v.scores import (
     score_residual,
 )
 from monai_n2v.staging import staged
-from monai_n2v.transforms import RandN2VMask
 
-__all__ = ["BlindSpotInferer", "ScoreDenoisingd", "ScoreTable", "SeparateBlindd", "image_loss"]
-
-
-class BlindSpotInferer(Inferer):
-    """Predict images plainly, and once more at blind spots, whose own values the network does not see.
-
-    The blind spots are the same for images of one shape, whenever and in whatever order they come. Memory: beside the
-    result, a masked copy of the images, the mask and one prediction.
-
-    Args:
-        inferer: what predicts images of any size.
-        spatial_dims: axes of the network; a volume for a 2D network is masked slice by slice, along its last axis.
-        mask_fraction: fraction of the voxels hidden at a time, see `RandN2VMask`.
-        radius: see `RandN2VMask`.
-        fill: see `RandN2VMask`.
-        footprint: see `RandN2VMask`.
-        n_masks: how often voxels are hidden, each time others; more tell the error more exactly.
-        seed: of the blind spots.
-    """
-
-    def __init__(
-        self,
-        inferer: Inferer,
-        spatial_dims: int,
-        mask_fraction: float = 64 / 4096,
-        radius: int = 5,
-        fill: str = "uniform",
-        footprint: Any = None,
-        n_masks: int = 4,
-        seed: int = 0,
-    ) -> None:
-        if n_masks < 1:
-            raise ValueError(f"n_masks must be at least 1, got {n_masks}. Use for example 4.")
-        self.inferer = inferer
-        self.spatial_dims = spatial_dims
-        self.masker = RandN2VMask(mask_fraction, radius, fill, footprint, batched=True)
-        self.n_masks = n_masks
-        self.seed = seed
-
-    def __call__(self, inputs: torch.Tensor, network: Callable[..., Any], *args: Any, **kwargs: Any) -> torch.Tensor:
-        """Predict.
-
-        Args:
-            inputs: ``(B, C, *spatial)``.
-            network: as the inferer takes it, with as many channels out as in.
-            args: further arguments of the network.
-            kwargs: further keyword arguments of the network.
-
-        Returns:
-            ``(B, 2 * C, *spatial)``: plain predictions, then those at blind spots, nan elsewhere. See `SeparateBlindd`.
-        """
-        images: torch.Tensor = inputs.as_tensor() if isinstance(inputs, MetaTensor) else inputs
-        plain: torch.Tensor = self.inferer(images, network, *args, **kwargs)
-        n_channels = plain.shape[1]
-        output: torch.Tensor = plain.new_full((len(plain), 2 * n_channels, *plain.shape[2:]), torch.nan)
-        output[:, :n_channels] = plain
-        del plain
-        self.masker.set_random_state(self.seed)
-        for _ in range(self.n_masks):
-            masked, spots = self._hide(images)
-            predicted = self.inferer(masked, network, *args, **kwargs)
-            output[:, n_channels:][spots] = predicted[spots]
-        return output
-
-    def _hide(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        if images.ndim - 2 == self.spatial_dims:
-            masked, mask = map(torch.as_tensor, self.masker(images))
-        else:
-            slices = images.movedim(-1, 1)
-            hidden = map(torch.as_tensor, self.masker(slices.flatten(0, 1)))
-            masked, mask = (x.unflatten(0, slices.shape[:2]).movedim(1, -1) for x in hidden)
-        return masked, mask.bool()
-
-
-class SeparateBlindd(MapTransform):
-    """Separate the plain prediction from that at blind spots, as `BlindSpotInferer` returns them.
-
-    The blind prediction goes to ``d["blind"]``, moved by the mean of the plain one, as `RestoreIntensity` will move
-    that. ``d["val_loss"]`` is the validation loss of the training: mean squared error at blind spots against
-    ``d["image"]`` in standardized units, noise included.
-
-    Args:
-        keys: prediction ``(2 * C, *spatial)``, standardized.
-    """
-
-    def __init__(self, keys: str = "pred") -> None:
-        super().__init__(keys)
-
-    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        """Separate ``data[key]``; returns a new dictionary."""
-        d = dict(data)
-        for key in self.key_iterator(d):
-            plain, blind = d[key].chunk(2)
-            spots = torch.isfinite(blind)
-            error = (blind[spots] - torch.as_tensor(d["image"])[spots]).double()
-            d["val_loss"] = error.square().mean().item()
-            d["blind"] = blind - plain.flatten(1).mean(dim=1, dtype=torch.float64).to(blind).view(
-                -1, *[1] * (blind.ndim - 1)
-            )
-            d[key] = plain
-        return d
+__all__ = ["ScoreDenoisingd", "ScoreTable", "image_loss"]
 
 
 class ScoreDenoisingd(MapTransform):
@@ -142,8 +39,9 @@ class ScoreDenoisingd(MapTransform):
     predictions, the noisy image restored, and the blind prediction restored, or a reference and the mean of those
     before. Channels are scored one by one; the scores are their means.
 
-    It takes what `SeparateBlindd` leaves, ``clean`` and ``repeat_<k>`` as `find_scored_images` names them, and gives
-    ``d["scores"]``, a dictionary of the numbers that `monai_n2v.scores` describes; ``d["blind"]`` is taken out.
+    It takes what `monai_n2v.blindness.SeparateBlindd` leaves, ``clean`` and ``repeat_<k>`` as `find_scored_images`
+    names them, and gives ``d["scores"]``, a dictionary of the numbers that `monai_n2v.scores` describes; ``d["blind"]``
+    is taken out.
 
     Args:
         keys: denoised image ``(C, *spatial)``, restored.

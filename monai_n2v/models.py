@@ -71,13 +71,8 @@ class TrainedNetwork:
             settings["tta"] = True
         try:
             output = predict(self.bundle, image, self.weights, ["in_memory_inference.json"], **settings)
-        except RuntimeError as error:  # MONAI's parser wraps what goes wrong in a config
-            cause: BaseException = error
-            while cause.__cause__ is not None:
-                cause = cause.__cause__
-            if not str(cause).startswith("ckpt_path must"):
-                raise
-            raise ValueError(str(cause).replace("ckpt_path", "model", 1)) from error
+        except ValueError as error:
+            raise ValueError(str(error).replace("ckpt_path must", "model must", 1)) from error
         if not np.isfinite(output).all():
             raise ValueError(
                 "prediction must be finite, got NaN or infinite voxels: the training diverged. Try another seed."

@@ -30,6 +30,8 @@ __all__ = ["TrainingPlan", "train_network"]
 
 logger = logging.getLogger(__name__)
 
+_FEW_STEPS = 200
+
 
 @dataclass(frozen=True)
 class TrainingPlan:
@@ -131,6 +133,12 @@ def train_network(
             (folder / part.relative_to(made)).parent.mkdir(parents=True, exist_ok=True)
             os.replace(part, folder / part.relative_to(made))
     record |= {"training_seconds": round(time.perf_counter() - started, 1), "seed": plan.seed, "fast": plan.fast}
+    if plan.max_time is not None and record["steps"] < _FEW_STEPS:
+        logger.warning(
+            "Only %d steps of training fitted into %g s, which is too few: the result is blurred or false. "
+            "Give it more time; on a busy machine fewer threads (OMP_NUM_THREADS=1) may be faster.",
+            record["steps"], plan.max_time,
+        )  # fmt: skip
     if plan.settings:
         record["settings"] = dict(plan.settings)
     return resolve_model(folder), record

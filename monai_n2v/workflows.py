@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import inspect
 import json
@@ -20,6 +21,21 @@ __all__ = ["N2VWorkflow", "check_overrides"]
 
 _TRAINER = "train::trainer"
 _OF_EVERY_COMPONENT = ("_disabled_", "_requires_", "_desc_", "_mode_")
+
+
+@contextlib.contextmanager
+def _sentence_last() -> Iterator[None]:
+    fault: BaseException | None = None
+    try:
+        yield
+    except RuntimeError as error:
+        fault = error
+        while fault.__cause__ is not None:
+            fault = fault.__cause__
+        if fault is error or not isinstance(fault, (ValueError, OSError, FloatingPointError)):
+            raise
+    if fault is not None:
+        raise fault.with_traceback(None) from None
 
 
 class N2VWorkflow(ConfigWorkflow):
@@ -78,13 +94,22 @@ class N2VWorkflow(ConfigWorkflow):
         )
         self.save_config = save_config
 
+    def initialize(self) -> Any:
+        """Initialize the config; what goes wrong is told in one sentence, see `run`."""
+        with _sentence_last():
+            return super().initialize()
+
     def run(self) -> Any:
-        """Run the config; a training's is kept first, in ``log_dir``."""
+        """Run the config; a training's is kept first, in ``log_dir``.
+
+        MONAI wraps every error into its own, which end on top; here the one that says what is wrong is raised alone.
+        """
         if self.save_config and self._trains() and "log_dir" in self.parser:
             place = Path(self.parser.get_parsed_content("log_dir")) / "config.json"
             with staged(place) as path:
                 path.write_text(json.dumps(self.parser.get(), indent=4, default=str) + "\n")
-        return super().run()
+        with _sentence_last():
+            return super().run()
 
     def _trains(self) -> bool:
         rank = self.parser.get_parsed_content("rank") if "rank" in self.parser else 0

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 from __future__ import annotations
 
+import itertools
 import json
 import shutil
 
@@ -23,7 +24,7 @@ from monai_n2v.denoising import denoise_stack
 from monai_n2v.inference import AlignedTileInferer
 from monai_n2v.models import resolve_model
 from monai_n2v.networks import N2VUNet
-from monai_n2v.symmetries import list_symmetries
+from monai_n2v.symmetries import Symmetry, list_symmetries
 from monai_n2v.training import Stack, TrainingPlan, train_network
 
 SIZES = {2: (21, 34), 3: (13, 10, 17)}
@@ -79,6 +80,18 @@ def test_average_turns_with_the_image(spatial_dims, footprint):
     inferer = SymmetricInferer(SimpleInferer(), spatial_dims, footprint=hidden)
     symmetries = list_symmetries(spatial_dims, [(1.0,) * spatial_dims], hidden)
     laws.averages_turn_with_the_image(inferer, torch.rand(1, 2, *SIZES[spatial_dims]), uneven, symmetries)
+
+
+def test_average_in_3d_turns_by_a_third_of_all_symmetries():
+    """What the documentation of `SymmetricInferer` says: 16 of 48 in isotropic 3D."""
+    image, inferer = torch.rand(1, 1, 6, 6, 6), SymmetricInferer(SimpleInferer(), 3)
+    kept = 0
+    for order in itertools.permutations(range(3)):
+        for flips in itertools.product((False, True), repeat=3):
+            symmetry = Symmetry(order, flips)
+            turned, expected = inferer(symmetry.apply(image), uneven), symmetry.apply(inferer(image, uneven))
+            kept += torch.allclose(turned, expected, rtol=0, atol=1e-5)
+    assert kept == 16
 
 
 @pytest.mark.parametrize(

@@ -174,8 +174,10 @@ def test_weights_must_fit_the_network(tmp_path):
     path = tmp_path / "model.pt"
     torch.save(N2VUNet(2, features=4).state_dict(), path)
     assert require_checkpoint(path, N2VUNet(2, features=4)) == str(path)
-    with pytest.raises(ValueError, match=r"weights of the network its bundle configures, got [0-9]+ others"):
+    with pytest.raises(ValueError, match=r"the network its bundle configures, got weights of another \([0-9]+ names"):
         require_checkpoint(path, N2VUNet(2, features=8))
+    with pytest.raises(ValueError, match="weights of a 3D network, got those of a 2D network"):
+        require_checkpoint(path, N2VUNet(3, features=4))
     with pytest.raises(FileNotFoundError, match="Noise2Void learns from your own images"):
         require_checkpoint(tmp_path / "none.pt")
 
@@ -201,7 +203,7 @@ def test_run_interrupted_in_its_first_epoch_never_goes_on_from_an_earlier_run(tm
     with pytest.raises(FileNotFoundError, match="resume must find a checkpoint"):
         run_of(tmp_path, 3, resume=True)
     assert len(list(tmp_path.glob("*.old"))) == 2, "what the earlier run left is still there"
-    run_of(tmp_path, 1)
+    run_of(tmp_path, 1)  # a run that completes replaces the earlier one
     assert [path.name for path in tmp_path.iterdir()] == ["checkpoint_epoch=1.pt"]
 
 

@@ -6,8 +6,10 @@ from __future__ import annotations
 import csv
 import json
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
+import laws
 import nibabel
 import numpy as np
 import pytest
@@ -25,10 +27,13 @@ from PIL import Image
 from skimage.metrics import peak_signal_noise_ratio
 from test_bundles import SMALL, run, workflow
 
-from monai_n2v.bundles import find_bundle
-from monai_n2v.evaluation import BlindSpotInferer, ScoreDenoisingd, ScoreTable, SeparateBlindd
+from monai_n2v.averaging import SymmetricInferer
+from monai_n2v.blindness import BlindSpotInferer, SeparateBlindd
+from monai_n2v.bundles import as_image, find_bundle, find_config
+from monai_n2v.evaluation import ScoreDenoisingd, ScoreTable
+from monai_n2v.inference import AlignedTileInferer
 from monai_n2v.partners import find_scored_images
-from monai_n2v.scores import average_repeats, score_repeats
+from monai_n2v.scores import average_repeats, score_blind, score_repeats
 
 SHAPES = {2: (40, 44), 3: (24, 28, 20)}
 
@@ -115,6 +120,84 @@ def test_flat_network_is_blinded_within_slices():
     assert spots.flatten(0, 3).any(dim=0).all(), "every slice has blind spots"
 
 
+def uneven_network(spatial_dims: int) -> torch.nn.Module:
+    """A random convolution, different along every axis."""
+    torch.manual_seed(0)
+    convolution = torch.nn.Conv2d if spatial_dims == 2 else torch.nn.Conv3d
+    return convolution(1, 1, 3, padding=1).requires_grad_(False)
+
+
+def tiled(spatial_dims: int) -> SymmetricInferer:
+    """As in inference.json, which takes volumes for a 2D network too."""
+    return SymmetricInferer(AlignedTileInferer(spatial_dims, 1, 32, 8, 1), spatial_dims)
+
+
+@pytest.mark.parametrize(("spatial_dims", "n_axes"), [(2, 2), (2, 3), (3, 3)])
+@pytest.mark.parametrize("spacing", [(5, 1, 0.7), (1, 1, 1)])
+def test_evaluation_averages_over_the_symmetries_of_inference(spatial_dims, n_axes, spacing):
+    values = np.random.default_rng(0).normal(size=(1, 12, 10, 11)[: 1 + n_axes])
+    noisy = as_image(values.astype(np.float32), spacing)
+    network, averaging = uneven_network(spatial_dims), tiled(spatial_dims)
+    calls = []
+
+    def recorded(images: torch.Tensor, *args) -> torch.Tensor:
+        calls.append(images)
+        return averaging(images, *args)
+
+    output = BlindSpotInferer(recorded, spatial_dims, n_masks=2)(noisy[None], network)
+    assert not isinstance(output, MetaTensor)
+    plain, blind = output.chunk(2, dim=1)
+    assert torch.equal(plain, averaging(noisy[None], network))
+    spots = ~torch.isnan(blind)
+    expected = [averaging(MetaTensor(x.as_tensor(), noisy.affine[None]), network) for x in calls[1:]]
+    assert ((blind[spots] == expected[0][spots]) | (blind[spots] == expected[1][spots])).all()
+    if spacing[0] != spacing[1]:
+        isotropic = averaging(noisy[None].as_tensor(), network)
+        assert not torch.allclose(plain, isotropic, atol=1e-3), "the test would not see a lost spacing"
+
+
+@pytest.mark.parametrize("spatial_dims", [2, 3])
+def test_bundle_evaluates_the_averaged_prediction_of_its_inference(spatial_dims, tmp_path):
+    """Voxels of three lengths: 2D slices permit 4 symmetries, volumes 8."""
+    volume = nibabel.Nifti1Image(phantom((24, 28, 20))[1], np.diag([5, 1, 0.7, 1]))
+    (tmp_path / "images").mkdir()
+    nibabel.save(volume, tmp_path / "images" / "x.nii.gz")
+    options = {"dataset_dir": str(tmp_path / "images"), "output_dir": str(tmp_path / "out")}
+    run(workflow("train", spatial_dims, epochs=1, **options))
+    run(workflow("inference", spatial_dims, tta=True, **options))
+    denoised = nibabel.load(tmp_path / "out" / "denoised" / "x_denoised.nii.gz").get_fdata()
+    flow = run(evaluation(spatial_dims, tta=True, **options))
+    (output,) = flow.parser.get_parsed_content("validate#evaluator").state.output
+    np.testing.assert_allclose(output["pred"][0], denoised, rtol=1e-5, atol=1e-4)
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 32, 28), (1, 1, 16, 20, 12)])
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+def test_predictions_that_are_not_finite_are_an_error(value, shape):
+    image = MetaTensor(torch.rand(shape), meta={"filename_or_obj": ["x.nii.gz"]})
+    inferer = BlindSpotInferer(SimpleInferer(), len(shape) - 2)
+    message = "prediction must be finite, got NaN or infinite voxels for x.nii.gz"
+
+    def diverged(x: torch.Tensor) -> torch.Tensor:
+        return x.where(x < 0.5, value)
+
+    def blind_alone(x: torch.Tensor) -> torch.Tensor:
+        return x if torch.equal(x, image) else diverged(x)
+
+    for network in (diverged, blind_alone):
+        with pytest.raises(ValueError, match=message):
+            inferer(image, network)
+
+
+def test_infinite_blind_prediction_is_not_left_out():
+    pred = torch.zeros(2, 4, 4)
+    pred[1] = torch.nan
+    pred[1, 0, 0], pred[1, 1, 1] = 1.0, torch.inf
+    assert SeparateBlindd()({"pred": pred, "image": torch.zeros(1, 4, 4)})["val_loss"] == np.inf
+    with np.errstate(invalid="ignore"):
+        assert score_blind(np.zeros((4, 4)), pred[1].numpy(), 0.0, 1.0)["blind_mse"] == np.inf
+
+
 def test_separated_predictions_share_their_offset():
     plain, blind = torch.full((1, 4, 4), 2.0), torch.full((1, 4, 4), torch.nan)
     blind[0, 1, 1], image = 3.0, torch.zeros(1, 4, 4)
@@ -198,10 +281,22 @@ def trained(request, tmp_path_factory):
     return folder, spatial_dims, options
 
 
-def evaluation(spatial_dims: int, **overrides) -> ConfigWorkflow:
+def scheme_training(spatial_dims: int, overlays: Sequence[str], **options) -> ConfigWorkflow:
     configs = find_bundle(f"n2v_denoise_{spatial_dims}d") / "configs"
     return ConfigWorkflow(
-        config_file=[str(configs / "train.json"), str(configs / "evaluate.json")],
+        config_file=[str(configs / "train.json"), *(str(find_config(name)) for name in overlays)],
+        workflow_type="train",
+        logging_file=False,
+        bundle_root=str(configs.parent),
+        **{**SMALL[spatial_dims], "device": "$torch.device('cpu')", **options},
+    )
+
+
+def evaluation(spatial_dims: int, overlays: Sequence[str] = (), **overrides) -> ConfigWorkflow:
+    configs = find_bundle(f"n2v_denoise_{spatial_dims}d") / "configs"
+    between = [str(find_config(name)) for name in overlays]
+    return ConfigWorkflow(
+        config_file=[str(configs / "train.json"), *between, str(configs / "evaluate.json")],
         workflow_type="train",
         logging_file=False,
         bundle_root=str(configs.parent),
@@ -269,6 +364,33 @@ def test_each_score_also_as_a_file_by_monai_on_request(trained, tmp_path):
         assert float(other["class0"]) == pytest.approx(float(row["blind_mse"]), rel=1e-5)
 
 
+@pytest.mark.parametrize(
+    "overlays",
+    [["n2v2.json"], ["structn2v.json"], ["supervised.json"], ["noise2noise.json"], ["supervised.json", "n2v2.json"]],
+)
+def test_other_schemes_are_scored_where_evaluate_comes_last(overlays, trained, tmp_path):
+    folder, spatial_dims, options = trained
+    options = {**options, "output_dir": str(tmp_path)}
+    if "n2v2.json" in overlays:
+        options["features"] = 4
+    paired = overlays[0] in ("supervised.json", "noise2noise.json")
+    targets = {"target_dir": str(folder / ("again" if "noise2noise.json" in overlays else "clean"))} if paired else {}
+    training = scheme_training(spatial_dims, overlays, epochs=1, **options, **targets)
+    run(training)
+    # Scoring takes the targets of the training from clean_dir or repeat_dirs, and asks for no target_dir.
+    flow = run(evaluation(spatial_dims, overlays, clean_dir=str(folder / "clean"), **options))
+    rows = read(tmp_path / "evaluation" / "scores.csv")
+    assert [Path(row["filename"]).name for row in rows] == ["image0.npy", "image1.npy"]
+    for k, row in enumerate(rows):
+        noisy, clean = (np.load(folder / name / f"image{k}.npy") for name in ("noisy", "clean"))
+        assert float(row["psnr_noisy"]) == pytest.approx(
+            peak_signal_noise_ratio(clean, noisy, data_range=np.ptp(clean)), abs=1e-3
+        )
+        assert np.isfinite(float(row["psnr_denoised"]))
+    trained_network = torch.load(tmp_path / "models" / "model.pt", weights_only=True)
+    laws.states_are_equal(flow.parser.get_parsed_content("network").state_dict(), trained_network)
+
+
 def test_flat_bundle_scores_a_volume_and_channels(tmp_path):
     (tmp_path / "images").mkdir()
     volumes = np.stack([phantom((24, 28, 6), seed=k)[1] * (1 + k) for k in range(2)], axis=-1)
@@ -291,13 +413,28 @@ def test_bundle_properties_complete_without_a_trained_network(trained, tmp_path)
     flow.parser.get_parsed_content("summary_writer").close()
 
 
-def test_missing_network_is_the_first_exception(trained, tmp_path):
-    _, spatial_dims, options = trained
+def first_error(flow: ConfigWorkflow) -> BaseException:
+    """What running raises first, before MONAI wraps it."""
     with pytest.raises(Exception) as caught:
-        run(evaluation(spatial_dims, **{**options, "output_dir": str(tmp_path)}))
+        run(flow)
     first: BaseException = caught.value
     while first.__cause__ is not None:
         first = first.__cause__
+    return first
+
+
+def test_weights_of_another_network_named_in_one_line(trained):
+    folder, spatial_dims, options = trained
+    first = first_error(evaluation(spatial_dims, **{**options, "features": [6, 6, 6, 6, 6, 6]}))
+    assert isinstance(first, ValueError)
+    assert str(first).startswith("ckpt_path must hold weights of the network its bundle configures, got ")
+    assert str(folder / "out" / "models" / "model.pt") in str(first)
+    assert "\n" not in str(first)
+
+
+def test_missing_network_is_the_first_exception(trained, tmp_path):
+    _, spatial_dims, options = trained
+    first = first_error(evaluation(spatial_dims, **{**options, "output_dir": str(tmp_path)}))
     assert isinstance(first, FileNotFoundError)
     assert "Noise2Void learns from your own images" in str(first)
 

@@ -18,7 +18,7 @@ LAYERS = [
     | {"formats.tiff", "formats.png", "formats.npy", "formats.dicom", "page", "noise", "scores"},
     {"patches"},
     {"windows"},
-    {"overrides", "averaging", "checkpoints", "data", "distributed", "ema", "engines", "inference"}
+    {"overrides", "averaging", "blindness", "checkpoints", "data", "distributed", "ema", "engines", "inference"}
     | {"monitoring", "volumes", "wording"},
     {"pairs", "partners", "files", "report", "bundles", "jobs", "assumption"},
     {"models", "stacks", "evaluation"},

@@ -46,6 +46,23 @@ def test_clean_scores_equal_scikit_image_and_monai(spatial_dims):
         assert found[f"ssim_{name}"] == pytest.approx(reference_ssim(image, clean, data_range), abs=1e-5)
 
 
+@pytest.mark.parametrize("spatial_dims", [2, 3])
+@pytest.mark.parametrize(
+    ("offset", "amplitude", "sigma", "data_range"),
+    [
+        pytest.param(32768.0, 20.0, 5.0, 40.0, id="uint16"),
+        pytest.param(1024.0, 20.0, 10.0, 80.0, id="CT-stored"),
+        pytest.param(-1000.0, 5.0, 1.0, 20.0, id="CT-air"),
+    ],
+)
+def test_ssim_is_exact_far_from_zero(offset, amplitude, sigma, data_range, spatial_dims):
+    rng = np.random.default_rng(0)
+    clean = offset + amplitude * ndimage.gaussian_filter(rng.normal(size=SHAPES[spatial_dims]), 1)
+    images = [np.round(clean + noise).astype(np.float32) for noise in (0, rng.normal(0, sigma, clean.shape))]
+    expected = reference_ssim(*(x.astype(np.float64) for x in images), data_range)
+    assert ssim(images[1], images[0], data_range, spatial_dims) == pytest.approx(expected, abs=1e-6)
+
+
 @pytest.mark.parametrize(("shape", "spatial_dims"), [((24, 28, 5), 3), ((24, 28, 14), 2)])
 def test_ssim_of_slices_where_axis_is_thin_or_network_flat(shape, spatial_dims):
     clean, noisy = phantom(shape)
@@ -66,6 +83,7 @@ def test_scores_without_answer_are_nan_not_errors():
     assert math.isnan(psnr(-0.1, 1.0)), "an estimate below zero"
     assert math.isnan(psnr(1.0, 0.0)), "a constant image has no range"
     assert psnr(0.0, 1.0) == math.inf
+    assert psnr(math.inf, 1.0) == -math.inf
     assert math.isnan(score_blind(image, np.full_like(image, np.nan), 1.0, 1.0)["blind_mse"]), "no blind spot"
 
 
