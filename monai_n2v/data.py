@@ -50,7 +50,8 @@ def make_dataset(
 
 def _item_hash(item: Any) -> bytes:
     """Hash an item with the state of the files it names."""
-    return pickle_hashing(_with_files(item))
+    key: bytes = pickle_hashing(_with_files(item))
+    return key
 
 
 def _with_files(value: Any) -> Any:
@@ -114,8 +115,9 @@ class PatchLoader:
         fixed: draw one epoch now and yield the same batches ever after, for validation; the volumes are let go. Where
             they exceed the budget, each batch is drawn from a few random ones, and each of these is read once.
         footprint: structN2V, as the transform hides it: only flips and rotations that leave it unchanged are drawn.
-        memory_gib: budget in GiB for the images, above 0; by default 60 % of the free RAM, and on a GPU no more than
-            half of its free memory. A single image may exceed it.
+        memory_gib: budget in GiB for the images of this process, above 0; by default its share, among the processes of
+            its node, of 60 % of the free RAM, and on a GPU no more than half of its free memory. A single image may
+            exceed it.
 
     Raises:
         ValueError: where an image's axes or channels do not fit patch size and ``in_channels``, a label does not fit

@@ -25,6 +25,7 @@ from monai_n2v.files import LoadNoisyd
 from monai_n2v.intensity import StandardizeIntensityd
 from monai_n2v.transforms import RandN2VMaskd
 from monai_n2v.volumes import find_images
+from monai_n2v.windows import _ReadAhead
 
 
 def image(shape: tuple[int, ...], spacing: tuple[float, ...] = (1.0, 1.0, 1.0), start: int = 0) -> dict:
@@ -405,13 +406,40 @@ def test_error_while_reading_ahead_surfaces():
     assert not reader_threads()
 
 
+class Gated(Counting):
+    """A dataset whose reader waits in the background until it is let through."""
+
+    def __init__(self, items: list[dict]) -> None:
+        super().__init__(items)
+        self.entered, self.gate = threading.Event(), threading.Event()
+
+    def __getitem__(self, index: int) -> dict:
+        if threading.current_thread() is not threading.main_thread():
+            self.entered.set()
+            assert self.gate.wait(60)
+        return super().__getitem__(index)
+
+
 @pytest.mark.parametrize("end", ["exception", "garbage"])
-def test_no_thread_is_left_behind(end):
-    patches = loader(Counting(folder_of_images(), 0.02), (6, 6), memory_gib=gib(5))
+def test_no_thread_is_left_behind(end, monkeypatch):
+    data = Gated(folder_of_images())
+    patches = loader(data, (6, 6), memory_gib=gib(5))
     patches.set_epoch(1)
     iterator = iter(patches)
     next(iterator)
-    assert reader_threads()
+    assert data.entered.wait(60)
+    (reader,) = reader_threads()
+    stop, wait_for = patches._window._running[0]._stop, reader.join
+    n_read: list[int] = []
+
+    def let_through(timeout=None):  # the end waits for what is being read, and asks for no more
+        assert stop.is_set()
+        n_read.append(len(data.read))
+        data.gate.set()
+        wait_for(timeout)
+        n_read.append(len(data.read))
+
+    monkeypatch.setattr(reader, "join", let_through)
     if end == "exception":
         with pytest.raises(RuntimeError):
             iterator.throw(RuntimeError("stop"))
@@ -419,17 +447,35 @@ def test_no_thread_is_left_behind(end):
         del iterator, patches
         gc.collect()
     assert not reader_threads()
+    assert n_read[-1] == n_read[0] + 1
 
 
-def test_waiting_longer_than_training_is_warned_of(caplog):
-    patches = loader(Counting(folder_of_images(), 0.01), (6, 6), memory_gib=gib(3), epoch_length=1, batch_size=1)
+@pytest.mark.parametrize(("waited", "level"), [(3.0, logging.INFO), (5.0, logging.WARNING)])
+def test_waiting_longer_than_training_is_warned_of(waited, level, caplog, monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(time, "perf_counter", lambda: now[0])
+
+    def train(batch: dict) -> dict:
+        now[0] += 1.0
+        return batch
+
+    patches = loader(folder_of_images(), (6, 6), memory_gib=gib(3), epoch_length=2, batch_size=1, transform=train)
+    take = _ReadAhead.take
+
+    def take_slowly(ahead):
+        now[0] += waited
+        return take(ahead)
+
+    monkeypatch.setattr(_ReadAhead, "take", take_slowly)
     with caplog.at_level(logging.INFO, logger="monai_n2v"):
-        for epoch in range(1, 12):
+        for epoch in range(1, 11):
             patches.set_epoch(epoch)
             list(patches)
     (record,) = [record for record in caplog.records if "waited" in record.getMessage()]
-    assert record.levelno == logging.WARNING
-    assert "Set cache_dir" in record.getMessage()
+    assert record.levelno == level
+    # Drawing takes 2 s of an epoch, and what engines do after the last batch counts as much as after the first.
+    assert f"training took 40.0 s and waited {9 * waited:.1f} s" in record.getMessage(), "the first has nothing ahead"
+    assert ("Set cache_dir" in record.getMessage()) == (level == logging.WARNING)
     patches._window.close()
 
 
