@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +15,9 @@ from monai.data import Dataset, PersistentDataset
 from monai.data.utils import pickle_hashing
 from monai.transforms import Randomizable
 
-from monai_n2v.patches import CutRules, HeldImage, PatchStore
+from monai_n2v.patches import CutRules, HeldImage, PatchStore, check_whole_number
 from monai_n2v.symmetries import flippable_axes
+from monai_n2v.volumes import voxel_files_of
 from monai_n2v.windows import ImageReader, RollingWindow, default_budget, stream_order
 
 __all__ = ["PatchLoader", "make_dataset"]
@@ -32,8 +33,9 @@ def make_dataset(
     Args:
         data: a data list.
         transform: of an item, deterministic.
-        cache_dir: folder of the copies, which later runs with the same data list and transform use too; empty it when
-            the files themselves have changed. None for no copies.
+        cache_dir: folder of the copies, which later runs with the same files and transform use too. A copy belongs to
+            the files that an item names, at their place, time and size: one that has changed is read again, and its
+            former copy stays until the folder is emptied. None for no copies.
 
     Returns:
         a ``Dataset`` or ``PersistentDataset``.
@@ -42,8 +44,35 @@ def make_dataset(
         return Dataset(data, transform)
     # Our own files: with their metadata, which plain tensors would lose.
     return PersistentDataset(
-        data, transform, cache_dir, hash_transform=pickle_hashing, track_meta=True, weights_only=False
+        data, transform, cache_dir, _item_hash, hash_transform=pickle_hashing, track_meta=True, weights_only=False
     )
+
+
+def _item_hash(item: Any) -> bytes:
+    """Hash an item with the state of the files it names."""
+    key: bytes = pickle_hashing(_with_files(item))
+    return key
+
+
+def _with_files(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _with_files(one) for key, one in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_with_files(one) for one in value]
+    return _file_state(value) if isinstance(value, (str, Path)) else value
+
+
+def _file_state(name: str | Path) -> str:
+    """Where a file is, when it was written and how large it is; of a folder, its files. Other texts as they are."""
+    try:
+        path = Path(name).resolve(strict=True)
+        folder = path.is_dir()
+        # Voxels may lie beside a header; a series lies right in its folder.
+        files = [one for one in path.iterdir() if one.is_file()] if folder else [path, *voxel_files_of(path)]
+        states = [(one, one.stat()) for one in sorted(files) if folder or one.exists()]
+    except (OSError, ValueError):
+        return str(name)
+    return "\n".join([str(path), *(f"{one} {state.st_mtime_ns} {state.st_size}" for one, state in states)])
 
 
 class PatchLoader:
@@ -81,13 +110,14 @@ class PatchLoader:
         augment: whether to flip and rotate.
         rotate: whether to rotate; without, only flips.
         device: where volumes and batches live.
-        seed: with rank and epoch, the source of all randomness.
+        seed: a whole number from 0; with rank and epoch, the source of all randomness.
         rank: of this process, so that processes draw different patches.
         fixed: draw one epoch now and yield the same batches ever after, for validation; the volumes are let go. Where
             they exceed the budget, each batch is drawn from a few random ones, and each of these is read once.
         footprint: structN2V, as the transform hides it: only flips and rotations that leave it unchanged are drawn.
-        memory_gib: budget in GiB for the images, above 0; by default 60 % of the free RAM, and on a GPU no more than
-            half of its free memory. A single image may exceed it.
+        memory_gib: budget in GiB for the images of this process, above 0; by default its share, among the processes of
+            its node, of 60 % of the free RAM, and on a GPU no more than half of its free memory. A single image may
+            exceed it.
 
     Raises:
         ValueError: where an image's axes or channels do not fit patch size and ``in_channels``, a label does not fit
@@ -114,26 +144,20 @@ class PatchLoader:
         footprint: Any = None,
         memory_gib: float | None = None,
     ) -> None:
-        for name, value in {
-            "batch_size": batch_size,
-            "epoch_length": epoch_length,
-            "patch_size": min(patch_size),
-        }.items():
-            if value < 1:
-                raise ValueError(f"{name} must be at least 1, got {value}. Use a positive whole number.")
-        self.batch_size = int(batch_size)
-        self.epoch_length = int(epoch_length)
+        patch_size = tuple(check_whole_number("patch_size", side, 1) for side in patch_size)
+        self.batch_size = check_whole_number("batch_size", batch_size, 1)
+        self.epoch_length = check_whole_number("epoch_length", epoch_length, 1)
+        self.seed = seed = check_whole_number("seed", seed, 0)
         self.transform = transform
         self.key = key
         self.device = torch.device(device)
-        self.seed = seed
         self.rank = rank
         self.epoch = 0
 
         if memory_gib is not None and memory_gib <= 0:
             raise ValueError(f"memory_gib must be above 0, got {memory_gib}. Leave it out to use the free memory.")
         self.label_key = label_key
-        rules = CutRules(tuple(patch_size), key, label_key, in_channels, divisor, augment and rotate, footprint)
+        rules = CutRules(patch_size, key, label_key, in_channels, divisor, augment and rotate, footprint)
         self._flippable = tuple(free and augment for free in flippable_axes(footprint, len(patch_size)))
         self._read = ImageReader(dataset, rules)
         self._fixed: list[dict[str, torch.Tensor]] | None = None

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from monai_n2v.volumes import find_images, split_name
+from monai_n2v.matching import match_images
 
 __all__ = ["find_pairs"]
 
@@ -17,7 +17,8 @@ def find_pairs(
 
     Args:
         dataset_dir: the folder of the noisy images, searched as `find_images` does.
-        target_dir: the folder of the targets: clean images, or second noisy ones for Noise2Noise.
+        target_dir: another folder, of the targets: clean images, or second noisy ones for Noise2Noise. It may lie below
+            ``dataset_dir``.
         exclude: a folder whose files are left out, such as that of the results.
 
     Returns:
@@ -26,34 +27,6 @@ def find_pairs(
     Raises:
         FileNotFoundError: for a missing folder, one without images, or an image or target without partner.
         NotADirectoryError: for a file.
-        ValueError: where two images of a folder differ in their suffix alone.
+        ValueError: where two images of a folder differ in their suffix alone, or both folders are one.
     """
-    if not str(target_dir):
-        raise FileNotFoundError("target_dir must be a folder with images, got ''. Pass --target_dir DIR.")
-    images, targets = _by_name(dataset_dir, exclude, "dataset_dir"), _by_name(target_dir, exclude, "target_dir")
-    for name in sorted(images.keys() ^ targets.keys()):
-        alone, other = (images[name], target_dir) if name in images else (targets[name], dataset_dir)
-        raise FileNotFoundError(
-            f"target_dir must pair with dataset_dir by relative paths, got {alone} without a partner below {other}. "
-            "Add it, or take the file away."
-        )
-    return [{"image": images[name], "label": targets[name]} for name in sorted(images)]
-
-
-def _by_name(folder: str | Path, exclude: str | Path | None, argument: str) -> dict[str, str]:
-    """Images by relative path without suffix."""
-    try:
-        found = find_images(folder, exclude)
-    except OSError as error:
-        raise type(error)(str(error).replace("dataset_dir", argument)) from None
-    by_name: dict[str, str] = {}
-    for item in found:
-        path = Path(item["image"])
-        stem = path.name if path.is_dir() else split_name(path)[0]
-        name = (path.relative_to(folder).parent / stem).as_posix()
-        if name in by_name:
-            raise ValueError(
-                f"{argument} must hold one image per name, got {by_name[name]} and {path}. Rename one of them."
-            )
-        by_name[name] = str(path)
-    return by_name
+    return match_images(dataset_dir, {"label": ("target_dir", target_dir)}, exclude, complete=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from numbers import Integral
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -13,7 +14,23 @@ from monai.data import MetaTensor
 
 from monai_n2v.symmetries import axis_orders
 
-__all__ = ["CutRules", "HeldImage", "PatchStore", "hold_image"]
+__all__ = ["CutRules", "HeldImage", "PatchStore", "check_whole_number", "hold_image"]
+
+
+def check_whole_number(name: str, value: Any, least: int) -> int:
+    """Refuse what is no whole number or too small.
+
+    Args:
+        name: of the argument, for the message.
+        value: a Python or NumPy number.
+        least: that is permitted.
+
+    Raises:
+        ValueError: for anything else.
+    """
+    if not isinstance(value, Integral) or int(value) < least:
+        raise ValueError(f"{name} must be a whole number from {least}, got {value!r}. Pass one such as {least + 1}.")
+    return int(value)
 
 
 class CutRules(NamedTuple):

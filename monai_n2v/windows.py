@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import logging
 import math
+import os
 import threading
 import time
 import weakref
@@ -29,12 +30,15 @@ _REPORT_INTERVAL = 10
 def default_budget(device: torch.device) -> int:
     """Bytes that images may take: 60 % of the free RAM, and of a GPU no more than half of its free memory.
 
+    The processes that torchrun started on a node (``LOCAL_WORLD_SIZE``) share its RAM; a GPU is its process's own.
+
     Args:
         device: where they are to be held.
     """
     import psutil
 
-    free = int(_SHARE_OF_RAM * psutil.virtual_memory().available)
+    n_processes = max(1, int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
+    free = int(_SHARE_OF_RAM * psutil.virtual_memory().available) // n_processes
     if device.type == "cuda":
         free = min(free, int(_SHARE_OF_GPU * torch.cuda.mem_get_info(device)[0]))
     return free
@@ -103,10 +107,16 @@ class RollingWindow:
     """A few consecutive images of an endless stream; every epoch it moves on.
 
     The stream is one random order of all images after the other. Of ``n_fit`` images that fit into the budget, the
-    window leaves room for those read ahead. It moves by 1/25 of all images per epoch, so that a pass over them takes 25
-    epochs, but by no more than a third of ``n_fit``, so that every image stays for at least two. Which images an epoch
-    sees depends on seed, rank, epoch and budget alone, not on how fast they are read. Where images differ in size, the
-    window ends before the first that no longer fits.
+    window leaves room for those read ahead. It moves by 1/25 of all images per epoch, rounded up, so that a pass over
+    them takes up to 25 epochs; but by no more than a third of ``n_fit``, so that every image stays for at least two.
+    Then a pass takes longer.
+
+    Where images differ in size, those that do not fit beside others are left out of the epoch. Those in their last
+    epoch before the window leaves them come first, the largest of them ahead, so that every pass sees every image. Only
+    where two of them exceed the room together is one left out; if both take more than half of it, chance decides which.
+
+    Which images an epoch sees depends on seed, rank, epoch, budget and the images' sizes, not on how fast they are
+    read or which epochs came before.
 
     Args:
         read: of one image by its number.
@@ -136,6 +146,8 @@ class RollingWindow:
         self.held = dict(list(first.items())[: self.n_held])
         self.sizes = {number: image.n_bytes for number, image in first.items()}
         self.reads_ahead = n_fit > 1
+        # Rounded down here, so up for those read ahead: images of even size fit exactly.
+        self.room = budget * self.n_held // (self.n_held + (self.n_exchanged if self.reads_ahead else 0))
         self.waited = self.trained = 0.0
         self.n_epochs = 0
         self._running: list[_ReadAhead] = []
@@ -166,29 +178,69 @@ class RollingWindow:
             the images, on the device.
         """
         started = time.perf_counter()
-        ahead = self._running.pop().take() if self._running else {}
-        wanted = self.wanted(epoch)
-        waiting = {number: self.held.pop(number, None) or ahead.pop(number, None) for number in wanted}
+        waiting = self._running.pop().take() if self._running else {}
+        self.sizes |= {number: image.n_bytes for number, image in waiting.items()}
+        waiting |= self.held
         self.held.clear()
-        ahead.clear()
-        room = self.budget * self.n_held / (self.n_held + (self.n_exchanged if self.reads_ahead else 0))
+        self._measure_leaving(epoch, waiting)
+        order = self._by_priority(epoch)
+        keep = self._fitting(order)
+        waiting = {number: image for number, image in waiting.items() if number in keep}
         n_bytes = 0
-        for number in wanted:
-            if self.held and n_bytes + self.sizes.get(number, 0) > room:
-                break
-            image = waiting.pop(number) or self.read(number)
-            self.sizes[number] = image.n_bytes
-            if self.held and n_bytes + image.n_bytes > room:
-                break
-            n_bytes += image.n_bytes
-            self.held[number] = HeldImage([flat.to(self.device) for flat in image.flats], image.cuts)
+        for number in order:
+            if not self._fits(number, n_bytes):
+                continue
+            image = waiting.pop(number, None) or self._measured(number)
+            if self._fits(number, n_bytes):
+                n_bytes += image.n_bytes
+                self.held[number] = HeldImage([flat.to(self.device) for flat in image.flats], image.cuts)
         waiting.clear()
         if self.n_epochs:  # what is read before the first epoch is the start, not waiting
             self.waited += time.perf_counter() - started
         if self.reads_ahead:
-            following = [number for number in self.wanted(epoch + 1) if number not in self.held]
-            self._running.append(_ReadAhead(self.read, following, self.budget - room))
+            self._running.append(_ReadAhead(self.read, self._to_read_ahead(epoch + 1), self.budget - self.room))
         return list(self.held.values())
+
+    def _by_priority(self, epoch: int) -> list[int]:
+        """The wanted images of an epoch, those that the window then leaves first, by size."""
+        wanted = self.wanted(epoch)
+        # Two above half of the room exclude each other; as equals, they keep the order of the stream.
+        leaving, staying = wanted[: self.n_exchanged], wanted[self.n_exchanged :]
+        return [*sorted(leaving, key=lambda number: -min(self.sizes.get(number, 0), self.room // 2 + 1)), *staying]
+
+    def _measure_leaving(self, epoch: int, waiting: dict[int, HeldImage]) -> None:
+        """Read the images that come first where their sizes are unknown, as after a start amid the stream."""
+        for number in self.wanted(epoch)[: self.n_exchanged]:
+            if number not in self.sizes:
+                image = self._measured(number)
+                if sum(one.n_bytes for one in waiting.values()) + image.n_bytes <= self.room:
+                    waiting[number] = image
+
+    def _measured(self, number: int) -> HeldImage:
+        image = self.read(number)
+        self.sizes[number] = image.n_bytes
+        return image
+
+    def _fits(self, number: int, n_bytes: int) -> bool:
+        """Whether an image, as far as its size is known, fits beside others; the first one always does."""
+        return n_bytes == 0 or n_bytes + self.sizes.get(number, 0) <= self.room
+
+    def _fitting(self, order: Sequence[int]) -> list[int]:
+        n_bytes, fitting = 0, []
+        for number in order:
+            if self._fits(number, n_bytes):
+                n_bytes += self.sizes.get(number, 0)
+                fitting.append(number)
+        return fitting
+
+    def _to_read_ahead(self, epoch: int) -> list[int]:
+        """Images of the next epoch that are not held, as far as they fit beside those that are."""
+        left, missing = self.budget - self.room, []
+        for number in self._fitting(self._by_priority(epoch)):
+            if number not in self.held and self.sizes.get(number, 0) <= left:
+                left -= self.sizes.get(number, 0)
+                missing.append(number)
+        return missing
 
     def count(self, seconds: float) -> None:
         """Count an epoch that trained for some seconds; every tenth says how long training waited for images."""

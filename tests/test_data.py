@@ -3,6 +3,8 @@ from __future__ import annotations
 
 import gc
 import logging
+import os
+import re
 import threading
 import time
 from itertools import pairwise
@@ -11,17 +13,19 @@ import laws
 import nibabel
 import numpy as np
 import pytest
+import samples
 import torch
 from conftest import phantom
 from ignite.engine import Engine, Events
 from monai.data import DataLoader, Dataset, MetaTensor, list_data_collate
-from monai.transforms import Compose, RandFlipd, RandSpatialCropSamplesd
+from monai.transforms import Compose, RandFlipd, RandSpatialCropSamplesd, Transform
 
 from monai_n2v.data import PatchLoader, make_dataset
 from monai_n2v.files import LoadNoisyd
 from monai_n2v.intensity import StandardizeIntensityd
 from monai_n2v.transforms import RandN2VMaskd
 from monai_n2v.volumes import find_images
+from monai_n2v.windows import _ReadAhead
 
 
 def image(shape: tuple[int, ...], spacing: tuple[float, ...] = (1.0, 1.0, 1.0), start: int = 0) -> dict:
@@ -208,11 +212,33 @@ def test_per_sample_way_sees_the_same_statistics(spatial_dims):
 
 
 @pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"seed": -1}, "seed must be a whole number from 0, got -1"),
+        ({"seed": None}, "seed must be a whole number from 0, got None"),
+        ({"seed": 0.5}, "seed must be a whole number from 0, got 0.5"),
+        ({"batch_size": 1.7}, "batch_size must be a whole number from 1, got 1.7"),
+        ({"epoch_length": "5"}, "epoch_length must be a whole number from 1, got '5'"),
+        ({"patch_size": (8.5, 8)}, "patch_size must be a whole number from 1, got 8.5"),
+        ({"patch_size": (8, 0)}, "patch_size must be a whole number from 1, got 0"),
+    ],
+)
+def test_arguments_that_are_no_whole_numbers_refused(arguments, message):
+    with pytest.raises(ValueError, match=re.escape(message)):
+        loader([image((1, 16, 16))], **{"patch_size": (4, 4), **arguments})
+
+
+def test_whole_numbers_may_be_numpy_ones():
+    patches = loader([image((1, 16, 16))], np.array([4, 4]), batch_size=np.int64(2), seed=np.uint8(3))
+    assert next(iter(patches))["image"].shape == (2, 1, 4, 4)
+
+
+@pytest.mark.parametrize(
     ("item", "arguments", "message"),
     [
         (image((1, 8)), {}, "image must have 2 or 3 spatial axes"),
         (image((3, 16, 16)), {"in_channels": 2}, "image must have 2 channels"),
-        (image((1, 16, 16)), {"batch_size": 0}, "batch_size must be at least 1"),
+        (image((1, 16, 16)), {"batch_size": 0}, "batch_size must be a whole number from 1"),
     ],
 )
 def test_unfit_images_refused(item, arguments, message):
@@ -380,13 +406,40 @@ def test_error_while_reading_ahead_surfaces():
     assert not reader_threads()
 
 
+class Gated(Counting):
+    """A dataset whose reader waits in the background until it is let through."""
+
+    def __init__(self, items: list[dict]) -> None:
+        super().__init__(items)
+        self.entered, self.gate = threading.Event(), threading.Event()
+
+    def __getitem__(self, index: int) -> dict:
+        if threading.current_thread() is not threading.main_thread():
+            self.entered.set()
+            assert self.gate.wait(60)
+        return super().__getitem__(index)
+
+
 @pytest.mark.parametrize("end", ["exception", "garbage"])
-def test_no_thread_is_left_behind(end):
-    patches = loader(Counting(folder_of_images(), 0.02), (6, 6), memory_gib=gib(5))
+def test_no_thread_is_left_behind(end, monkeypatch):
+    data = Gated(folder_of_images())
+    patches = loader(data, (6, 6), memory_gib=gib(5))
     patches.set_epoch(1)
     iterator = iter(patches)
     next(iterator)
-    assert reader_threads()
+    assert data.entered.wait(60)
+    (reader,) = reader_threads()
+    stop, wait_for = patches._window._running[0]._stop, reader.join
+    n_read: list[int] = []
+
+    def let_through(timeout=None):  # the end waits for what is being read, and asks for no more
+        assert stop.is_set()
+        n_read.append(len(data.read))
+        data.gate.set()
+        wait_for(timeout)
+        n_read.append(len(data.read))
+
+    monkeypatch.setattr(reader, "join", let_through)
     if end == "exception":
         with pytest.raises(RuntimeError):
             iterator.throw(RuntimeError("stop"))
@@ -394,17 +447,35 @@ def test_no_thread_is_left_behind(end):
         del iterator, patches
         gc.collect()
     assert not reader_threads()
+    assert n_read[-1] == n_read[0] + 1
 
 
-def test_waiting_longer_than_training_is_warned_of(caplog):
-    patches = loader(Counting(folder_of_images(), 0.01), (6, 6), memory_gib=gib(3), epoch_length=1, batch_size=1)
+@pytest.mark.parametrize(("waited", "level"), [(3.0, logging.INFO), (5.0, logging.WARNING)])
+def test_waiting_longer_than_training_is_warned_of(waited, level, caplog, monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(time, "perf_counter", lambda: now[0])
+
+    def train(batch: dict) -> dict:
+        now[0] += 1.0
+        return batch
+
+    patches = loader(folder_of_images(), (6, 6), memory_gib=gib(3), epoch_length=2, batch_size=1, transform=train)
+    take = _ReadAhead.take
+
+    def take_slowly(ahead):
+        now[0] += waited
+        return take(ahead)
+
+    monkeypatch.setattr(_ReadAhead, "take", take_slowly)
     with caplog.at_level(logging.INFO, logger="monai_n2v"):
-        for epoch in range(1, 12):
+        for epoch in range(1, 11):
             patches.set_epoch(epoch)
             list(patches)
     (record,) = [record for record in caplog.records if "waited" in record.getMessage()]
-    assert record.levelno == logging.WARNING
-    assert "Set cache_dir" in record.getMessage()
+    assert record.levelno == level
+    # Drawing takes 2 s of an epoch, and what engines do after the last batch counts as much as after the first.
+    assert f"training took 40.0 s and waited {9 * waited:.1f} s" in record.getMessage(), "the first has nothing ahead"
+    assert ("Set cache_dir" in record.getMessage()) == (level == logging.WARNING)
     patches._window.close()
 
 
@@ -467,3 +538,68 @@ def test_cached_dataset_keeps_images_with_their_metadata(tmp_path):
     assert items[1].pixdim.tolist() == [1.0, 2.0, 3.0]
     assert np.array_equal(items[0].meta["intensity_std"], items[1].meta["intensity_std"])
     assert type(make_dataset([], None)) is Dataset
+
+
+def cached(paths, cache_dir) -> torch.Tensor:
+    return make_dataset([{"image": str(path)} for path in paths], Compose([LoadNoisyd("image")]), cache_dir)[0]["image"]
+
+
+def test_cached_copies_belong_to_files_not_to_relative_paths(tmp_path, monkeypatch):
+    for value, project in enumerate(("first", "second")):
+        (tmp_path / project / "noisy").mkdir(parents=True)
+        np.save(tmp_path / project / "noisy" / "a.npy", np.full((8, 8), value, dtype=np.float32))
+    for value, project in enumerate(("first", "second")):
+        monkeypatch.chdir(tmp_path / project)
+        for path in ("noisy/a.npy", "./noisy/../noisy/a.npy", tmp_path / project / "noisy" / "a.npy"):
+            assert (cached([path], tmp_path / "cache") == value).all()
+        assert len(list((tmp_path / "cache").iterdir())) == value + 1, "one copy per file, however it is named"
+
+
+def test_changed_files_are_read_again(tmp_path):
+    path = tmp_path / "a.npy"
+    for value, n in [(0, 8), (1, 8), (2, 9)]:
+        np.save(path, np.full((n, n), value, dtype=np.float32))
+        os.utime(path, ns=(value * 10**9, value * 10**9))
+        assert (cached([path], tmp_path / "cache") == value).all()
+    os.utime(path, ns=(0, 0))  # as old as the first, but larger
+    assert (cached([path], tmp_path / "cache") == 2).all()
+
+
+def test_changed_voxels_of_an_image_in_two_files_are_read_again(tmp_path):
+    text = "ObjectType = Image\nNDims = 3\nDimSize = 8 8 8\nElementType = MET_FLOAT\nElementDataFile = b.raw\n"
+    (tmp_path / "a.mhd").write_text(text)
+    for value in (0, 1):
+        (tmp_path / "b.raw").write_bytes(np.full((8, 8, 8), value, dtype=np.float32).tobytes())
+        os.utime(tmp_path / "b.raw", ns=(value * 10**9, value * 10**9))
+        assert (cached([tmp_path / "a.mhd"], tmp_path / "cache") == value).all()
+
+
+def test_changed_slices_of_a_series_are_read_again(tmp_path):
+    for value in (1, 2):
+        data = np.full((8, 8, 2), value, dtype=np.int16)
+        for path in samples.dicom_series(tmp_path / "series", data, samples.oblique_affine()) or []:
+            os.utime(path, ns=(value * 10**9, value * 10**9))
+        assert (cached([tmp_path / "series"], tmp_path / "cache") == value).all()
+    assert len(list((tmp_path / "cache").iterdir())) == 2
+
+
+class Recorded(Transform):
+    """Tells how often it was called."""
+
+    n_calls = 0
+
+    def __call__(self, item):
+        Recorded.n_calls += 1
+        return item
+
+
+def test_files_in_lists_are_looked_at_and_other_texts_are_not(tmp_path, monkeypatch):
+    monkeypatch.setattr(Recorded, "n_calls", 0)
+    path = tmp_path / "a.npy"
+    item = {"image": [str(path)], "name": "x" * 5000, "count": 3}
+    for n in (3, 4):
+        np.save(path, np.zeros(n))
+        for _ in range(2):
+            copy = make_dataset([item], Compose([Recorded()]), tmp_path / "cache")[0]
+        assert copy["name"] == item["name"]
+        assert Recorded.n_calls == n - 2

@@ -47,7 +47,7 @@ def touch(*paths: Path) -> None:
 def test_partners_share_path_and_stem(tmp_path):
     touch(tmp_path / "noisy" / "a" / "x.nii.gz", tmp_path / "noisy" / "b.png", tmp_path / "clean" / "b.tif")
     touch(tmp_path / "clean" / "a" / "x.mha", tmp_path / "again" / "a" / "x.nii.gz", tmp_path / "again" / "b.png")
-    touch(tmp_path / "again" / "b.tif", tmp_path / "again" / "unused.png")
+    touch(tmp_path / "again" / "unused.png")
     found = find_scored_images(tmp_path / "noisy", tmp_path / "clean", str(tmp_path / "again"))
     below = [{key: str(Path(path).relative_to(tmp_path)) for key, path in item.items()} for item in found]
     assert below == [

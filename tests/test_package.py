@@ -18,9 +18,10 @@ LAYERS = [
     | {"formats.tiff", "formats.png", "formats.npy", "formats.dicom", "page", "noise", "scores"},
     {"patches"},
     {"windows"},
-    {"overrides", "averaging", "blindness", "checkpoints", "data", "distributed", "ema", "engines", "inference"}
+    {"overrides", "averaging", "blindness", "checkpoints", "distributed", "ema", "engines", "inference"}
     | {"monitoring", "volumes", "wording"},
-    {"pairs", "partners", "files", "report", "bundles", "jobs", "assumption"},
+    {"matching"},
+    {"data", "pairs", "partners", "files", "report", "bundles", "jobs", "assumption"},
     {"models", "stacks", "evaluation"},
     {"training"},
     {"denoising", "describe"},
