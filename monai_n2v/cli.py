@@ -158,10 +158,12 @@ def _tell(args: argparse.Namespace, record: dict[str, Any], n_jobs: int) -> None
 
 def _train(args: argparse.Namespace) -> int:
     from monai_n2v.jobs import plan_sources
+    from monai_n2v.volumes import check_writable
 
     weights = args.output / "models" / "model.pt"
     try:
         sources = plan_sources(args.input, args.pattern)
+        check_writable(weights, "MODELDIR")
         if weights.exists() and not (args.force or args.resume):
             raise FileExistsError(f"MODELDIR must not hold a network yet, got {weights}. Use --force to overwrite it.")
     except (ValueError, OSError) as error:

@@ -92,7 +92,7 @@ def _partner(image: Path, top: Path, folder: Path, found: Mapping[Path, list[Pat
     if not partners:
         raise FileNotFoundError(
             f"{folder} must hold a reference of every image, got none for {image}. "
-            "Give it the image's own path below its folder; the suffix may be another."
+            "Rename the files alike: the same path below both folders, up to the file type (.png, .nii.gz)."
         )
     if len(partners) > 1:
         names = " and ".join(path.name for path in partners)

@@ -17,6 +17,7 @@ __all__ = [
     "check_geometry",
     "check_source",
     "check_target",
+    "check_writable",
     "default_target",
     "find_images",
     "float_suffix",
@@ -223,11 +224,24 @@ def check_target(target: Path, source: Path) -> None:
         )
     if target.is_dir() and suffix:
         raise IsADirectoryError(f"output must be a file, got the folder {target}. Name the file in it.")
+    check_writable(target, "output")
+
+
+def check_writable(target: Path, argument: str) -> None:
+    """Refuse a place that cannot be written to: in a folder without permission, or below a file.
+
+    Args:
+        target: of the file or folder to make.
+        argument: what it is called in messages.
+
+    Raises:
+        PermissionError: where the nearest folder above that exists may not be written to.
+    """
     folder = target.absolute().parent
     while not folder.exists():
         folder = folder.parent
     if not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
-        raise PermissionError(f"output must be writable, got {target}. Choose a folder you may write to.")
+        raise PermissionError(f"{argument} must be writable, got {target}. Choose a folder you may write to.")
 
 
 def find_images(dataset_dir: str | Path, exclude: str | Path | None = None) -> list[dict[str, str]]:

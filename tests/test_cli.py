@@ -230,3 +230,9 @@ def test_help_and_version_are_quick():
         )
         assert "monai-n2v" in done.stdout
         assert "torch" not in done.stderr
+
+
+def test_training_into_a_place_below_a_file_is_refused_before_any_work(noisy_folder, tmp_path, capsys):
+    (tmp_path / "text.txt").write_text("not a folder")
+    assert main(["train", "-i", str(noisy_folder), "-o", str(tmp_path / "text.txt" / "x"), "--epochs", "1"]) == 2
+    assert "MODELDIR must be writable" in capsys.readouterr().err.splitlines()[-1]

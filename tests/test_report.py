@@ -115,12 +115,12 @@ def test_notes_of_the_caller_are_warnings(tmp_path):
 
 
 def test_foreign_text_is_shown_and_never_run(tmp_path):
-    evil = "<img src=x onerror=alert(1)>\"'&$x^2${stem}{{7*7}}{%"
+    evil = "<img src=x onerror=alert(1)>\"'&$x^2${stem}{{1234*5678}}{%"
     page, record, _ = written(
         tmp_path, stem=evil, record={"input": evil, evil: evil, "model": Path(evil)}, notes=[evil]
     )
     assert page.text.count(evil) >= 5
-    assert "49" not in page.text.replace("0.49", "")
+    assert "7006652" not in page.text
     assert all(attrs["src"].startswith("data:") for attrs in page.all("img"))
     assert not any(name.startswith("on") for _, attrs in page.tags for name in attrs)
     assert len(page.all("script")) == 1
