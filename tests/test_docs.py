@@ -132,12 +132,9 @@ def run_command(command: str, monkeypatch) -> None:
     elif words[0] == "python":
         runpy.run_path(words[1], run_name="__main__")
     elif words[0] == "torchrun":
-        subprocess.run(
-            [sys.executable, "-m", "torch.distributed.run", *words[1:], "--epochs", "1", "--epoch_length", "2"],
-            check=True,
-            capture_output=True,
-            env={**os.environ, "PYTHONPATH": str(ROOT)},
-        )
+        words = [sys.executable, "-m", "torch.distributed.run", *words[1:], "--epochs", "1", "--epoch_length", "2"]
+        done = subprocess.run(words, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(ROOT)})
+        assert done.returncode == 0, done.stderr
     else:
         subprocess.run(words, check=True, capture_output=True)
 
