@@ -133,8 +133,13 @@ def run_command(command: str, monkeypatch) -> None:
         runpy.run_path(words[1], run_name="__main__")
     elif words[0] == "torchrun":
         words = [sys.executable, "-m", "torch.distributed.run", *words[1:], "--epochs", "1", "--epoch_length", "2"]
-        done = subprocess.run(words, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(ROOT)})
-        assert done.returncode == 0, done.stderr
+        said = []
+        for _ in range(2):  # once in many runs two processes on a busy machine do not find together
+            done = subprocess.run(words, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(ROOT)})
+            said.append(done.stderr)
+            if done.returncode == 0:
+                return
+        pytest.fail("\n".join(said))
     else:
         subprocess.run(words, check=True, capture_output=True)
 
