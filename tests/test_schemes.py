@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import inspect
 import json
 from pathlib import Path
 
@@ -21,10 +20,6 @@ from monai_n2v.networks import N2VUNet
 
 SCHEMES = ["noise2noise", "supervised", "n2v2", "structn2v", "quick", "paper"]
 OWN_NETWORK = {"n2v2", "quick", "paper"}
-needs_blur_pool = pytest.mark.skipif(
-    "blur_pool" not in inspect.signature(N2VUNet).parameters, reason="N2VUNet has no blur_pool"
-)
-RUNNABLE = [pytest.param(name, marks=needs_blur_pool) if name == "n2v2" else name for name in SCHEMES]
 
 
 def workflow(kind: str, scheme: str, spatial_dims: int, folder: Path, **overrides) -> ConfigWorkflow:
@@ -63,7 +58,7 @@ def folder(tmp_path) -> Path:
 
 
 @pytest.mark.parametrize("spatial_dims", [2, 3])
-@pytest.mark.parametrize("scheme", RUNNABLE)
+@pytest.mark.parametrize("scheme", SCHEMES)
 def test_scheme_trains_and_its_network_denoises(scheme, spatial_dims, folder):
     flow = workflow("train", scheme, spatial_dims, folder)
     flow.initialize()
@@ -110,7 +105,6 @@ def test_pairs_are_cut_at_one_place(scheme, exchanged, spatial_dims, folder):
         assert all(noisier) != exchanged, "each image serves as input and as target"
 
 
-@needs_blur_pool
 @pytest.mark.parametrize("spatial_dims", [2, 3])
 def test_n2v2_fills_by_median_and_has_no_top_skip(spatial_dims, folder):
     flow = workflow("train", "n2v2", spatial_dims, folder)
