@@ -18,7 +18,8 @@ from typing import Any
 import numpy as np
 from scipy import ndimage, signal
 
-from benchmarks.common import data_folder, save
+from benchmarks.common import save
+from benchmarks.tasks import data_folder
 from monai_n2v.assumption import NoiseCheck, check_noise
 
 Case = tuple[np.ndarray, int | None, dict[str, Any]]

@@ -25,7 +25,8 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.common import colin27, load, machine, psnr, save
+from benchmarks.common import load, machine, save
+from benchmarks.tasks import colin27_crop, psnr
 
 # Narrow and wide, the first of each dimension being the command line's default.
 CANDIDATES: list[tuple[int, str, list[int]]] = [
@@ -47,7 +48,7 @@ def filters() -> list[dict[str, Any]]:
     from scipy.ndimage import gaussian_filter
     from skimage.restoration import denoise_nl_means
 
-    clean, noisy = colin27(CROP, SIGMA)
+    clean, noisy = colin27_crop(CROP, SIGMA)
     rows = [{"method": "noisy", "psnr": psnr(noisy, clean)}]
     scores = {s: psnr(gaussian_filter(noisy, s), clean) for s in np.arange(0.4, 1.5, 0.1).round(1).tolist()}
     best = max(scores, key=scores.__getitem__)
@@ -109,7 +110,7 @@ def speed(n_rounds: int = 16) -> dict[str, float]:
     """Median milliseconds of a training step of every candidate; the candidates take turns."""
     import torch
 
-    from benchmarks.overhead import interleaved, steps
+    from benchmarks.speed.overhead import interleaved, steps
 
     torch.set_num_threads(2)
     both = [steps(c[0], overlays_of(c[0]), **overrides_of(*c)) for c in CANDIDATES]
@@ -125,7 +126,7 @@ def train_row(arguments: argparse.Namespace, seconds: float | None, epochs: int 
 
     torch.set_num_threads(arguments.threads)
     crop = tuple(slice(s.start, s.start + arguments.side) for s in CROP) if arguments.side else CROP
-    clean, noisy = colin27(crop, SIGMA)
+    clean, noisy = colin27_crop(crop, SIGMA)
     bundle = find_bundle(bundle_name(arguments.dims))
     image = as_image(noisy[None], [1.0, 1.0, 1.0])
     overlays = [*overlays_of(arguments.dims), *(["fast.json"] if arguments.fast else [])]

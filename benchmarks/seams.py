@@ -14,7 +14,8 @@ from typing import Any
 
 import torch
 
-from benchmarks.common import colin27, save
+from benchmarks.common import save
+from benchmarks.tasks import colin27_crop
 
 SIGMA = 12.0
 CROP = (slice(18, 162), slice(20, 196), slice(20, 164))
@@ -25,7 +26,7 @@ def differences(spatial_dims: int, epochs: int, tile: int, halos: list[int], **o
     from monai_n2v.bundles import as_image, bundle_name, find_bundle, predict, train
 
     bundle = find_bundle(bundle_name(spatial_dims))
-    _, noisy = colin27(CROP, SIGMA)
+    _, noisy = colin27_crop(CROP, SIGMA)
     image = as_image(noisy[None], [1.0, 1.0, 1.0])
     with tempfile.TemporaryDirectory() as folder:
         overlays = ["anneal.json", "in_memory_train.json"]

@@ -4,8 +4,8 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -13,7 +13,10 @@ from monai.data import MetaTensor
 from monai.inferers import Inferer
 from monai.utils import ensure_tuple_rep
 
+from monai_n2v.folding import fold_batch_norm
+from monai_n2v.memory import free_bytes, on_meta, peak_bytes
 from monai_n2v.precision import autocast_bfloat16
+from monai_n2v.tiles import cheapest_tile, cut_axis
 
 __all__ = ["AlignedTileInferer", "PaddedInferer"]
 
@@ -56,7 +59,10 @@ class AlignedTileInferer(Inferer):
 
     Every tile is predicted with a halo of context that is then cropped, not blended. Where the halo covers the
     receptive field, the result equals the whole image's. MONAI's ``SlidingWindowInferer`` shifts its last window to the
-    border instead, off the pooling grid, and blends. Sides up to ``tile_size`` are not cut at all.
+    border instead, off the pooling grid, and blends.
+
+    Halos are computed and thrown away, so tiles are as large as memory permits, and an image that fits is not cut.
+    Batch norms are folded into the convolutions first, and `N2VUNet` computes of a halo only what the rest needs.
 
     With one spatial axis more than the network has, a volume is predicted slice by slice along its last axis. With a
     network of one channel, each channel of an image is predicted on its own.
@@ -67,10 +73,12 @@ class AlignedTileInferer(Inferer):
     Args:
         spatial_dims: axes of the network, 2 or 3.
         in_channels: channels of the network.
-        tile_size: sides of a tile with its halo, in voxels; one number or one per axis.
+        tile_size: sides of a tile with its halo, in voxels; one number or one per axis. None for the largest that the
+            network has memory for: in RAM as much as the image takes in float32, but half a GiB at least and a quarter
+            of what is free at most; half of a GPU's free memory.
         halo: context around the part of a tile that is kept, in voxels; rounded up to a multiple of ``divisor``.
         divisor: the sides' common divisor, ``2 ** n_poolings``: 16 for BasicUNet.
-        n_slices: slices predicted at a time when a volume is predicted slice by slice.
+        n_slices: most slices predicted at a time when a volume is predicted slice by slice.
         amp: whether the network computes in bfloat16, which keeps three significant digits.
 
     Raises:
@@ -81,7 +89,7 @@ class AlignedTileInferer(Inferer):
         self,
         spatial_dims: int,
         in_channels: int = 1,
-        tile_size: int | Sequence[int] = 128,
+        tile_size: int | Sequence[int] | None = None,
         halo: int = 16,
         divisor: int = 16,
         n_slices: int = 8,
@@ -91,14 +99,16 @@ class AlignedTileInferer(Inferer):
         self.in_channels = in_channels
         self.divisor = divisor
         self.halo = -(-halo // divisor) * divisor
-        self.tile_size = tuple(side // divisor * divisor for side in ensure_tuple_rep(tile_size, spatial_dims))
         self.n_slices = n_slices
         self.amp = amp
-        if min(self.tile_size) <= 2 * self.halo:
-            raise ValueError(
-                f"tile_size must be above twice the halo of {self.halo} voxels, got {tuple(self.tile_size)}. "
-                f"Use at least {2 * self.halo + divisor}."
-            )
+        self.tile_size: tuple[int, ...] | None = None
+        if tile_size is not None:
+            self.tile_size = tuple(side // divisor * divisor for side in ensure_tuple_rep(tile_size, spatial_dims))
+            if min(self.tile_size) <= 2 * self.halo:
+                raise ValueError(
+                    f"tile_size must be above twice the halo of {self.halo} voxels, got {tuple(self.tile_size)}. "
+                    f"Use at least {2 * self.halo + divisor}, or null for the largest that fits."
+                )
 
     def __call__(self, inputs: torch.Tensor, network: Callable[..., Any], *args: Any, **kwargs: Any) -> torch.Tensor:
         """Predict.
@@ -128,66 +138,103 @@ class AlignedTileInferer(Inferer):
             )
         batch, channels = images.shape[:2]
         single = images.reshape(batch * channels // self.in_channels, self.in_channels, *images.shape[2:])
-
-        device = _device_of(network, images)
-        forward = autocast_bfloat16(network) if self.amp else network
+        predictor = _Predictor(network, args, kwargs, self.amp, images.device)
+        sizes = [-(-side // self.divisor) * self.divisor for side in single.shape[2 : 2 + self.spatial_dims]]
+        tile, n_slices = self._plan(predictor, sizes, 4 * images.numel())
 
         def predict(items: torch.Tensor) -> torch.Tensor:
-            return self._predict_items(items, lambda tile: forward(tile, *args, **kwargs), device)
+            return self._predict_items(items, predictor, tile)
+
+        def by_slices(item: torch.Tensor) -> Iterator[torch.Tensor]:
+            for stack in item.split(n_slices, dim=-1):
+                yield predict(stack[0].movedim(-1, 0)).movedim(0, -1)[None]
 
         if n_axes == self.spatial_dims:
-            parts = (predict(item) for item in single.split(1))
-            output = _collect(parts, single, dim=0)
+            output = _collect((predict(item) for item in single.split(1)), single, dim=0)
         else:
-            output = torch.cat([_collect(self._by_slices(item, predict), item, dim=-1) for item in single.split(1)])
+            output = torch.cat([_collect(by_slices(item), item, dim=-1) for item in single.split(1)])
         return output.reshape(batch, -1, *images.shape[2:])
 
-    def _by_slices(self, item: torch.Tensor, predict: Callable[[torch.Tensor], torch.Tensor]) -> Iterator[torch.Tensor]:
-        """Predict a volume ``(1, C, H, W, n)`` as a few stacks of slices, in order."""
-        for stack in item.split(self.n_slices, dim=-1):
-            yield predict(stack[0].movedim(-1, 0)).movedim(0, -1)[None]
+    def _plan(self, predictor: _Predictor, sizes: Sequence[int], image_bytes: int) -> tuple[tuple[int, ...], int]:
+        """Sides of a tile, the cheapest that there is memory for, and how many slices are predicted at a time."""
+        if self.tile_size is not None:
+            return self.tile_size, self.n_slices
+        model = predictor.on_meta()
+        if model is None:
+            return (_USUAL_TILE[self.spatial_dims],) * self.spatial_dims, self.n_slices
+        budget = _tile_budget(predictor.device, image_bytes)
 
-    def _predict_items(
-        self, items: torch.Tensor, network: Callable[[torch.Tensor], torch.Tensor], device: torch.device
-    ) -> torch.Tensor:
+        def needed(tile: tuple[int, ...]) -> int:
+            # A tile with a halo on either side of the axes it cuts needs the most.
+            inner = [slice(self.halo, side - self.halo) if side < n else slice(0, n) for side, n in zip(tile, sizes)]
+            return peak_bytes(lambda x: model(x, inner), (1, self.in_channels, *tile))
+
+        tile = cheapest_tile(sizes, self.halo, self.divisor, lambda tile: needed(tile) <= budget)
+        return tile, min(self.n_slices, max(1, budget // needed(tile)))
+
+    def _predict_items(self, items: torch.Tensor, predictor: _Predictor, tile: Sequence[int]) -> torch.Tensor:
         """Predict a few items that fit the network's axes, tile by tile."""
         size = items.shape[2:]
         padded = _pad_far(items, self.divisor)
         output: torch.Tensor | None = None
-        for cuts in itertools.product(*(self._cuts(n, tile) for n, tile in zip(padded.shape[2:], self.tile_size))):
-            whole, kept, inner = ([cut[k] for cut in cuts] for k in range(3))
-            tile = network(_cut(padded, whole).to(device))
-            if all(part == slice(0, n) for part, n in zip(whole, padded.shape[2:])):
-                output = tile.to(items.device)
+        axes = (cut_axis(n, side, self.halo) for n, side in zip(padded.shape[2:], tile))
+        for cuts in itertools.product(*axes):
+            piece = _cut(padded, [cut.read for cut in cuts]).to(predictor.device)
+            part = predictor(piece, [cut.inner for cut in cuts])
+            if part.shape[2:] == padded.shape[2:]:
+                output = part.to(items.device)
                 break
             if output is None:
                 output = torch.empty(
-                    len(items), tile.shape[1], *padded.shape[2:], dtype=tile.dtype, device=items.device
+                    len(items), part.shape[1], *padded.shape[2:], dtype=part.dtype, device=items.device
                 )
-            _cut(output, kept).copy_(_cut(tile, inner))
+            _cut(output, [cut.kept for cut in cuts]).copy_(part)
         assert output is not None
         return _cut(output, [slice(0, n) for n in size])
 
-    def _cuts(self, size: int, tile: int) -> list[tuple[slice, slice, slice]]:
-        """Cut one axis: where each tile reads, where its kept part lies in the image, and where in the tile."""
-        if size <= tile:
-            return [(slice(0, size), slice(0, size), slice(0, size))]
-        cuts = []
-        start = 0
-        while start < size:
-            # The first and the last tile have a border instead of a halo on one side and keep more.
-            low = max(0, start - self.halo)
-            stop = min(size, low + tile)
-            end = size if stop == size else stop - self.halo
-            cuts.append((slice(low, stop), slice(start, end), slice(start - low, end - low)))
-            start = end
-        return cuts
+
+_USUAL_TILE = {2: 1024, 3: 128}
 
 
-def _device_of(network: Callable[..., Any], images: torch.Tensor) -> torch.device:
-    parameters = getattr(network, "parameters", None)
-    first = next(parameters(), None) if parameters is not None else None
-    return images.device if first is None else first.device
+def _tile_budget(device: torch.device, image_bytes: int) -> int:
+    """Bytes that a tile may take; in RAM, others work too, and a few GiB more would save little."""
+    free = free_bytes(device)
+    return free // 2 if device.type == "cuda" else min(free // 4, max(2**29, image_bytes))
+
+
+class _Predictor:
+    """A network made ready for many tiles: which part of a tile it gives can be told, where the network knows how."""
+
+    def __init__(
+        self,
+        network: Callable[..., Any],
+        args: Sequence[Any],
+        kwargs: Mapping[str, Any],
+        amp: bool,
+        device: torch.device,
+    ) -> None:
+        self.args, self.kwargs, self.amp = args, kwargs, amp
+        self.module = fold_batch_norm(network) if isinstance(network, torch.nn.Module) else None
+        self.network = network if self.module is None else self.module
+        parameters = next(self.module.parameters(), None) if self.module is not None else None
+        self.device = device if parameters is None else parameters.device
+
+    def __call__(self, tile: torch.Tensor, part: Sequence[slice]) -> torch.Tensor:
+        """Predict a part of a tile."""
+        forward = self._run(self.network)
+        return autocast_bfloat16(forward)(tile, part) if self.amp else forward(tile, part)
+
+    def on_meta(self) -> Callable[..., torch.Tensor] | None:
+        """The same for shapes alone; None for what is no module that can be copied there."""
+        if self.module is None or isinstance(self.module, torch.jit.ScriptModule):
+            return None
+        return self._run(on_meta(self.module))
+
+    def _run(self, network: Callable[..., Any]) -> Callable[..., torch.Tensor]:
+        of_part = getattr(network, "forward_part", None)
+        if of_part is not None and not self.args and not self.kwargs:
+            return cast(Callable[..., torch.Tensor], of_part)
+        return lambda tile, part: _cut(network(tile, *self.args, **self.kwargs), part)
 
 
 def _collect(parts: Iterator[torch.Tensor], like: torch.Tensor, dim: int) -> torch.Tensor:

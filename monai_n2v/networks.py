@@ -3,8 +3,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from itertools import pairwise
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn as nn
@@ -31,7 +32,8 @@ class N2VUNet(nn.Module):
         spatial_dims: 2 or 3.
         in_channels: channels of the noisy image.
         out_channels: channels of the prediction.
-        features: feature maps of the first level; 96 for BSD68 in the paper, 32 elsewhere.
+        features: feature maps of the first level, doubled with every level; 96 for BSD68 in the paper, 32 elsewhere. Or
+            one number per level, ``depth + 1`` of them.
         depth: number of poolings; 2 in the paper.
         kernel_size: odd side of the convolutions; 3, or 5 for the simulated data of the paper.
         act: activation, as MONAI names it.
@@ -45,7 +47,8 @@ class N2VUNet(nn.Module):
         halo: how far a voxel of the result sees, in voxels to each side.
 
     Raises:
-        ValueError: for a depth below 1, an even kernel, or other ``spatial_dims`` than 2 and 3.
+        ValueError: for a depth below 1, an even kernel, other ``spatial_dims`` than 2 and 3, or a number of features
+            that does not fit the depth.
 
     References:
         .. [1] Krull et al., "Noise2Void - Learning Denoising from Single Noisy Images", CVPR 2019.
@@ -58,7 +61,7 @@ class N2VUNet(nn.Module):
         spatial_dims: int,
         in_channels: int = 1,
         out_channels: int = 1,
-        features: int = 32,
+        features: int | Sequence[int] = 32,
         depth: int = 2,
         kernel_size: int = 3,
         act: str | tuple[Any, ...] = ("relu", {"inplace": True}),
@@ -76,9 +79,15 @@ class N2VUNet(nn.Module):
         self.spatial_dims = spatial_dims
         self.top_skip = top_skip
         self.divisor = 2**depth
+        self._convs_reach = 2 * (kernel_size // 2)
         self.halo = _reach(depth, kernel_size, blur_pool)
 
-        widths = [features * 2**level for level in range(depth + 1)]
+        widths = list(features) if isinstance(features, Sequence) else [features * 2**n for n in range(depth + 1)]
+        if len(widths) != depth + 1:
+            raise ValueError(
+                f"features must be one number, or one per level, {depth + 1} for depth {depth}, got {widths}. "
+                "Give one number to double it with every level."
+            )
         block = {"act": act, "norm": norm, "bias": norm is None}
         self.first = TwoConv(spatial_dims, in_channels, widths[0], **block)
         self.down = nn.ModuleList(Down(spatial_dims, a, b, **block) for a, b in pairwise(widths))
@@ -122,6 +131,52 @@ class N2VUNet(nn.Module):
         for axis in range(self.spatial_dims):
             out = out.narrow(2 + axis, 0, size[axis])
         return out
+
+    def forward_part(self, x: torch.Tensor, part: Sequence[slice]) -> torch.Tensor:
+        """Predict a part of the result: the same voxels as of `forward`, without what nobody sees.
+
+        On the way up every level is computed as far as the part needs it, which spares a tile most of its halo's cost.
+
+        Args:
+            x: noisy images ``(B, in_channels, *spatial)``; sides are multiples of `divisor`.
+            part: of each spatial axis, with start and stop.
+
+        Returns:
+            ``(B, out_channels, *part)``.
+        """
+        skips: list[torch.Tensor] = [self.first(x)]
+        for down in self.down:
+            skips.append(down(skips[-1]))
+        # Per level from the top: what its convolutions give, and what they read.
+        given = [(piece.start, piece.stop) for piece in part]
+        levels = []
+        for skip in skips[:-1]:
+            read = [
+                (max(low - self._convs_reach, 0), min(high + self._convs_reach, size))
+                for (low, high), size in zip(given, skip.shape[2:])
+            ]
+            levels.append((given, read))
+            given = [(low // 2, -(-high // 2)) for low, high in read]
+        y = _box(skips.pop(), given)
+        for up, (wanted, read) in zip(cast(Iterable[UpCat], self.up), reversed(levels)):
+            y = up.upsample(y)
+            y = _box(y, [(low - 2 * start, high - 2 * start) for (low, high), (start, _) in zip(read, given)])
+            skip = skips.pop()
+            if skips or self.top_skip:
+                y = torch.cat([_box(skip, read), y], dim=1)
+            del skip  # its memory is needed
+            y = up.convs(y)
+            y = _box(y, [(low - start, high - start) for (low, high), (start, _) in zip(wanted, read)])
+            given = wanted
+        out: torch.Tensor = self.last(y)
+        return out
+
+
+def _box(x: torch.Tensor, bounds: Sequence[tuple[int, int]]) -> torch.Tensor:
+    """A view of a box of the spatial axes."""
+    for axis, (low, high) in enumerate(bounds, start=2):
+        x = x.narrow(axis, low, high - low)
+    return x
 
 
 def _max_blur_pool(spatial_dims: int) -> nn.Sequential:

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import logging
 import math
-import os
 import threading
 import time
 import weakref
@@ -15,6 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from monai_n2v.memory import free_bytes
 from monai_n2v.patches import CutRules, HeldImage, hold_image
 
 __all__ = ["ImageReader", "RollingWindow", "default_budget", "stream_order"]
@@ -30,18 +30,11 @@ _REPORT_INTERVAL = 10
 def default_budget(device: torch.device) -> int:
     """Bytes that images may take: 60 % of the free RAM, and of a GPU no more than half of its free memory.
 
-    The processes that torchrun started on a node (``LOCAL_WORLD_SIZE``) share its RAM; a GPU is its process's own.
-
     Args:
         device: where they are to be held.
     """
-    import psutil
-
-    n_processes = max(1, int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
-    free = int(_SHARE_OF_RAM * psutil.virtual_memory().available) // n_processes
-    if device.type == "cuda":
-        free = min(free, int(_SHARE_OF_GPU * torch.cuda.mem_get_info(device)[0]))
-    return free
+    free = int(_SHARE_OF_RAM * free_bytes("cpu"))
+    return min(free, int(_SHARE_OF_GPU * free_bytes(device))) if device.type == "cuda" else free
 
 
 def stream_order(n_images: int, seed: int, rank: int, number: int) -> np.ndarray:

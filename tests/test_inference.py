@@ -1,6 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 from __future__ import annotations
 
+import contextlib
+import math
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -8,6 +11,7 @@ from hypothesis import strategies as st
 from monai.data import MetaTensor
 from monai.networks.nets import BasicUNet
 
+from monai_n2v import inference
 from monai_n2v.inference import AlignedTileInferer, PaddedInferer
 from monai_n2v.networks import N2VUNet
 
@@ -59,28 +63,16 @@ def test_tiled_equals_whole_for_basic_unet_with_a_large_halo():
     halo=st.integers(0, 9),
     extra=st.integers(1, 3),
 )
-def test_tiles_cover_every_voxel_once_and_lie_on_the_grid(size, divisor, halo, extra):
-    halo_on_grid = -(-halo // divisor) * divisor
-    tile = 2 * halo_on_grid + extra * divisor
-    shapes = []
+def test_tiles_of_any_image_cover_it_and_lie_on_the_grid(size, divisor, halo, extra):
+    tile = 2 * -(-halo // divisor) * divisor + extra * divisor
 
     def check(x: torch.Tensor) -> torch.Tensor:
         assert all(side % divisor == 0 and side <= max(tile, 1) for side in x.shape[2:])
-        shapes.append(x.shape)
         return x + 1
 
     image = torch.rand(1, 1, *size)
     inferer = AlignedTileInferer(len(size), 1, tile, halo, divisor)
     assert torch.equal(inferer(image, check), image + 1)
-    for side in size:
-        padded = -(-side // divisor) * divisor
-        cuts = inferer._cuts(padded, inferer.tile_size[0])
-        assert all(whole.start % divisor == 0 for whole, _, _ in cuts)
-        kept = [voxel for _, part, _ in cuts for voxel in range(part.start, part.stop)]
-        assert kept == list(range(padded))
-        for whole, part, _ in cuts:
-            assert part.start - whole.start >= halo_on_grid or whole.start == 0
-            assert whole.stop - part.stop >= halo_on_grid or whole.stop == padded
 
 
 @pytest.mark.parametrize("size", [(17, 21, 3), (5, 6, 7)])
@@ -109,6 +101,68 @@ def test_channels_each_on_their_own_or_together():
         torch.testing.assert_close(together, double(image))
     with pytest.raises(ValueError, match="inputs must have 3 channels"):
         AlignedTileInferer(2, 3)(image, single)
+
+
+@pytest.mark.parametrize(
+    ("spatial_dims", "size", "n_axes"), [(2, (130, 97), 2), (3, (54, 61, 49), 3), (2, (66, 58, 7), 3)]
+)
+@pytest.mark.parametrize("kind", ["N2VUNet", "BasicUNet"])
+def test_tiles_chosen_by_free_memory_stay_within_it(monkeypatch, spatial_dims, size, n_axes, kind):
+    torch.manual_seed(0)
+    network = random_network(N2VUNet(spatial_dims, features=4))
+    if kind == "BasicUNet":
+        network = random_network(BasicUNet(spatial_dims, 1, 1, features=(4, 4, 4, 4, 4, 4), norm="batch"))
+    divisor = getattr(network, "divisor", 16)
+    inferer = AlignedTileInferer(spatial_dims, halo=24 if divisor == 4 else 16, divisor=divisor)
+    image = torch.rand(1, 1, *size)
+    seen = []
+    for n_bytes in (2**40, 100 * 4 * 40**spatial_dims, 0):
+        monkeypatch.setattr(inference, "_tile_budget", lambda *_, n=n_bytes: n)
+        with torch.inference_mode(), seen_inputs(seen):
+            output = inferer(image, network)
+        assert output.shape == image.shape
+        if n_bytes == 2**40:
+            whole = output
+            assert len(seen) == 1, "an image that fits is not cut"
+        elif kind == "N2VUNet":
+            torch.testing.assert_close(output, whole, rtol=0, atol=1e-5)
+        if n_bytes > 0:
+            # Two maps of the first level's four features are always held at once.
+            assert all(4 * 2 * 4 * math.prod(shape) <= n_bytes for shape in seen)
+        else:
+            assert max(math.prod(shape) for shape in seen) <= (2 * inferer.halo + divisor) ** spatial_dims
+        seen.clear()
+
+
+@contextlib.contextmanager
+def seen_inputs(shapes):
+    """Note the shapes that first convolutions read; meta copies, which planning asks, are left out."""
+
+    def note(module, inputs):
+        if inputs[0].shape[1] == 1 and inputs[0].device.type == "cpu":
+            shapes.append(tuple(inputs[0].shape))
+
+    handle = torch.nn.modules.module.register_module_forward_pre_hook(
+        lambda module, inputs: note(module, inputs) if isinstance(module, (torch.nn.Conv2d, torch.nn.Conv3d)) else None
+    )
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+def test_budget_of_a_tile_leaves_memory_to_others(monkeypatch):
+    monkeypatch.setattr(inference, "free_bytes", lambda _: 16 * 2**30)
+    cpu = torch.device("cpu")
+    assert inference._tile_budget(cpu, 1000) == 2**29, "half a GiB where the image is small"
+    assert inference._tile_budget(cpu, 3 * 2**30) == 3 * 2**30, "as much as a large image takes"
+    assert inference._tile_budget(cpu, 9 * 2**30) == 4 * 2**30, "never more than a quarter of what is free"
+    assert inference._tile_budget(torch.device("cuda"), 1000) == 8 * 2**30
+
+
+def test_what_is_no_network_gets_usual_tiles():
+    image = torch.rand(1, 1, 150, 20, 20)
+    assert torch.equal(AlignedTileInferer(3, divisor=4)(image, lambda x: x + 1), image + 1)
 
 
 def test_metatensor_taken_and_input_unchanged():

@@ -199,3 +199,31 @@ def test_batch_norm_keeps_absolute_intensity_where_instance_norm_erases_it():
 def test_unet_bad_arguments_refused(arguments, message):
     with pytest.raises(ValueError, match=message):
         N2VUNet(**arguments)
+
+
+@pytest.mark.parametrize("spatial_dims", [2, 3])
+@pytest.mark.parametrize("options", [{}, {"depth": 1}, {"depth": 3, "kernel_size": 5}, N2V2])
+@pytest.mark.parametrize("part", ["whole", "inner", "near border", "far border", "one voxel"])
+def test_part_equals_the_same_voxels_of_the_whole(spatial_dims, options, part):
+    torch.manual_seed(0)
+    network = random_network(N2VUNet(spatial_dims, features=2, **options))
+    sides = [6 * network.divisor, 10 * network.divisor, 4 * network.divisor][:spatial_dims]
+    image = torch.rand(1, 1, *sides)
+    bounds = {"whole": (0, 1), "inner": (0.3, 0.7), "near border": (0, 0.4), "far border": (0.45, 1)}
+    pieces = [slice(n // 2 + 1, n // 2 + 2) for n in sides]
+    if part != "one voxel":
+        low, high = bounds[part]
+        pieces = [slice(int(low * n), int(high * n)) for n in sides]
+    with torch.inference_mode():
+        whole = network(image)
+        found = network.forward_part(image, pieces)
+    torch.testing.assert_close(found, whole[(..., *pieces)], rtol=1e-5, atol=1e-6)
+
+
+def test_features_per_level():
+    network = N2VUNet(2, features=[2, 8, 4])
+    assert network.first.conv_0.conv.out_channels == 2
+    assert [down.convs.conv_1.conv.out_channels for down in network.down] == [8, 4]
+    assert network(torch.rand(1, 1, 20, 24)).shape == (1, 1, 20, 24)
+    with pytest.raises(ValueError, match="features must be one number, or one per level"):
+        N2VUNet(2, features=[2, 4])

@@ -11,7 +11,8 @@ import pytest
 import monai_n2v
 
 LAYERS = [
-    {"strata", "footprints", "precision", "staging", "padding", "quality", "planes", "blocks"},
+    {"strata", "footprints", "precision", "staging", "padding", "quality", "planes", "blocks"}
+    | {"memory", "tiles", "folding"},
     {"masking", "formats.base", "correlation", "traces", "symmetries", "resources", "workflows"},
     {"formats.dicom_derived", "charts"},
     {"transforms", "intensity", "losses", "networks", "formats.nifti", "formats.nrrd", "formats.metaimage"}

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from benchmarks.common import save
-from benchmarks.overhead import BATCHES, steps
+from benchmarks.speed.overhead import BATCHES, steps
 
 
 def check(device: torch.device) -> dict[str, bool]:

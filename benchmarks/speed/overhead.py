@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """A training step in the bundle over the bare step of the same network on a ready batch; masking; one default epoch.
 
-The two kinds of step take turns, so that a drifting machine slows both; medians. ``python -m benchmarks.overhead``.
+The two kinds of step take turns, so that a drifting machine slows both; medians.
+``python -m benchmarks.speed.overhead``
 """
 
 from __future__ import annotations

@@ -1,0 +1,108 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A way to train, run on a task: what is laid over a bundle, for how many steps; and how long such a step takes."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.tasks import Task
+
+__all__ = ["Recipe", "annealed", "denoise", "run", "step_seconds"]
+
+EPOCH_LENGTH = 10
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What is laid over a bundle to train and to predict.
+
+    Attributes:
+        spatial_dims: of the network.
+        overlays: names in ``configs/``, for training and for prediction.
+        settings: values by key of ``train.json``; those that ``inference.json`` has, too, reach prediction.
+        anneal: whether the learning rate is annealed within the run (``anneal.json``, as from the command line) rather
+            than halved on a plateau of the validation loss.
+    """
+
+    spatial_dims: int
+    overlays: tuple[str, ...] = ()
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    anneal: bool = True
+
+    def with_settings(self, **settings: Any) -> Recipe:
+        """The same with further settings."""
+        return Recipe(self.spatial_dims, self.overlays, {**self.settings, **settings}, self.anneal)
+
+
+def annealed(spatial_dims: int, **settings: Any) -> Recipe:
+    """The command line's own recipe, with other settings."""
+    return Recipe(spatial_dims, (f"self_{spatial_dims}d.json",), settings)
+
+
+def _images(task: Task, spatial_dims: int) -> list[Any]:
+    from monai_n2v.bundles import as_image
+
+    return [as_image(image[None], [1.0] * spatial_dims) for image in task.noisy]
+
+
+def denoise(recipe: Recipe, images: Sequence[Any], weights: Path, **overrides: Any) -> list[np.ndarray]:
+    """Predict a recipe's images with its trained network."""
+    from monai_n2v.bundles import bundle_name, find_bundle, predict
+
+    bundle = find_bundle(bundle_name(recipe.spatial_dims))
+    text = (bundle / "configs" / "inference.json").read_text()
+    known = {key: value for key, value in recipe.settings.items() if f'"{key}":' in text and key != "amp"}
+    overlays = [*recipe.overlays, "in_memory_inference.json"]
+    return [predict(bundle, image, weights, overlays, **known, **overrides)[0] for image in images]
+
+
+def run(recipe: Recipe, task: Task, steps: int, seed: int, *, max_time: float | None = None) -> dict[str, Any]:
+    """Train on a task's noisy images for so many steps, or seconds, and score the prediction.
+
+    Returns:
+        ``steps`` made, ``psnr``, and the wall clock's ``training_seconds`` and ``prediction_seconds``.
+    """
+    from monai_n2v.bundles import bundle_name, find_bundle, train
+
+    bundle = find_bundle(bundle_name(recipe.spatial_dims))
+    images = _images(task, recipe.spatial_dims)
+    length = EPOCH_LENGTH if recipe.anneal else 100
+    budget: dict[str, Any] = {"max_time": max_time} if max_time else {"epochs": max(1, round(steps / length))}
+    overlays = [*recipe.overlays, *(["anneal.json"] if recipe.anneal else []), "in_memory_train.json"]
+    if recipe.anneal:
+        budget["progress"] = False
+    else:
+        budget["validate#dataset#data"] = [{"image": image} for image in images]
+    with tempfile.TemporaryDirectory() as folder:
+        started = time.perf_counter()
+        record = train(
+            bundle, images, Path(folder), overlays, **recipe.settings, **budget, epoch_length=length, seed=seed
+        )  # fmt: skip
+        trained = time.perf_counter()
+        outputs = denoise(recipe, images, Path(folder) / "models" / "model.pt")
+        done = time.perf_counter()
+    return {
+        "steps": record["steps"],
+        "bfloat16": record["bfloat16"],
+        "training_seconds": round(trained - started, 1),
+        "prediction_seconds": round(done - trained, 2),
+        "psnr": round(task.score(outputs), 3),
+    }
+
+
+def step_seconds(recipes: Mapping[str, Recipe], n_rounds: int = 8) -> dict[str, float]:
+    """Median seconds of a training step of each recipe, taken in turns, so that a drifting machine slows all alike."""
+    from benchmarks.speed.overhead import interleaved, steps
+
+    functions: list[Callable[[], None]] = []
+    for recipe in recipes.values():
+        functions.append(steps(recipe.spatial_dims, recipe.overlays, **recipe.settings)[0])
+    medians = np.median(interleaved(functions, n_rounds), axis=0)
+    return dict(zip(recipes, medians.tolist(), strict=True))

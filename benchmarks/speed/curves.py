@@ -1,0 +1,183 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The curves that defaults are chosen by: PSNR after a fixed time, one setting changed at a time.
+
+1. ``python -m benchmarks.speed.curves time`` measures a training step of every variant, in turns, on two threads of an
+   otherwise idle machine.
+2. ``python -m benchmarks.speed.curves run --budget 30 --seeds 0 1 2`` trains every variant for as many steps as fit
+   into 30 s by that time. So the scores depend neither on what else the machine does nor on ``--threads``; several
+   processes may share the work (``--share 0/2``).
+
+2D: the twelve images of Set12, sigma 25. 3D: a crop of Colin27, sigma 12. Rows gather in ``results/curves.json``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import fcntl
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from benchmarks.common import RESULTS, load, machine, save
+from benchmarks.recipes import Recipe, annealed, run, step_seconds
+from benchmarks.tasks import TASKS
+
+TASK_OF = {2: "set12", 3: "colin27"}
+
+
+def network(spatial_dims: int, **options: Any) -> dict[str, Any]:
+    """N2VUNet with other options, as a config has it."""
+    definition = {
+        "_target_": "monai_n2v.networks.N2VUNet",
+        "spatial_dims": spatial_dims,
+        "in_channels": "@in_channels",
+        "out_channels": "@in_channels",
+        "features": "@features",
+    }
+    return {"network_def": {**definition, **options}}
+
+
+def bundle(spatial_dims: int, anneal: bool = True, **settings: Any) -> Recipe:
+    """The bundle's own recipe with its BasicUNet; annealed where not told otherwise."""
+    return Recipe(spatial_dims, (), settings, anneal)
+
+
+def variants(dims: int) -> dict[str, dict[str, Recipe]]:
+    """Recipes by group and name; the first of a group is the default when this was written."""
+    base = annealed(dims)
+    groups: dict[str, dict[str, Recipe]] = {"default": {"default": base}}
+    groups["mask_fraction"] = {
+        str(q): annealed(dims, mask_fraction=q) for q in (0.002, 0.008, 0.016, 0.03, 0.06, 0.1, 0.2)
+    }
+    groups["fill"] = {
+        f"{fill}, radius {radius}": annealed(dims, fill=fill, radius=radius)
+        for fill, radius in (("uniform", 5), ("uniform", 2), ("uniform", 1), ("mean", 2), ("median", 1), ("median", 3))
+    }
+    batches = {2: ((8, 64), (32, 64), (4, 128), (16, 48), (64, 32)), 3: ((2, 32), (8, 32), (1, 48), (10, 24), (32, 16))}
+    groups["batch"] = {
+        "x".join(map(str, (n, *[side] * dims))): annealed(dims, batch_size=n, patch_size=[side] * dims)
+        for n, side in batches[dims]
+    }
+    groups["lr"] = {str(lr): annealed(dims, lr=lr) for lr in (0.0004, 0.001, 0.002, 0.005, 0.01)}
+    groups["schedule"] = {
+        **{f"decay over {part:g}": annealed(dims, decay_fraction=part) for part in (0.01, 0.25, 0.75, 0.99)},
+        "one cycle": annealed(dims, decay_fraction=0.7, **{"train#handlers#3#n_warmup": 120}),
+        "constant, ema 0.99": annealed(dims, decay_fraction=0.01, ema=0.99),
+        "decay over 0.5, ema 0.99": annealed(dims, ema=0.99),
+    }
+    adam = {"_target_": "torch.optim.AdamW", "params": "$@network.parameters()", "lr": "@lr"}
+    groups["optimizer"] = {
+        "AdamW 0.01": annealed(dims, optimizer=adam),
+        "Adam, beta2 0.99": annealed(
+            dims, optimizer={**adam, "_target_": "torch.optim.Adam", "betas": [0.9, 0.99]}
+        ),
+    }  # fmt: skip
+    width = {2: 32, 3: 16}[dims]
+    groups["network"] = {
+        f"features {width // 2}": annealed(dims, features=width // 2),
+        f"features {width * 2}": annealed(dims, features=width * 2),
+        f"features {width // 2}, {width * 2}, {width * 4}": annealed(
+            dims, features=[width // 2, width * 2, width * 4]
+        ),
+        f"features {width // 2}, {width}, {width * 2}, {width * 4}": annealed(
+            dims, features=[width // 2, width, width * 2, width * 4], divisor=8, **network(dims, depth=3)
+        ),
+        "depth 1": annealed(dims, **network(dims, depth=1)),
+        "depth 3": annealed(dims, divisor=8, **network(dims, depth=3)),
+        "no norm": annealed(dims, **network(dims, norm=None)),
+        "N2V2": annealed(dims, **network(dims, blur_pool=True, top_skip=False)),
+    }  # fmt: skip
+    fast = {"lr": 0.003, "mask_fraction": 0.05, "fill": "median", "radius": 2}
+    groups["bundle"] = {
+        "as it was": bundle(dims, False),
+        "annealed, ema 0": bundle(dims, ema=0),
+        "annealed, ema 0, lr 0.003": bundle(dims, ema=0, lr=0.003),
+        "annealed, ema 0, lr 0.003, mask_fraction 0.05": bundle(dims, ema=0, lr=0.003, mask_fraction=0.05),
+        "the command line's settings": bundle(dims, ema=0, **fast),
+        "the command line's settings, lr 0.001": bundle(dims, ema=0, **{**fast, "lr": 0.001}),
+        "the command line's settings, ema 0.99, not annealed": bundle(dims, False, ema=0.99, **fast),
+    }
+    return groups
+
+
+def name_of(dims: int, group: str, name: str) -> str:
+    """Key of a variant among the step times."""
+    return f"{dims}D | {group} | {name}"
+
+
+@contextmanager
+def stored() -> Iterator[dict[str, Any]]:
+    """The results, locked while they are changed, since several processes may share the work."""
+    RESULTS.mkdir(exist_ok=True)
+    with (RESULTS / ".curves.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        results = {k: v for k, v in (load("curves") or {"step_ms": {}, "rows": []}).items() if k != "machine"}
+        yield results
+        save("curves", results)
+
+
+def measure_steps(dims: list[int], groups: list[str]) -> None:
+    """Time a step of all variants of one number of axes at a time."""
+    import torch
+
+    torch.set_num_threads(2)
+    for n in dims:
+        recipes = {
+            name_of(n, group, name): recipe
+            for group, members in variants(n).items()
+            if group in groups
+            for name, recipe in members.items()
+        }
+        seconds = step_seconds(recipes)
+        with stored() as results:
+            results["step_ms"] |= {name: round(1e3 * value, 2) for name, value in seconds.items()}
+            results["step_machine"] = machine()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("what", choices=("time", "run"))
+    parser.add_argument("--dims", type=int, nargs="*", default=[3, 2])
+    parser.add_argument("--groups", nargs="*", default=list(variants(3)))
+    parser.add_argument("--names", nargs="*", help="only these variants")
+    parser.add_argument("--budget", type=float, default=30)
+    parser.add_argument("--seeds", type=int, nargs="*", default=[0, 1, 2])
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--share", default="0/1", help="part of the work, such as 0/2 and 1/2 for two processes")
+    arguments = parser.parse_args()
+    if arguments.what == "time":
+        measure_steps(arguments.dims, arguments.groups)
+        return
+    import torch
+
+    torch.set_num_threads(arguments.threads)
+    step_ms = (load("curves") or {})["step_ms"]
+    jobs = [
+        (seed, dims, group, name, recipe)
+        for seed in arguments.seeds
+        for dims in arguments.dims
+        for group, members in variants(dims).items()
+        if group in arguments.groups
+        for name, recipe in members.items()
+        if not arguments.names or name in arguments.names
+    ]
+    part, n_parts = map(int, arguments.share.split("/"))
+    tasks = {dims: TASKS[TASK_OF[dims]]() for dims in arguments.dims}
+    for seed, dims, group, name, recipe in jobs[part::n_parts]:
+        steps = round(1e3 * arguments.budget / step_ms[name_of(dims, group, name)])
+        try:
+            row = run(recipe, tasks[dims], steps, seed)
+        except FloatingPointError as error:
+            row = {"steps": steps, "psnr": None, "diverged": str(error)}
+        # The wall clock of a shared machine says nothing; a step's time is measured apart.
+        row = {k: v for k, v in row.items() if not k.endswith("_seconds")}
+        key = {"task": TASK_OF[dims], "dims": dims, "group": group, "name": name, "budget": arguments.budget}
+        row = {**key, "seed": seed, **row}
+        print(json.dumps(row), flush=True)
+        with stored() as results:
+            results["rows"].append({**row, "commit": machine()["commit"]})
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,48 @@
+# SPDX-License-Identifier: Apache-2.0
+from __future__ import annotations
+
+import pytest
+import torch
+from monai.networks.nets import BasicUNet
+
+from monai_n2v.memory import free_bytes, on_meta, peak_bytes
+from monai_n2v.networks import N2VUNet
+
+
+def test_free_memory_is_shared_among_the_processes_of_a_node(monkeypatch):
+    import psutil
+
+    memory = psutil.virtual_memory()._replace(available=8 * 2**30)
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: memory)
+    monkeypatch.delenv("LOCAL_WORLD_SIZE", raising=False)
+    assert free_bytes("cpu") == 8 * 2**30
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
+    assert free_bytes("cpu") == 2 * 2**30
+
+
+def test_peak_counts_what_is_held_at_once_and_not_what_was_freed():
+    def chain(x: torch.Tensor) -> torch.Tensor:
+        for _ in range(5):
+            x = x + 1
+        return x
+
+    # The caller holds the input; each sum is made while the one before is still there.
+    assert peak_bytes(chain, (1, 1, 10, 10)) == 3 * 400
+
+
+def test_peak_counts_views_and_changes_in_place_once():
+    assert peak_bytes(lambda x: x.relu_().narrow(2, 0, 5).view(-1), (1, 1, 10, 10)) == 400
+
+
+@pytest.mark.parametrize("spatial_dims", [2, 3])
+@pytest.mark.parametrize("kind", ["N2VUNet", "BasicUNet"])
+def test_peak_of_a_network_grows_with_its_voxels(spatial_dims, kind):
+    network: torch.nn.Module = N2VUNet(spatial_dims, features=4)
+    if kind == "BasicUNet":
+        network = BasicUNet(spatial_dims, 1, 1, features=(4, 4, 8, 8, 16, 4), norm="batch")
+    shadow = on_meta(network.eval())
+    small, large = (peak_bytes(shadow, (1, 1, *(side,) * spatial_dims)) for side in (32, 64))
+    assert large == pytest.approx(small * 2**spatial_dims, rel=0.05)
+    # Two maps of the first level's features and the input are held at once by any U-Net.
+    assert large >= (4 * (1 + 2 * 4)) * 64**spatial_dims
+    assert next(network.parameters()).device.type == "cpu"
