@@ -114,7 +114,7 @@ def speed(n_rounds: int = 16) -> dict[str, float]:
 
     torch.set_num_threads(2)
     both = [steps(c[0], overlays_of(c[0]), **overrides_of(*c)) for c in CANDIDATES]
-    seconds = interleaved([bundle_step for bundle_step, _ in both], n_rounds)
+    seconds = interleaved([bundle_step for bundle_step, *_ in both], n_rounds)
     return {label(*c): round(1e3 * s, 1) for c, s in zip(CANDIDATES, np.median(seconds, axis=0).tolist())}
 
 

@@ -56,3 +56,10 @@ def load(name: str) -> dict[str, Any] | None:
     """Read ``results/<name>.json`` where there is one."""
     path = RESULTS / f"{name}.json"
     return json.loads(path.read_text()) if path.exists() else None
+
+
+def origin(machine: dict[str, Any]) -> str:
+    """Where numbers come from, in one line."""
+    versions = ", ".join(f"{name} {number}" for name, number in machine["versions"].items())
+    place = machine["gpu"] or f"{machine['cpu']}, {machine['threads']} threads of {machine['cores']} cores"
+    return f"`{machine['command']}` at commit `{machine['commit']}`; {place}; {versions}."

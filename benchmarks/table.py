@@ -5,16 +5,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from benchmarks.common import ROOT, load
+from benchmarks.common import ROOT, load, origin
+from benchmarks.speed.sections import PLOTS, SECTIONS
 
 PLOT = ROOT / "docs" / "images" / "colin27.png"
-
-
-def origin(machine: dict[str, Any]) -> str:
-    """Where numbers come from, in one line."""
-    versions = ", ".join(f"{name} {number}" for name, number in machine["versions"].items())
-    place = machine["gpu"] or f"{machine['cpu']}, {machine['threads']} threads of {machine['cores']} cores"
-    return f"`{machine['command']}` at commit `{machine['commit']}`; {place}; {versions}."
 
 
 def label(row: dict[str, Any]) -> str:
@@ -84,7 +78,6 @@ def colin27_section(stored: dict[str, Any]) -> list[str]:
         ]
         for text in sorted({origin(row["machine"]) for row in trained}):
             lines.append(f"- {text}")
-        plot(trained, filters)
     for row in small:
         lines += [
             "",
@@ -94,9 +87,12 @@ def colin27_section(stored: dict[str, Any]) -> list[str]:
     return lines
 
 
-def plot(trained: list[dict[str, Any]], filters: list[dict[str, Any]]) -> None:
+def plot_colin27(stored: dict[str, Any]) -> None:
     """PSNR against seconds of training, filters as lines."""
     import matplotlib.pyplot as plt
+
+    filters = [row for row in stored["rows"] if row["method"] != "Noise2Void"]
+    trained = [row for row in stored["rows"] if row["method"] == "Noise2Void" and row["side"] == 96]
 
     figure, axes = plt.subplots(figsize=(6.4, 4))
     for name in sorted({label(row) for row in trained}):
@@ -236,21 +232,32 @@ def bigdata_section(stored: dict[str, Any]) -> list[str]:
     return [*lines, "", origin(stored["machine"])]
 
 
-def main() -> None:
+def text() -> str:
+    """The whole page."""
     lines = ["# Results", "", "Written by `python -m benchmarks.table` from `benchmarks/results/`; do not edit.", ""]
-    for name, section in (
-        ("colin27", colin27_section),
-        ("overhead", overhead_section),
-        ("seams", seams_section),
-        ("check", check_section),
-        ("memory", memory_section),
-        ("averaging", averaging_section),
-        ("bigdata", bigdata_section),
-    ):
+    sections = {
+        "colin27": colin27_section,
+        **SECTIONS,
+        "overhead": overhead_section,
+        "seams": seams_section,
+        "check": check_section,
+        "memory": memory_section,
+        "averaging": averaging_section,
+        "bigdata": bigdata_section,
+    }
+    for name, section in sections.items():
         stored = load(name)
         if stored:
             lines += [*section(stored), ""]
-    (ROOT / "docs" / "results.md").write_text("\n".join(lines).rstrip() + "\n")
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def main() -> None:
+    (ROOT / "docs" / "results.md").write_text(text())
+    for name, plot in {"colin27": plot_colin27, **PLOTS}.items():
+        stored = load(name)
+        if stored:
+            plot(stored)
 
 
 if __name__ == "__main__":

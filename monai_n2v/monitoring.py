@@ -181,7 +181,8 @@ class TrainingBar:
         else:
             done = (time.perf_counter() - self._started) / self.max_time
         output = engine.state.output
-        if isinstance(output, Mapping):
+        # Reading the loss makes a GPU wait, so not of every step.
+        if isinstance(output, Mapping) and engine.state.iteration % 10 == 1:
             self._bar.set_postfix_str(f"loss {output['loss'].item():.4f}", refresh=False)
         self._bar.update(min(1.0, done) - self._bar.n)
 

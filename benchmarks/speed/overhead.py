@@ -24,9 +24,22 @@ BATCHES = {2: (128, (64, 64)), 3: (4, (64, 64, 64))}
 
 
 def steps(
-    spatial_dims: int, overlays: Sequence[str] = (), **overrides: Any
-) -> tuple[Callable[[], None], Callable[[], None]]:
-    """A step through the bundle's own trainer, and a bare one of the same network in the same precision."""
+    spatial_dims: int,
+    overlays: Sequence[str] = (),
+    prepare: Callable[[torch.nn.Module], None] | None = None,
+    **overrides: Any,
+) -> tuple[Callable[[], None], Callable[[], None], Any]:
+    """A step through the bundle's own trainer, and a bare one of the same network in the same precision.
+
+    Args:
+        spatial_dims: which bundle.
+        overlays: what is laid over its ``train.json``.
+        prepare: done to the network first.
+        overrides: entries of the config.
+
+    Returns:
+        both steps, and the trainer.
+    """
     from monai.bundle import ConfigWorkflow
     from monai.data import MetaTensor
 
@@ -35,7 +48,7 @@ def steps(
     from monai_n2v.precision import autocast_bfloat16
 
     bundle = find_bundle(bundle_name(spatial_dims))
-    volume = torch.randn(1, *(160,) * spatial_dims)
+    volume = torch.randn(1, *(160,) * spatial_dims, generator=torch.Generator().manual_seed(0))
     overlays = [*overlays, "anneal.json", "in_memory_train.json"]
     flow = ConfigWorkflow(
         config_file=[str(bundle / "configs" / "train.json"), *map(str, map(find_config, overlays))],
@@ -52,6 +65,8 @@ def steps(
         },
     )  # fmt: skip
     flow.initialize()
+    if prepare is not None:
+        prepare(flow.parser.get_parsed_content("network"))
     trainer = flow.parser.get_parsed_content("train#trainer")
     loader = iter(flow.parser.get_parsed_content("train#dataloader"))
     # One iteration as Ignite runs it: events, data, update. The engine's generator stops after each iteration.
@@ -68,7 +83,8 @@ def steps(
         trainer.fire_event(Events.ITERATION_COMPLETED)
 
     network, loss = flow.parser.get_parsed_content("network"), N2VLoss()
-    optimizer = torch.optim.Adam(network.parameters(), lr=4e-4)
+    kind = flow.parser.get_parsed_content("optimizer").defaults
+    optimizer = torch.optim.Adam(network.parameters(), lr=4e-4, fused=kind.get("fused"))
     ready = {key: tensor.clone() for key, tensor in next(loader).items()}
     forward = autocast_bfloat16(network) if flow.parser.get_parsed_content("amp") else network
 
@@ -78,7 +94,7 @@ def steps(
         loss(forward(ready["image"]), ready["label"], ready["mask"]).backward()
         optimizer.step()
 
-    return bundle_step, bare_step
+    return bundle_step, bare_step, trainer
 
 
 def interleaved(functions: Sequence[Callable[[], None]], n_rounds: int) -> np.ndarray:
@@ -94,7 +110,8 @@ def interleaved(functions: Sequence[Callable[[], None]], n_rounds: int) -> np.nd
 def overhead(spatial_dims: int, n_rounds: int) -> dict[str, Any]:
     """Medians of both steps, taken in turns, and of the ratios of neighbors."""
     batch_size, patch_size = BATCHES[spatial_dims]
-    seconds = interleaved(steps(spatial_dims, batch_size=batch_size, patch_size=list(patch_size)), n_rounds)
+    both = steps(spatial_dims, batch_size=batch_size, patch_size=list(patch_size))[:2]
+    seconds = interleaved(both, n_rounds)
     return {
         "batch": [batch_size, *patch_size],
         "bfloat16": has_fast_bfloat16("cpu"),

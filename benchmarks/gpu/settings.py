@@ -1,0 +1,128 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What makes a step fast on a GPU: precision, memory layout, compilation, CUDA graphs, fused Adam, determinism.
+
+``python -m benchmarks.gpu.settings`` checks every variant's loss against the CPU's first, then times the bundle's step
+and the bare one in turns with device events. ``--device cpu --rounds 1 --small`` tells without a GPU that it runs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import statistics
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from monai.networks.nets.basic_unet import UpCat
+
+from benchmarks.common import save
+from benchmarks.speed.overhead import BATCHES, steps
+
+CONTIGUOUS = {"network": "$@network_def.to(@device)"}
+FUSED = {
+    "optimizer": {
+        "_target_": "torch.optim.Adam", "params": "$@network.parameters()", "lr": "@lr", "fused": True,
+    }
+}  # fmt: skip
+# Overrides of the bundle, and torch.compile's mode or None for none.
+VARIANTS: dict[str, tuple[dict[str, Any], str | None]] = {
+    "float32": ({"amp": False}, None),
+    "float32, contiguous": ({"amp": False, **CONTIGUOUS}, None),
+    "bfloat16": ({"amp": True}, None),
+    "bfloat16, contiguous": ({"amp": True, **CONTIGUOUS}, None),
+    "bfloat16, fused Adam": ({"amp": True, **FUSED}, None),
+    "bfloat16, compiled": ({"amp": True}, "default"),
+    "bfloat16, compiled, fused Adam": ({"amp": True, **FUSED}, "default"),
+    "bfloat16, CUDA graphs": ({"amp": True}, "reduce-overhead"),
+}
+
+
+def compile_network(network: torch.nn.Module, mode: str) -> None:
+    """Compile in place; its sides are multiples of the divisor, so BasicUNet need not pad, which does not compile."""
+    for module in network.modules():
+        if isinstance(module, UpCat):
+            module.is_pad = False
+    network.compile(mode=mode)
+
+
+def losses(spatial_dims: int, overlays: list[str], overrides: dict[str, Any], mode: str | None) -> list[float]:
+    """Losses of the first steps of a training."""
+    bundle_step, _, trainer = steps(
+        spatial_dims, overlays, batch_size=2, **overrides, prepare=_preparation(mode)
+    )  # fmt: skip
+    found = []
+    for _ in range(3):
+        bundle_step()
+        found.append(trainer.state.output["loss"].item())
+    return found
+
+
+def _preparation(mode: str | None) -> Callable[[torch.nn.Module], None] | None:
+    return None if mode is None else lambda network: compile_network(network, mode)
+
+
+def milliseconds(step: Callable[[], None], device: torch.device) -> float:
+    """Device time of a step."""
+    if device.type != "cuda":
+        started = time.perf_counter()
+        step()
+        return 1e3 * (time.perf_counter() - started)
+    start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    start.record()
+    step()
+    end.record()
+    torch.cuda.synchronize()
+    return start.elapsed_time(end)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--device", default="cuda:0")
+    parser.add_argument("--rounds", type=int, default=60)
+    parser.add_argument("--dims", type=int, nargs="*", default=[2, 3])
+    parser.add_argument("--variants", nargs="*", default=list(VARIANTS))
+    parser.add_argument("--small", action="store_true", help="tiny batches, to see that it runs")
+    arguments = parser.parse_args()
+    device = torch.device(arguments.device)
+    place = {"device": f"$torch.device('{device}')"}
+    rows = []
+    for dims, recipe in itertools.product(arguments.dims, ("bundle", "command line")):
+        overlays = [f"self_{dims}d.json"] if recipe == "command line" else []
+        batch_size, patch = (2, (32,) * dims) if arguments.small else BATCHES[dims]
+        reference = losses(dims, overlays, {"amp": False, "device": "$torch.device('cpu')"}, None)
+        for name in arguments.variants:
+            overrides, mode = VARIANTS[name]
+            for benchmark in (False, True):
+                row: dict[str, Any] = {"dims": dims, "recipe": recipe, "variant": name, "cudnn_benchmark": benchmark}
+                try:
+                    found = losses(dims, overlays, {**overrides, **place}, mode)
+                    tolerance = 5e-2 if "bfloat16" in name else 1e-3
+                    worst = max(abs(a - b) / b for a, b in zip(found, reference))
+                    row |= {"losses_off_by": worst, "as_on_cpu": worst < tolerance}
+                    options = {"batch_size": batch_size, "patch_size": list(patch), **overrides, **place}
+                    both = steps(dims, overlays, **options, prepare=_preparation(mode))[:2]
+                    # The bundle asks for determinism; this is what it costs.
+                    torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = not benchmark, benchmark
+                    for step in both:
+                        for _ in range(min(10, arguments.rounds)):
+                            step()
+                    pairs = [[milliseconds(step, device) for step in both] for _ in range(arguments.rounds)]
+                    row |= {
+                        "batch": [batch_size, *patch],
+                        "bundle_step_ms": statistics.median(a for a, _ in pairs),
+                        "bare_step_ms": statistics.median(b for _, b in pairs),
+                        "ratio": statistics.median(a / b for a, b in pairs),
+                    }
+                    row["patches_per_second"] = round(1e3 * batch_size / row["bundle_step_ms"], 1)
+                except Exception as error:  # noqa: BLE001 - a variant that fails is a finding, too
+                    row["failed"] = f"{type(error).__name__}: {error}"[:300]
+                rows.append(row)
+                print(json.dumps(row), flush=True)
+    save("gpu_settings" if device.type == "cuda" else "try_settings", {"rows": rows})
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,138 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Prediction: `AlignedTileInferer` over the bare forward pass, what halos cost, and the peak of memory.
+
+``python -m benchmarks.speed.prediction``
+
+The bare pass is the network itself on one ready tile of the same sides; it and the whole prediction take turns. A voxel
+that the network sees counts as processed, halo included. Peak memory is that of a process of its own.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import resource
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+
+from benchmarks.common import save
+from benchmarks.speed.overhead import interleaved
+
+BASIC = {2: (32, 32, 64, 128, 256, 32), 3: (16, 16, 32, 64, 128, 16)}
+# Sides of the image: one that fits into memory whole, one that is cut. By name of the network.
+SIZES = {
+    2: {"fits": (768, 768), "cut": (2560, 2560)},
+    3: {"fits": (96, 96, 96), "cut": (256, 256, 160)},
+}
+
+
+def make_network(spatial_dims: int, name: str) -> torch.nn.Module:
+    """The command line's network, or the bundle's, in evaluation mode and the memory layout the bundles use."""
+    from monai.networks.nets import BasicUNet
+
+    from monai_n2v.networks import N2VUNet
+
+    torch.manual_seed(0)
+    network: torch.nn.Module
+    if name == "N2VUNet":
+        network = N2VUNet(spatial_dims, features={2: 32, 3: 16}[spatial_dims])
+    else:
+        network = BasicUNet(spatial_dims, 1, 1, features=BASIC[spatial_dims], norm="batch", bias=False)
+    layout = torch.channels_last if spatial_dims == 2 else torch.channels_last_3d
+    return network.to(memory_format=layout).eval()
+
+
+def make_inferer(spatial_dims: int, name: str) -> Any:
+    """The inferer as the configs have it."""
+    from monai_n2v.inference import AlignedTileInferer
+
+    if name == "N2VUNet":
+        return AlignedTileInferer(spatial_dims, halo=24, divisor=4)
+    return AlignedTileInferer(spatial_dims, halo={2: 48, 3: 32}[spatial_dims], divisor=16)
+
+
+def reads(inferer: Any, network: torch.nn.Module, size: tuple[int, ...]) -> tuple[tuple[int, ...], int]:
+    """Sides of the largest tile, and all voxels that the network sees."""
+    from monai_n2v.inference import _Predictor
+    from monai_n2v.tiles import cut_axis
+
+    padded = [-(-side // inferer.divisor) * inferer.divisor for side in size]
+    predictor = _Predictor(network, (), {}, False, torch.device("cpu"))
+    tile, _ = inferer._plan(predictor, padded, 4 * math.prod(size))
+    axes = [
+        [cut.read.stop - cut.read.start for cut in cut_axis(n, side, inferer.halo)] for n, side in zip(padded, tile)
+    ]
+    return tuple(max(sides) for sides in axes), math.prod(sum(sides) for sides in axes)
+
+
+def measure(spatial_dims: int, name: str, size: tuple[int, ...], n_rounds: int) -> dict[str, Any]:
+    """Times of a whole prediction and of the bare pass on one tile, in turns."""
+    network, inferer = make_network(spatial_dims, name), make_inferer(spatial_dims, name)
+    image = torch.rand(1, 1, *size)
+    sides, seen = reads(inferer, network, size)
+    tile = torch.rand(1, 1, *sides)
+    functions: list[Callable[[], Any]] = [lambda: inferer(image, network), lambda: network(tile)]
+    with torch.inference_mode():
+        seconds = interleaved(functions, n_rounds)
+    ours, bare = np.median(seconds, axis=0).tolist()
+    ratios = (seen / seconds[:, 0]) / (math.prod(sides) / seconds[:, 1])
+    return {
+        "image": size,
+        "tile": sides,
+        "seconds": round(ours, 3),
+        "bare_seconds_per_tile": round(bare, 4),
+        "throughput_over_bare": round(float(np.median(ratios)), 3),
+        "processed_over_result": round(seen / math.prod(size), 3),
+        "voxels_per_second": round(math.prod(size) / ours),
+        "n_rounds": n_rounds,
+    }
+
+
+def peak(spatial_dims: int, name: str, size: tuple[int, ...]) -> float:
+    """GiB that a prediction adds to a process that holds the image, at most."""
+    code = [sys.executable, "-m", "benchmarks.speed.prediction", "--peak", str(spatial_dims), name, *map(str, size)]
+    return float(json.loads(subprocess.run(code, capture_output=True, text=True, check=True).stdout.splitlines()[-1]))
+
+
+def print_peak(spatial_dims: int, name: str, *size: int) -> None:
+    """Predict in this process and print by how much the peak of its memory rose, in GiB."""
+    network, inferer = make_network(spatial_dims, name), make_inferer(spatial_dims, name)
+    image = torch.rand(1, 1, *size)
+    with torch.inference_mode():
+        inferer(image[(..., *[slice(0, 64)] * spatial_dims)], network)  # what torch loads the first time
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        inferer(image, network)
+    print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 2**20)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--peak", nargs="+", help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    torch.set_num_threads(2)
+    if arguments.peak:
+        spatial_dims, name, *size = arguments.peak
+        print_peak(int(spatial_dims), name, *map(int, size))
+        return
+    started = time.perf_counter()
+    rows = []
+    for spatial_dims, sizes in SIZES.items():
+        for name in ("N2VUNet", "BasicUNet"):
+            for what, size in sizes.items():
+                row = measure(spatial_dims, name, size, arguments.rounds)
+                row |= {"peak_gib": round(peak(spatial_dims, name, size), 2)}
+                rows.append({"dims": spatial_dims, "network": name, "what": what, **row})
+                print(json.dumps(rows[-1]), flush=True)
+    save("prediction", {"rows": rows, "minutes": round((time.perf_counter() - started) / 60, 1)})
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,47 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The benchmarks' own code: tasks as described, recipes that are configs, a page that says what the JSON says."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from benchmarks.common import ROOT
+from benchmarks.recipes import Recipe
+from benchmarks.speed.curves import TASK_OF, name_of, variants
+from benchmarks.table import text
+from benchmarks.tasks import TASKS, data_folder
+from monai_n2v.resources import bundle_name, find_bundle, find_config
+
+needs_data = pytest.mark.skipif(not data_folder().exists(), reason="real images are absent")
+
+
+@needs_data
+@pytest.mark.parametrize(("name", "psnr_noisy"), [("set12", 20.17), ("colin27", 24.19)])
+def test_tasks_are_those_that_peers_were_measured_on(name, psnr_noisy):
+    task = TASKS[name]()
+    assert task.score(task.noisy) == pytest.approx(psnr_noisy, abs=0.01)
+    assert all(image.dtype == "float32" for image in task.noisy)
+    assert {image.shape for image in task.noisy} == {(256, 256) if name == "set12" else (96, 96, 96)}
+
+
+def entries(recipe: Recipe) -> set[str]:
+    """Keys of the config that a recipe is laid over."""
+    names = [*recipe.overlays, *(["anneal.json"] if recipe.anneal else [])]
+    train = find_bundle(bundle_name(recipe.spatial_dims)) / "configs" / "train.json"
+    return {key for path in (train, *map(find_config, names)) for key in json.loads(path.read_text())}
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+def test_variants_of_the_curves_set_keys_that_the_config_has(dims):
+    for group, members in variants(dims).items():
+        for name, recipe in members.items():
+            known = entries(recipe)
+            assert {key.partition("#")[0] for key in recipe.settings} <= known, name_of(dims, group, name)
+            assert recipe.spatial_dims == dims
+    assert TASK_OF[dims] in TASKS
+
+
+def test_results_page_says_what_the_json_says():
+    assert (ROOT / "docs" / "results.md").read_text() == text()
