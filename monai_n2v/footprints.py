@@ -11,7 +11,15 @@ from dataclasses import dataclass
 
 import numpy as np
 
-__all__ = ["Cover", "check_footprint", "cover_sites", "footprint_offsets", "lies_in", "line_footprint"]
+__all__ = [
+    "Cover",
+    "check_footprint",
+    "cover_sites",
+    "footprint_offsets",
+    "lies_in",
+    "line_footprint",
+    "smallest_radius",
+]
 
 
 def check_footprint(footprint: object, radius: int) -> np.ndarray | None:
@@ -37,13 +45,32 @@ def check_footprint(footprint: object, radius: int) -> np.ndarray | None:
         raise ValueError("footprint must be 1 at its center, got 0. The center is the blind spot itself.")
     if array.sum() == 1:
         return None
-    window = np.indices((2 * radius + 1,) * array.ndim).reshape(array.ndim, -1).T - radius
-    if lies_in(array, footprint_offsets(array)[:, None] + window).all(axis=1).any():
+    if not _leaves_neighbors(array, radius):
         raise ValueError(
             f"footprint must leave every of its voxels something to fill from, got one of shape {array.shape} that "
             f"covers a whole window of radius {radius}. Use a larger radius."
         )
     return array
+
+
+def smallest_radius(footprint: np.ndarray, radius: int) -> int:
+    """The fill window that a footprint needs, no smaller than one that is wanted.
+
+    Args:
+        footprint: as `check_footprint` returns it.
+        radius: wanted half side of the window in voxels.
+
+    Returns:
+        the smallest half side from ``radius`` up at which every voxel of the footprint has something to fill from.
+    """
+    while not _leaves_neighbors(footprint, radius):
+        radius += 1
+    return radius
+
+
+def _leaves_neighbors(footprint: np.ndarray, radius: int) -> bool:
+    window = np.indices((2 * radius + 1,) * footprint.ndim).reshape(footprint.ndim, -1).T - radius
+    return not lies_in(footprint, footprint_offsets(footprint)[:, None] + window).all(axis=1).any()
 
 
 def line_footprint(n_axes: int, axis: int, length: int) -> list[object]:

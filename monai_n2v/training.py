@@ -20,6 +20,7 @@ from monai.bundle import ConfigParser
 from monai.data import MetaTensor
 
 from monai_n2v.bundles import train
+from monai_n2v.footprints import smallest_radius
 from monai_n2v.formats.base import where
 from monai_n2v.models import TrainedNetwork, resolve_model
 from monai_n2v.overrides import check_settings
@@ -219,6 +220,9 @@ def _write_bundle(
         entries |= json.loads(find_config(name).read_text())
     entries.pop("_desc_", None)
     entries |= {"footprint": footprint, **settings}
+    if footprint is not None and "radius" not in settings:
+        # The direct neighbors may all be hidden with a blind spot: then look further.
+        entries["radius"] = smallest_radius(np.asarray(footprint, dtype=bool), entries["radius"])
     for path in sorted((bundle / "configs").glob("*.json")):
         if path.name == "metadata.json":
             continue

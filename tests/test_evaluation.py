@@ -466,7 +466,7 @@ def test_evaluation_predicts_as_inference_does():
         text = json.dumps(configs[2].pop(place)).replace('"spatial_dims": 2', '"spatial_dims": 3')
         assert text == json.dumps(configs[3].pop(place))
     differing = {key for key in configs[2] if configs[2][key] != configs[3][key]}
-    assert differing == {"tile_size", "halo", "n_masks"}, "the bundles differ in numbers only"
+    assert differing == {"halo", "n_masks"}, "the bundles differ in numbers only"
 
 
 def test_pictures_score_in_gray_values(tmp_path):

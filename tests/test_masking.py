@@ -10,7 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from monai_n2v.footprints import check_footprint
+from monai_n2v.footprints import check_footprint, smallest_radius
 from monai_n2v.masking import apply_blind_spots, draw_blind_spots
 from monai_n2v.strata import draw_sites, stratum_sides
 
@@ -218,6 +218,20 @@ def test_footprint_of_center_alone_equals_none():
 def test_bad_footprint_refused(footprint):
     with pytest.raises(ValueError, match="footprint must"):
         check_footprint(footprint, 2)
+
+
+@pytest.mark.parametrize(
+    ("footprint", "radius", "needed"),
+    [(np.ones((1, 5)), 1, 1), (np.ones((3, 3)), 1, 2), (np.ones((3, 3)), 4, 4), (np.ones((3, 3, 1)), 1, 1)]
+    + [(np.ones((5, 5, 5)), 1, 3)],
+)
+def test_window_grows_until_a_footprint_leaves_something_to_fill_from(footprint, radius, needed):
+    footprint = footprint.astype(bool)
+    assert smallest_radius(footprint, radius) == needed
+    assert check_footprint(footprint, needed) is not None
+    if needed > radius:
+        with pytest.raises(ValueError, match="Use a larger radius"):
+            check_footprint(footprint, needed - 1)
 
 
 def test_footprint_of_other_dimension_refused():
