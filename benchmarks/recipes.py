@@ -14,7 +14,7 @@ import numpy as np
 
 from benchmarks.tasks import Task
 
-__all__ = ["Recipe", "annealed", "denoise", "run", "step_seconds"]
+__all__ = ["Recipe", "annealed", "denoise", "images_of", "run", "step_seconds"]
 
 EPOCH_LENGTH = 10
 
@@ -46,10 +46,11 @@ def annealed(spatial_dims: int, **settings: Any) -> Recipe:
     return Recipe(spatial_dims, (f"self_{spatial_dims}d.json",), settings)
 
 
-def _images(task: Task, spatial_dims: int) -> list[Any]:
+def images_of(task: Task) -> list[Any]:
+    """A task's noisy images as the bundles hold them, of one channel and voxels of side 1."""
     from monai_n2v.bundles import as_image
 
-    return [as_image(image[None], [1.0] * spatial_dims) for image in task.noisy]
+    return [as_image(image[None], [1.0] * task.spatial_dims) for image in task.noisy]
 
 
 def denoise(recipe: Recipe, images: Sequence[Any], weights: Path, **overrides: Any) -> list[np.ndarray]:
@@ -72,7 +73,7 @@ def run(recipe: Recipe, task: Task, steps: int, seed: int, *, max_time: float | 
     from monai_n2v.bundles import bundle_name, find_bundle, train
 
     bundle = find_bundle(bundle_name(recipe.spatial_dims))
-    images = _images(task, recipe.spatial_dims)
+    images = images_of(task)
     length = EPOCH_LENGTH if recipe.anneal else 100
     budget: dict[str, Any] = {"max_time": max_time} if max_time else {"epochs": max(1, round(steps / length))}
     overlays = [*recipe.overlays, *(["anneal.json"] if recipe.anneal else []), "in_memory_train.json"]

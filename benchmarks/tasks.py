@@ -59,8 +59,8 @@ def data_folder() -> Path:
     return Path(os.environ.get("MONAI_N2V_DATA", ROOT.parent / "shared" / "data"))
 
 
-def set12() -> Task:
-    """Set12, the images of 512 pixels cropped to their central 256; sigma 25, one generator for all; peak 255."""
+def set12(sigma: float = 25.0) -> Task:
+    """Set12, the images of 512 pixels cropped to their central 256; one generator for all; peak 255."""
     from PIL import Image
 
     rng = np.random.default_rng(0)
@@ -69,8 +69,8 @@ def set12() -> Task:
         image = np.asarray(Image.open(path), dtype=np.float32)
         low = [(side - 256) // 2 for side in image.shape]
         clean.append(image[low[0] : low[0] + 256, low[1] : low[1] + 256])
-    noisy = [(image + rng.normal(0, 25, image.shape)).astype(np.float32) for image in clean]
-    return Task("set12", noisy, clean, 25.0, 255.0)
+    noisy = [(image + rng.normal(0, sigma, image.shape)).astype(np.float32) for image in clean]
+    return Task("set12" if sigma == 25 else f"set12, sigma {sigma:g}", noisy, clean, sigma, 255.0)
 
 
 def colin27_crop(crop: tuple[slice, ...], sigma: float = 12.0, seed: int = 1) -> tuple[np.ndarray, np.ndarray]:
@@ -89,4 +89,9 @@ def colin27() -> Task:
     return Task("colin27", [noisy], [clean], 12.0, float(clean.max()))
 
 
-TASKS: dict[str, Callable[[], Task]] = {"set12": set12, "colin27": colin27}
+TASKS: dict[str, Callable[[], Task]] = {
+    "set12": set12,
+    "set12_sigma10": lambda: set12(10.0),
+    "set12_sigma50": lambda: set12(50.0),
+    "colin27": colin27,
+}

@@ -132,6 +132,7 @@ def main() -> None:
     parser.add_argument("--dims", type=int, nargs="*", default=[3, 2])
     parser.add_argument("--groups", nargs="*", default=list(variants(3)))
     parser.add_argument("--names", nargs="*", help="only these variants")
+    parser.add_argument("--task", choices=TASKS, help="another task of the same number of axes")
     parser.add_argument("--budget", type=float, default=30)
     parser.add_argument("--seeds", type=int, nargs="*", default=[0, 1, 2])
     parser.add_argument("--threads", type=int, default=1)
@@ -154,7 +155,7 @@ def main() -> None:
         if not arguments.names or name in arguments.names
     ]
     part, n_parts = map(int, arguments.share.split("/"))
-    tasks = {dims: TASKS[TASK_OF[dims]]() for dims in arguments.dims}
+    tasks = {dims: TASKS[arguments.task or TASK_OF[dims]]() for dims in arguments.dims}
     for seed, dims, group, name, recipe in jobs[part::n_parts]:
         steps = round(1e3 * arguments.budget / step_ms[name_of(dims, group, name)])
         try:
@@ -163,7 +164,7 @@ def main() -> None:
             row = {"steps": steps, "psnr": None, "diverged": str(error)}
         # The wall clock of a shared machine says nothing; a step's time is measured apart.
         row = {k: v for k, v in row.items() if not k.endswith("_seconds")}
-        key = {"task": TASK_OF[dims], "dims": dims, "group": group, "name": name, "budget": arguments.budget}
+        key = {"task": tasks[dims].name, "dims": dims, "group": group, "name": name, "budget": arguments.budget}
         row = {**key, "seed": seed, **row}
         print(json.dumps(row), flush=True)
         with stored() as results:

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Prediction: `AlignedTileInferer` over the bare forward pass, what halos cost, and the peak of memory.
 
-``python -m benchmarks.speed.prediction``
+``python -m benchmarks.speed.prediction [--device cuda]``
 
 The bare pass is the network itself on one ready tile of the same sides; it and the whole prediction take turns. A voxel
 that the network sees counts as processed, halo included. Peak memory is that of a process of its own.
@@ -64,7 +64,7 @@ def reads(inferer: Any, network: torch.nn.Module, size: tuple[int, ...]) -> tupl
     from monai_n2v.tiles import cut_axis
 
     padded = [-(-side // inferer.divisor) * inferer.divisor for side in size]
-    predictor = _Predictor(network, (), {}, False, torch.device("cpu"))
+    predictor = _Predictor(network, (), {}, False, next(network.parameters()).device)
     tile, _ = inferer._plan(predictor, padded, 4 * math.prod(size))
     axes = [
         [cut.read.stop - cut.read.start for cut in cut_axis(n, side, inferer.halo)] for n, side in zip(padded, tile)
@@ -72,18 +72,35 @@ def reads(inferer: Any, network: torch.nn.Module, size: tuple[int, ...]) -> tupl
     return tuple(max(sides) for sides in axes), math.prod(sum(sides) for sides in axes)
 
 
-def measure(spatial_dims: int, name: str, size: tuple[int, ...], n_rounds: int) -> dict[str, Any]:
+def measure(spatial_dims: int, name: str, size: tuple[int, ...], n_rounds: int, device: torch.device) -> dict[str, Any]:
     """Times of a whole prediction and of the bare pass on one tile, in turns."""
-    network, inferer = make_network(spatial_dims, name), make_inferer(spatial_dims, name)
+    network, inferer = make_network(spatial_dims, name).to(device), make_inferer(spatial_dims, name)
     image = torch.rand(1, 1, *size)
     sides, seen = reads(inferer, network, size)
-    tile = torch.rand(1, 1, *sides)
-    functions: list[Callable[[], Any]] = [lambda: inferer(image, network), lambda: network(tile)]
+    tile = torch.rand(1, 1, *sides, device=device)
+
+    def finished(function: Callable[[], Any]) -> Callable[[], None]:
+        def call() -> None:
+            function()
+            if device.type == "cuda":
+                torch.cuda.synchronize()
+
+        return call
+
+    row: dict[str, Any] = {}
     with torch.inference_mode():
-        seconds = interleaved(functions, n_rounds)
+        if device.type == "cuda":
+            on_cpu = make_network(spatial_dims, name)
+            corner = image[(..., *[slice(0, 96)] * spatial_dims)]
+            row["off_cpu"] = float((inferer(corner, network) - inferer(corner, on_cpu)).abs().max())
+            torch.cuda.reset_peak_memory_stats()
+        both = [finished(lambda: inferer(image, network)), finished(lambda: network(tile))]
+        seconds = interleaved(both, n_rounds)
+    if device.type == "cuda":
+        row["peak_gib"] = round(torch.cuda.max_memory_allocated() / 2**30, 2)
     ours, bare = np.median(seconds, axis=0).tolist()
     ratios = (seen / seconds[:, 0]) / (math.prod(sides) / seconds[:, 1])
-    return {
+    return row | {
         "image": size,
         "tile": sides,
         "seconds": round(ours, 3),
@@ -114,6 +131,7 @@ def print_peak(spatial_dims: int, name: str, *size: int) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--device", default="cpu")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--peak", nargs="+", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
@@ -122,16 +140,21 @@ def main() -> None:
         spatial_dims, name, *size = arguments.peak
         print_peak(int(spatial_dims), name, *map(int, size))
         return
+    device = torch.device(arguments.device)
     started = time.perf_counter()
     rows = []
     for spatial_dims, sizes in SIZES.items():
         for name in ("N2VUNet", "BasicUNet"):
             for what, size in sizes.items():
-                row = measure(spatial_dims, name, size, arguments.rounds)
-                row |= {"peak_gib": round(peak(spatial_dims, name, size), 2)}
+                row = measure(spatial_dims, name, size, arguments.rounds, device)
+                if device.type == "cpu":
+                    row["peak_gib"] = round(peak(spatial_dims, name, size), 2)
                 rows.append({"dims": spatial_dims, "network": name, "what": what, **row})
                 print(json.dumps(rows[-1]), flush=True)
-    save("prediction", {"rows": rows, "minutes": round((time.perf_counter() - started) / 60, 1)})
+    save(
+        "prediction" if device.type == "cpu" else "gpu_prediction",
+        {"rows": rows, "minutes": round((time.perf_counter() - started) / 60, 1)},
+    )
 
 
 if __name__ == "__main__":

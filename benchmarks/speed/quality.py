@@ -23,7 +23,7 @@ def main() -> None:
     import torch
 
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--tasks", nargs="*", default=list(TASKS), choices=TASKS)
+    parser.add_argument("--tasks", nargs="*", default=["set12", "colin27"], choices=TASKS)
     parser.add_argument("--budgets", type=float, nargs="*", default=[5, 10, 20, 30, 60, 100])
     parser.add_argument("--seeds", type=int, nargs="*", default=[0])
     parser.add_argument("--peers", type=Path, nargs="*", default=[], help="results of benchmarks.peers.careamics_n2v")

@@ -77,19 +77,18 @@ def curves(stored: dict[str, Any]) -> list[str]:
         "variants in turns on two threads. Mean, and range over seeds where there are several. Runs of one seed differ by",
         "rounding, which training amplifies: differences below the default's own range say nothing.",
     ]
-    for dims in (2, 3):
-        rows = [r for r in stored["rows"] if r["dims"] == dims]
-        if not rows:
-            continue
+    for task in dict.fromkeys(r["task"] for r in stored["rows"]):
+        rows = [r for r in stored["rows"] if r["task"] == task]
+        dims = rows[0]["dims"]
         lines += [
             "",
-            f"### {dims}D, {rows[0]['task']}",
+            f"### {dims}D, {task}",
             "",
             *table("setting", "value", "ms per step", "seconds", "steps", "PSNR / dB"),
         ]
         keys = dict.fromkeys((r["group"], r["name"], r["budget"]) for r in rows)
         order = list(dict.fromkeys(r["group"] for r in rows))
-        for group, name, budget in sorted(keys, key=lambda key: (order.index(key[0]), key[2])):
+        for group, name, budget in sorted(keys, key=lambda key: (key[2], order.index(key[0]))):
             runs = [r for r in rows if (r["group"], r["name"], r["budget"]) == (group, name, budget)]
             scores = [r["psnr"] for r in runs if r["psnr"] is not None]
             ms = stored["step_ms"][f"{dims}D | {group} | {name}"]
@@ -197,6 +196,25 @@ def plot_growth(stored: dict[str, Any]) -> None:
     plt.close(figure)
 
 
+def centers(stored: dict[str, Any]) -> list[str]:
+    """What a voxel's own value is worth."""
+    lines = [
+        "## A voxel's own value",
+        "",
+        "In training the network never sees the value it predicts, in prediction it does. What it makes of it depends on the",
+        f"fill. {stored['task']}, {stored['steps']} steps of the command line's recipe. Blind: every pixel predicted while hidden behind the same",
+        "fill. Best mixture: of the blind prediction with the noisy image, its share chosen with the clean image at hand. Plain:",
+        "the image as it is, in one pass. A median of the direct neighbors is an estimate worth trusting, so the network keeps",
+        "some trust in the center, more where the surroundings tell little; a random neighbor teaches it to look away.",
+        "",
+        *table("fill", "blind / dB", "best mixture / dB", "its share of the noisy image", "plain / dB"),
+    ]
+    for r in stored["rows"]:
+        name = f"{r['fill']}, radius {r['radius']}"
+        lines.append(row(name, r["blind"], r["best_mixture"], r["share_of_the_noisy_image"], f"**{r['plain']}**"))
+    return [*lines, "", origin(stored["machine"])]
+
+
 def startup(stored: dict[str, Any]) -> list[str]:
     """Time before work begins."""
     lines = ["## Start-up", "", *table("what", "seconds")]
@@ -229,7 +247,7 @@ def plot_curves(stored: dict[str, Any]) -> None:
 
     figure, panels = plt.subplots(2, 2, figsize=(8, 6), sharey="row")
     for panel_row, dims in zip(panels, (2, 3)):
-        rows = [r for r in stored["rows"] if r["dims"] == dims and r["psnr"] is not None]
+        rows = [r for r in stored["rows"] if r["task"] == ("", "", "set12", "colin27")[dims] and r["psnr"] is not None]
         budget = min(r["budget"] for r in rows)
         rows = [r for r in rows if r["budget"] == budget]
         defaults = [r["psnr"] for r in rows if r["group"] == "default"]
@@ -253,6 +271,7 @@ def plot_curves(stored: dict[str, Any]) -> None:
 SECTIONS: dict[str, Callable[[dict[str, Any]], list[str]]] = {
     "quality": quality,
     "curves": curves,
+    "centers": centers,
     "loader": loader,
     "prediction": prediction,
     "growth": growth,
