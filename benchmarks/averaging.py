@@ -18,11 +18,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks.colin27 import CROP, SIGMA
 from benchmarks.common import save
-from benchmarks.tasks import colin27_crop, psnr
+from benchmarks.tasks import COLIN27_CROP, colin27_crop, psnr
 
 SIDE = 64
+SIGMA = 12.0
 DECAY = 0.98
 OVERLAYS = ["self_3d.json"]
 
@@ -31,7 +31,7 @@ def scores(seed: int, epochs: int, decay_fraction: float) -> dict[str, float]:
     """PSNR of last and averaged weights, without and with averaging over symmetries."""
     from monai_n2v.bundles import as_image, find_bundle, predict, train
 
-    clean, noisy = colin27_crop(tuple(slice(s.start, s.start + SIDE) for s in CROP), SIGMA)
+    clean, noisy = colin27_crop(tuple(slice(s.start, s.start + SIDE) for s in COLIN27_CROP), SIGMA)
     bundle, image = find_bundle("n2v_denoise_3d"), as_image(noisy[None], [1.0, 1.0, 1.0])
     found: dict[str, float] = {}
     with tempfile.TemporaryDirectory() as name:

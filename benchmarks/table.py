@@ -6,108 +6,8 @@ from __future__ import annotations
 from typing import Any
 
 from benchmarks.common import ROOT, load, origin
-from benchmarks.speed.sections import PLOTS, SECTIONS
-
-PLOT = ROOT / "docs" / "images" / "colin27.png"
-
-
-def label(row: dict[str, Any]) -> str:
-    """Network and settings of a row."""
-    default = {2: 32, 3: 16}[row["dims"]]
-    features = f"{default}, default" if row["features"] == "default" else ", ".join(map(str, row["features"]))
-    extra = "".join(f", {name} {value}" for name, value in row["overrides"].items())
-    return f"{row['dims']}D {row['network']} ({'fast' if row['fast'] else features}{extra})"
-
-
-def colin27_section(stored: dict[str, Any]) -> list[str]:
-    """PSNR against time: table and plot."""
-    filters = [row for row in stored["rows"] if row["method"] != "Noise2Void"]
-    trained = [row for row in stored["rows"] if row["method"] == "Noise2Void" and row["side"] == 96]
-    small = [row for row in stored["rows"] if row["method"] == "Noise2Void" and row["side"] != 96]
-    lines = [
-        "## Brain MR with simulated noise (Colin27)",
-        "",
-        "Crop [50:146, 60:156, 50:146] of the Colin27 T1 volume, white Gaussian noise of sigma 12 (`default_rng(1)`,",
-        "float32, unclipped). The network trains on that crop alone. PSNR in dB with the clean crop's maximum as range,",
-        "float, neither clipped nor rounded. The filters' parameters are chosen with the clean image at hand, which no",
-        "user has; Noise2Void never sees it.",
-        "",
-        "| method | PSNR | seconds |",
-        "| --- | --- | --- |",
-    ]
-    for row in filters:
-        found = ", ".join(f"{k} {v}" for k, v in row.items() if k not in ("method", "psnr", "seconds"))
-        lines.append(
-            f"| {row['method']}{f' ({found})' if found else ''} | {row['psnr']:.2f} | {row.get('seconds', '')} |"
-        )
-    lines += [
-        "",
-        "| network | budget | steps | training s | prediction s | PSNR | mean not kept |",
-        "| --- | --- | --- | --- | --- | --- | --- |",
-    ]
-    order = sorted(trained, key=lambda r: (label(r), r["budget_seconds"] or 0))
-    for row in order:
-        budget = f"{row['budget_seconds']:g} s" if row["budget_seconds"] else f"{row['epochs']} epochs"
-        seconds = f"{row['training_seconds']:.0f} | {row['prediction_seconds']:.0f}"
-        lines.append(
-            f"| {label(row)} | {budget} | {row['steps']} | {seconds} | **{row['psnr']:.2f}** | {row.get('psnr_without_kept_mean', '')} |"
-        )
-    if trained:
-        best = max(trained, key=lambda row: row["psnr"])
-        gains = [
-            f"{best['psnr'] - row['psnr']:+.2f} dB against {row['method']}"
-            for row in filters
-            if row["method"] != "noisy"
-        ]
-        lines += ["", f"Best row: {label(best)}, {best['training_seconds']:.0f} s: {'; '.join(gains)}."]
-        lines += ["", "![PSNR against training time](images/colin27.png)", ""]
-        lines += [
-            "Each row is a run of its own, since the learning rate is annealed within the budget. The budget was turned into",
-            "steps by the time of a step, measured for all networks in turns on two threads of an idle machine (below), and",
-            "the run then made that many steps, on whatever threads were free: training s is steps times that time. Training",
-            "ran in bfloat16, which this CPU has units for (AMX); on others the same steps take longer.",
-            "",
-            "| network | ms per step |",
-            "| --- | --- |",
-            *(f"| {name} | {ms} |" for name, ms in stored["step_ms"].items() if name != "machine"),
-            "",
-            origin(stored["step_ms"]["machine"]),
-            "",
-            "Origin of the rows:",
-            "",
-        ]
-        for text in sorted({origin(row["machine"]) for row in trained}):
-            lines.append(f"- {text}")
-    for row in small:
-        lines += [
-            "",
-            f"A cube of {row['side']} voxels' side, {row['budget_seconds']:g} s: {row['psnr_noisy']:.2f} dB noisy, "
-            f"**{row['psnr']:.2f} dB** denoised ({label(row)}). {origin(row['machine'])}",
-        ]
-    return lines
-
-
-def plot_colin27(stored: dict[str, Any]) -> None:
-    """PSNR against seconds of training, filters as lines."""
-    import matplotlib.pyplot as plt
-
-    filters = [row for row in stored["rows"] if row["method"] != "Noise2Void"]
-    trained = [row for row in stored["rows"] if row["method"] == "Noise2Void" and row["side"] == 96]
-
-    figure, axes = plt.subplots(figsize=(6.4, 4))
-    for name in sorted({label(row) for row in trained}):
-        rows = sorted((r for r in trained if label(r) == name), key=lambda r: r["training_seconds"])
-        axes.plot([r["training_seconds"] for r in rows], [r["psnr"] for r in rows], "o-", label=name)
-    for row, style in zip([r for r in filters if r["method"] != "noisy"], ("--", ":", "-.")):
-        axes.axhline(row["psnr"], color="gray", linestyle=style, label=row["method"])
-    axes.set(xscale="log", xlabel="seconds of training on two CPU cores", ylabel="PSNR in dB")
-    ticks = [30, 60, 120, 300, 600, 1800]
-    axes.set_xticks(ticks, map(str, ticks))
-    axes.minorticks_off()
-    axes.grid(alpha=0.3)
-    axes.legend(fontsize=6)
-    PLOT.parent.mkdir(exist_ok=True)
-    figure.savefig(PLOT, dpi=110, bbox_inches="tight")
+from benchmarks.speed.plots import PLOTS
+from benchmarks.speed.sections import SECTIONS
 
 
 def overhead_section(stored: dict[str, Any]) -> list[str]:
@@ -236,7 +136,6 @@ def text() -> str:
     """The whole page."""
     lines = ["# Results", "", "Written by `python -m benchmarks.table` from `benchmarks/results/`; do not edit.", ""]
     sections = {
-        "colin27": colin27_section,
         **SECTIONS,
         "overhead": overhead_section,
         "seams": seams_section,
@@ -254,7 +153,7 @@ def text() -> str:
 
 def main() -> None:
     (ROOT / "docs" / "results.md").write_text(text())
-    for name, plot in {"colin27": plot_colin27, **PLOTS}.items():
+    for name, plot in PLOTS.items():
         stored = load(name)
         if stored:
             plot(stored)

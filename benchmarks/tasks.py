@@ -13,9 +13,10 @@ from pathlib import Path
 
 import numpy as np
 
-__all__ = ["TASKS", "Task", "colin27", "colin27_crop", "data_folder", "psnr", "set12"]
+__all__ = ["COLIN27_CROP", "TASKS", "Task", "colin27", "colin27_crop", "data_folder", "psnr", "set12"]
 
 ROOT = Path(__file__).resolve().parent.parent
+COLIN27_CROP = (slice(50, 146), slice(60, 156), slice(50, 146))
 
 
 @dataclass(frozen=True)
@@ -85,7 +86,7 @@ def colin27_crop(crop: tuple[slice, ...], sigma: float = 12.0, seed: int = 1) ->
 
 def colin27() -> Task:
     """Crop [50:146, 60:156, 50:146] of the Colin27 T1 volume; sigma 12; peak is the clean crop's maximum."""
-    clean, noisy = colin27_crop((slice(50, 146), slice(60, 156), slice(50, 146)))
+    clean, noisy = colin27_crop(COLIN27_CROP)
     return Task("colin27", [noisy], [clean], 12.0, float(clean.max()))
 
 
