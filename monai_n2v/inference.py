@@ -20,6 +20,9 @@ from monai_n2v.tiles import cheapest_tile, cut_axis
 
 __all__ = ["AlignedTileInferer", "PaddedInferer"]
 
+# Sides for networks that cannot tell how much memory they take.
+_USUAL_TILE = {2: 1024, 3: 128}
+
 
 class PaddedInferer(Inferer):
     """Run a network on images of any size: replicated at the far borders up to a size its poolings divide, and cropped.
@@ -159,9 +162,10 @@ class AlignedTileInferer(Inferer):
         """Sides of a tile, the cheapest that there is memory for, and how many slices are predicted at a time."""
         if self.tile_size is not None:
             return self.tile_size, self.n_slices
+        usual = (_USUAL_TILE[self.spatial_dims],) * self.spatial_dims, self.n_slices
         model = predictor.on_meta()
         if model is None:
-            return (_USUAL_TILE[self.spatial_dims],) * self.spatial_dims, self.n_slices
+            return usual
         budget = _tile_budget(predictor.device, image_bytes)
 
         def needed(tile: tuple[int, ...]) -> int:
@@ -169,8 +173,11 @@ class AlignedTileInferer(Inferer):
             inner = [slice(self.halo, side - self.halo) if side < n else slice(0, n) for side, n in zip(tile, sizes)]
             return peak_bytes(lambda x: model(x, inner), (1, self.in_channels, *tile))
 
-        tile = cheapest_tile(sizes, self.halo, self.divisor, lambda tile: needed(tile) <= budget)
-        return tile, min(self.n_slices, max(1, budget // needed(tile)))
+        try:
+            tile = cheapest_tile(sizes, self.halo, self.divisor, lambda tile: needed(tile) <= budget)
+            return tile, min(self.n_slices, max(1, budget // needed(tile)))
+        except (NotImplementedError, RuntimeError):  # a network that needs values, not shapes alone
+            return usual
 
     def _predict_items(self, items: torch.Tensor, predictor: _Predictor, tile: Sequence[int]) -> torch.Tensor:
         """Predict a few items that fit the network's axes, tile by tile."""
@@ -191,9 +198,6 @@ class AlignedTileInferer(Inferer):
             _cut(output, [cut.kept for cut in cuts]).copy_(part)
         assert output is not None
         return _cut(output, [slice(0, n) for n in size])
-
-
-_USUAL_TILE = {2: 1024, 3: 128}
 
 
 def _tile_budget(device: torch.device, image_bytes: int) -> int:

@@ -160,9 +160,16 @@ def test_budget_of_a_tile_leaves_memory_to_others(monkeypatch):
     assert inference._tile_budget(torch.device("cuda"), 1000) == 8 * 2**30
 
 
-def test_what_is_no_network_gets_usual_tiles():
+class NeedsValues(torch.nn.Module):
+    def forward(self, x):
+        return x + 1 if float(x.mean()) < 2 else x
+
+
+@pytest.mark.parametrize("network", [lambda x: x + 1, NeedsValues(), torch.jit.script(torch.nn.Identity())])
+def test_network_that_cannot_run_on_shapes_alone_gets_usual_tiles(network):
     image = torch.rand(1, 1, 150, 20, 20)
-    assert torch.equal(AlignedTileInferer(3, divisor=4)(image, lambda x: x + 1), image + 1)
+    inferer = AlignedTileInferer(3, halo=16, divisor=4)
+    assert torch.equal(inferer(image, network), network(image))
 
 
 def test_metatensor_taken_and_input_unchanged():
