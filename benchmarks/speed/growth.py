@@ -63,8 +63,8 @@ def train(source: Path, folder: Path) -> dict[str, Any]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--sides", type=int, nargs="*", default=[64, 128, 256, 384, 512])
-    parser.add_argument("--counts", type=int, nargs="*", default=[1, 4, 16, 64])
+    parser.add_argument("--sides", type=int, nargs="*", default=[64, 128, 256, 512])
+    parser.add_argument("--counts", type=int, nargs="*", default=[1, 8, 64])
     arguments = parser.parse_args()
     os.environ["OMP_NUM_THREADS"] = "2"
     sizes, counts = [], []
