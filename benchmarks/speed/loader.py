@@ -21,7 +21,7 @@ import torch
 from benchmarks.common import save
 
 BATCHES = {2: (16, (64, 64)), 3: (4, (32, 32, 32))}
-MASK = {"mask_fraction": 0.05, "fill": "median", "radius": 2}
+MASK = {"mask_fraction": 0.05, "fill": "median", "radius": 1}
 
 
 def patch_loader(spatial_dims: int, volume: torch.Tensor, device: torch.device) -> Iterator[dict[str, torch.Tensor]]:
@@ -68,7 +68,7 @@ def make_step(spatial_dims: int, device: torch.device) -> Callable[[dict[str, to
 
     layout = torch.channels_last if spatial_dims == 2 else torch.channels_last_3d
     network = N2VUNet(spatial_dims, features={2: 32, 3: 16}[spatial_dims]).to(device, memory_format=layout)
-    optimizer, loss = torch.optim.Adam(network.parameters(), lr=1e-3), N2VLoss()
+    optimizer, loss = torch.optim.Adam(network.parameters(), lr=1e-3, fused=True), N2VLoss()
     forward = autocast_bfloat16(network) if has_fast_bfloat16(device) else network
 
     def step(batch: dict[str, torch.Tensor]) -> None:

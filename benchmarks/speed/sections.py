@@ -186,6 +186,20 @@ def growth(stored: dict[str, Any]) -> list[str]:
     return [*lines, "", "![Cost against size](images/growth.png)", "", origin(stored["machine"])]
 
 
+def profile(stored: dict[str, Any]) -> list[str]:
+    """Where a step's time goes."""
+    lines = [
+        "## Where a training step's time goes",
+        "",
+        *table("network, batch", "ms", "by kind of operation", "by level"),
+    ]
+    for dims in ("2d", "3d"):
+        r = stored[dims]
+        kinds, levels = (", ".join(f"{name} {ms}" for name, ms in r[key].items()) for key in ("by_kind", "by_level"))
+        lines.append(row(f"{dims.upper()}, {'x'.join(map(str, r['batch']))}", r["ms"], kinds, levels))
+    return [*lines, "", origin(stored["machine"])]
+
+
 def centers(stored: dict[str, Any]) -> list[str]:
     """What a voxel's own value is worth."""
     lines = [
@@ -235,6 +249,7 @@ SECTIONS: dict[str, Callable[[dict[str, Any]], list[str]]] = {
     "quality": quality,
     "curves": curves,
     "centers": centers,
+    "profile": profile,
     "loader": loader,
     "prediction": prediction,
     "growth": growth,
