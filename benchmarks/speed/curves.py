@@ -72,15 +72,16 @@ def variants(dims: int) -> dict[str, dict[str, Recipe]]:
         "depth 3": annealed(dims, divisor=8, **network(dims, depth=3)),
         "no norm": annealed(dims, **network(dims, norm=None)),
     }
-    ours = {"lr": 0.003, "mask_fraction": 0.05, "fill": "median", "radius": 1}
+    old = {"lr": 0.0004, "mask_fraction": 0.015625, "fill": "uniform", "radius": 5}
+    new = {"lr": 0.003, "mask_fraction": 0.05, "fill": "median", "radius": 1}
     groups["bundle"] = {
-        "as it was": bundle(dims, False),
-        "annealed": bundle(dims, ema=0),
-        "annealed, mask_fraction 0.05": bundle(dims, ema=0, mask_fraction=0.05),
-        "annealed, lr 0.003": bundle(dims, ema=0, lr=0.003),
-        "annealed, median, radius 1": bundle(dims, ema=0, fill="median", radius=1),
-        "annealed, all three": bundle(dims, ema=0, **ours),
-        "all three": bundle(dims, False, **ours),
+        "as it was": bundle(dims, False, **old),
+        "annealed": bundle(dims, ema=0, **old),
+        "annealed, mask_fraction 0.05": bundle(dims, ema=0, **{**old, "mask_fraction": 0.05}),
+        "annealed, lr 0.003": bundle(dims, ema=0, **{**old, "lr": 0.003}),
+        "annealed, median, radius 1": bundle(dims, ema=0, **{**old, "fill": "median", "radius": 1}),
+        "annealed, all three": bundle(dims, ema=0, **new),
+        "all three": bundle(dims, False, **new),
     }
     return groups
 
