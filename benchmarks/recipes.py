@@ -74,8 +74,9 @@ def run(recipe: Recipe, task: Task, steps: int, seed: int, *, max_time: float | 
 
     bundle = find_bundle(bundle_name(recipe.spatial_dims))
     images = images_of(task)
-    length = EPOCH_LENGTH if recipe.anneal else 100
-    budget: dict[str, Any] = {"max_time": max_time} if max_time else {"epochs": max(1, round(steps / length))}
+    n_epochs = max(1, round(steps / (EPOCH_LENGTH if recipe.anneal else 100)))
+    length = EPOCH_LENGTH if recipe.anneal else max(1, round(steps / n_epochs))
+    budget: dict[str, Any] = {"max_time": max_time} if max_time else {"epochs": n_epochs}
     overlays = [*recipe.overlays, *(["anneal.json"] if recipe.anneal else []), "in_memory_train.json"]
     if recipe.anneal:
         budget["progress"] = False

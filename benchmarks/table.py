@@ -22,9 +22,11 @@ def overhead_section(stored: dict[str, Any]) -> list[str]:
         "| batch | bundle ms | bare ms | ratio |",
         "| --- | --- | --- | --- |",
     ]
-    for name in ("2d", "3d"):
-        row = stored[name]
-        batch = "x".join(map(str, row["batch"]))
+    for name in (f"{n}d{what}" for n in (2, 3) for what in ("", " bundle", " command line")):
+        row = stored.get(name)
+        if row is None:
+            continue
+        batch = "x".join(map(str, row["batch"])) + (", the command line's network" if "line" in name else "")
         lines.append(f"| {batch} | {row['bundle_step_ms']} | {row['bare_step_ms']} | **{row['ratio']:.3f}** |")
     row = stored["masking"]
     lines += [

@@ -8,6 +8,7 @@ import copy
 import torch.nn as nn
 from monai.networks.blocks import Convolution
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.utils import parametrize
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 __all__ = ["fold_batch_norm"]
@@ -23,14 +24,23 @@ def fold_batch_norm(network: nn.Module) -> nn.Module:
         network: in evaluation mode; MONAI's ``Convolution`` blocks whose norm comes first are folded, others stay.
 
     Returns:
-        the copy; equal to rounding.
+        the copy; equal to rounding. The network itself where it cannot be copied.
     """
-    folded = copy.deepcopy(network)
+    try:
+        folded = copy.deepcopy(network)
+    except RuntimeError:  # weights computed from others, by weight norm or pruning, cannot be copied
+        return network
     for block in folded.modules():
         if not isinstance(block, Convolution) or not isinstance(block.conv, (nn.Conv2d, nn.Conv3d)):
             continue
-        for name, first in list(getattr(block, "adn", nn.Sequential()).named_children())[:1]:
-            if isinstance(first, _BatchNorm) and first.track_running_stats and not first.training:
-                block.conv = fuse_conv_bn_eval(block.conv, first)
-                setattr(block.adn, name, nn.Identity())
+        first = next(iter(getattr(block, "adn", nn.Sequential()).named_children()), None)
+        if first is not None and isinstance(first[1], _BatchNorm) and _are_fixed(block.conv, first[1]):
+            block.conv = fuse_conv_bn_eval(block.conv, first[1])
+            setattr(block.adn, first[0], nn.Identity())
     return folded
+
+
+def _are_fixed(conv: nn.Module, norm: _BatchNorm) -> bool:
+    """Whether a convolution's weights and a batch norm's statistics are what they seem, and stay so."""
+    computed = parametrize.is_parametrized(conv) or bool(conv._forward_pre_hooks)
+    return norm.track_running_stats and not (norm.training or conv.training or computed)

@@ -3,25 +3,33 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, cast
+from typing import Any, TypeGuard, cast
 
 import torch
 import torch.nn.functional as F
 from monai.data import MetaTensor
 from monai.inferers import Inferer
 from monai.utils import ensure_tuple_rep
+from torch.nn.parallel import DataParallel, DistributedDataParallel
 
 from monai_n2v.folding import fold_batch_norm
-from monai_n2v.memory import free_bytes, on_meta, peak_bytes
+from monai_n2v.memory import free_bytes, held_by, on_meta
+from monai_n2v.networks import N2VUNet
 from monai_n2v.precision import autocast_bfloat16
-from monai_n2v.tiles import cheapest_tile, cut_axis
+from monai_n2v.tiles import cheapest_tile, cut_axis, seen_voxels
 
 __all__ = ["AlignedTileInferer", "PaddedInferer"]
 
 # Sides for networks that cannot tell how much memory they take.
 _USUAL_TILE = {2: 1024, 3: 128}
+# What convolutions take besides, copies in another layout above all; measured on CPUs between 1.2 and 1.7.
+_WORKSPACE = 1.5
+# Where halos make the network see more than so many times the image, a tile may take more memory.
+_MAX_COST = 2.5
 
 
 class PaddedInferer(Inferer):
@@ -77,8 +85,9 @@ class AlignedTileInferer(Inferer):
         spatial_dims: axes of the network, 2 or 3.
         in_channels: channels of the network.
         tile_size: sides of a tile with its halo, in voxels; one number or one per axis. None for the largest that the
-            network has memory for: in RAM as much as the image takes in float32, but half a GiB at least and a quarter
-            of what is free at most; half of a GPU's free memory.
+            network has memory for: in RAM as much as the image takes in float32, or 0.75 GiB, or more where halos
+            would make the network see over 2.5 times the image, and never above a quarter of what is free; half of a
+            GPU's free memory.
         halo: context around the part of a tile that is kept, in voxels; rounded up to a multiple of ``divisor``.
         divisor: the sides' common divisor, ``2 ** n_poolings``: 16 for BasicUNet.
         n_slices: most slices predicted at a time when a volume is predicted slice by slice.
@@ -141,7 +150,7 @@ class AlignedTileInferer(Inferer):
             )
         batch, channels = images.shape[:2]
         single = images.reshape(batch * channels // self.in_channels, self.in_channels, *images.shape[2:])
-        predictor = _Predictor(network, args, kwargs, self.amp, images.device)
+        predictor = _Predictor(network, args, kwargs, self.amp, self.divisor, images.device)
         sizes = [-(-side // self.divisor) * self.divisor for side in single.shape[2 : 2 + self.spatial_dims]]
         tile, n_slices = self._plan(predictor, sizes, 4 * images.numel())
 
@@ -162,22 +171,28 @@ class AlignedTileInferer(Inferer):
         """Sides of a tile, the cheapest that there is memory for, and how many slices are predicted at a time."""
         if self.tile_size is not None:
             return self.tile_size, self.n_slices
-        usual = (_USUAL_TILE[self.spatial_dims],) * self.spatial_dims, self.n_slices
-        model = predictor.on_meta()
-        if model is None:
-            return usual
-        budget = _tile_budget(predictor.device, image_bytes)
-
-        def needed(tile: tuple[int, ...]) -> int:
-            # A tile with a halo on either side of the axes it cuts needs the most.
-            inner = [slice(self.halo, side - self.halo) if side < n else slice(0, n) for side, n in zip(tile, sizes)]
-            return peak_bytes(lambda x: model(x, inner), (1, self.in_channels, *tile))
-
+        budget, limit = _tile_budget(predictor.device, image_bytes)
         try:
-            tile = cheapest_tile(sizes, self.halo, self.divisor, lambda tile: needed(tile) <= budget)
-            return tile, min(self.n_slices, max(1, budget // needed(tile)))
-        except (NotImplementedError, RuntimeError):  # a network that needs values, not shapes alone
-            return usual
+            model = predictor.on_meta()
+
+            @functools.cache
+            def needed(tile: tuple[int, ...]) -> int:
+                # A tile with a halo on either side of the axes it cuts needs the most.
+                inner = [slice(self.halo, n - self.halo) if n < size else slice(0, n) for n, size in zip(tile, sizes)]
+                held = held_by(lambda x: model(x, inner), (1, self.in_channels, *tile))
+                # Libraries count the elements of a tensor in 32 bits here and there.
+                return max(int(_WORKSPACE * held.peak), limit * held.largest // (4 * 2**31))
+
+            while True:
+                tile = cheapest_tile(sizes, self.halo, self.divisor, needed, budget)
+                dear = seen_voxels(sizes, tile, self.halo) > _MAX_COST * math.prod(sizes)
+                if not dear or budget >= limit:
+                    return tile, min(self.n_slices, max(1, budget // needed(tile)))
+                budget = min(2 * budget, limit)
+        except Exception:  # noqa: BLE001 - a network may need values, not shapes alone, or not be one for copying
+            smallest = 2 * self.halo + self.divisor
+            side = max(_USUAL_TILE[self.spatial_dims] // self.divisor * self.divisor, smallest)
+            return (side,) * self.spatial_dims, self.n_slices
 
     def _predict_items(self, items: torch.Tensor, predictor: _Predictor, tile: Sequence[int]) -> torch.Tensor:
         """Predict a few items that fit the network's axes, tile by tile."""
@@ -200,10 +215,12 @@ class AlignedTileInferer(Inferer):
         return _cut(output, [slice(0, n) for n in size])
 
 
-def _tile_budget(device: torch.device, image_bytes: int) -> int:
-    """Bytes that a tile may take; in RAM, others work too, and a few GiB more would save little."""
+def _tile_budget(device: torch.device, image_bytes: int) -> tuple[int, int]:
+    """Bytes that a tile may take at first, and at most."""
     free = free_bytes(device)
-    return free // 2 if device.type == "cuda" else min(free // 4, max(2**29, image_bytes))
+    if device.type == "cuda":
+        return free // 2, free // 2
+    return min(free // 4, max(3 * 2**28, image_bytes)), free // 4
 
 
 class _Predictor:
@@ -215,12 +232,14 @@ class _Predictor:
         args: Sequence[Any],
         kwargs: Mapping[str, Any],
         amp: bool,
+        divisor: int,
         device: torch.device,
     ) -> None:
-        self.args, self.kwargs, self.amp = args, kwargs, amp
-        self.module = fold_batch_norm(network) if isinstance(network, torch.nn.Module) else None
-        self.network = network if self.module is None else self.module
-        parameters = next(self.module.parameters(), None) if self.module is not None else None
+        self.args, self.kwargs, self.amp, self.divisor = args, kwargs, amp, divisor
+        if isinstance(network, (DataParallel, DistributedDataParallel)):
+            network = network.module
+        self.network = fold_batch_norm(network) if isinstance(network, torch.nn.Module) else network
+        parameters = next(self.network.parameters(), None) if isinstance(self.network, torch.nn.Module) else None
         self.device = device if parameters is None else parameters.device
 
     def __call__(self, tile: torch.Tensor, part: Sequence[slice]) -> torch.Tensor:
@@ -228,17 +247,25 @@ class _Predictor:
         forward = self._run(self.network)
         return autocast_bfloat16(forward)(tile, part) if self.amp else forward(tile, part)
 
-    def on_meta(self) -> Callable[..., torch.Tensor] | None:
-        """The same for shapes alone; None for what is no module that can be copied there."""
-        if self.module is None or isinstance(self.module, torch.jit.ScriptModule):
-            return None
-        return self._run(on_meta(self.module))
+    def on_meta(self) -> Callable[..., torch.Tensor]:
+        """The same for shapes alone."""
+        return self._run(on_meta(cast(torch.nn.Module, self.network)))
 
     def _run(self, network: Callable[..., Any]) -> Callable[..., torch.Tensor]:
-        of_part = getattr(network, "forward_part", None)
-        if of_part is not None and not self.args and not self.kwargs:
-            return cast(Callable[..., torch.Tensor], of_part)
+        if not self.args and not self.kwargs and _is_plain(network) and self.divisor % network.divisor == 0:
+            return network.forward_part
         return lambda tile, part: _cut(network(tile, *self.args, **self.kwargs), part)
+
+
+def _is_plain(network: Callable[..., Any]) -> TypeGuard[N2VUNet]:
+    """Whether calling a network is the forward pass of `N2VUNet`, and nothing besides."""
+    return (
+        isinstance(network, N2VUNet)
+        and type(network).forward is N2VUNet.forward
+        and "forward" not in vars(network)
+        and not network._forward_hooks
+        and not network._forward_pre_hooks
+    )
 
 
 def _collect(parts: Iterator[torch.Tensor], like: torch.Tensor, dim: int) -> torch.Tensor:

@@ -7,13 +7,13 @@ import copy
 import os
 import weakref
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-__all__ = ["free_bytes", "on_meta", "peak_bytes"]
+__all__ = ["Held", "free_bytes", "held_by", "on_meta"]
 
 
 def free_bytes(device: torch.device | str) -> int:
@@ -41,20 +41,32 @@ def on_meta(network: torch.nn.Module) -> torch.nn.Module:
     return copy.deepcopy(network).to("meta")
 
 
-def peak_bytes(forward: Callable[[torch.Tensor], Any], shape: Sequence[int]) -> int:
-    """Most memory that a forward pass holds at once, its input and output included, weights and workspaces not.
+class Held(NamedTuple):
+    """What a forward pass holds, in bytes of float32.
+
+    Attributes:
+        peak: most at once, input and output included; weights and the workspaces of convolutions not.
+        largest: of a single tensor.
+    """
+
+    peak: int
+    largest: int
+
+
+def held_by(forward: Callable[[torch.Tensor], Any], shape: Sequence[int]) -> Held:
+    """How much memory a forward pass takes, found without taking it.
 
     Args:
         forward: a network of `on_meta`, or a method of one.
         shape: ``(B, C, *spatial)`` of a float32 input.
 
     Returns:
-        bytes in float32.
+        the peak and the largest tensor.
     """
     with torch.no_grad(), _LiveBytes() as live:
         images = torch.empty(*shape, device="meta")  # which the caller of a network holds
         forward(images)
-    return int(live.peak)
+    return Held(int(live.peak), int(live.largest))
 
 
 class _LiveBytes(TorchDispatchMode):
@@ -64,6 +76,7 @@ class _LiveBytes(TorchDispatchMode):
         super().__init__()
         self.now = 0
         self.peak = 0
+        self.largest = 0
         self._seen: set[int] = set()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -81,6 +94,7 @@ class _LiveBytes(TorchDispatchMode):
         self._seen.add(key)
         self.now += storage.nbytes()
         self.peak = max(self.peak, self.now)
+        self.largest = max(self.largest, storage.nbytes())
         weakref.finalize(storage, self._forget, key, storage.nbytes())
 
     def _forget(self, key: int, n_bytes: int) -> None:

@@ -8,7 +8,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-__all__ = ["Cut", "cheapest_tile", "cut_axis", "tile_sides"]
+__all__ = ["Cut", "cheapest_tile", "cut_axis", "seen_voxels", "tile_sides"]
 
 
 @dataclass(frozen=True)
@@ -36,9 +36,16 @@ def cut_axis(size: int, tile: int, halo: int) -> list[Cut]:
 
     Returns:
         tiles in order; what they keep covers the axis once.
+
+    Raises:
+        ValueError: where a tile leaves nothing inside its halo.
     """
     if size <= tile:
         return [Cut(slice(0, size), slice(0, size), slice(0, size))]
+    if tile <= 2 * halo:
+        raise ValueError(
+            f"tile must be above twice the halo of {halo} voxels, got {tile}. Use at least {2 * halo + 1}."
+        )
     cuts = []
     start = 0
     while start < size:
@@ -64,34 +71,51 @@ def tile_sides(size: int, halo: int, divisor: int) -> list[int]:
 
 
 def cheapest_tile(
-    sizes: Sequence[int], halo: int, divisor: int, fits: Callable[[tuple[int, ...]], bool], n_tries: int = 200
+    sizes: Sequence[int], halo: int, divisor: int, needed: Callable[[tuple[int, ...]], int], budget: int
 ) -> tuple[int, ...]:
     """The tile that fits and makes the network see the fewest voxels, halos included.
+
+    Memory grows with a tile's voxels, and less where much of it is halo. Asking costs a pass through the network on
+    shapes alone, so what tiles need is estimated from the whole image's and the smallest tile's, and asked where the
+    estimate fits.
 
     Args:
         sizes: of the image, multiples of ``divisor``.
         halo: voxels of context, a multiple of ``divisor``.
         divisor: of the tile's sides.
-        fits: whether the network has memory for a tile of these sides; asked for the cheapest first.
-        n_tries: how often it is asked at most.
+        needed: bytes that the network needs for a tile of these sides.
+        budget: bytes there are.
 
     Returns:
         sides of the tile; the image's own where all of it fits. The smallest tile that leaves anything inside its halo
         where none fits.
     """
+    whole = tuple(sizes)
+    if needed(whole) <= budget:
+        return whole
     costs = [{side: _seen(size, side, halo) for side in tile_sides(size, halo, divisor)} for size in sizes]
-    tiles = sorted(itertools.product(*costs), key=lambda tile: math.prod(c[side] for c, side in zip(costs, tile)))
-    too_large = math.inf  # voxels of the smallest tile known not to fit
-    for tile in tiles:
-        if math.prod(tile) < too_large:
-            if fits(tile):
+    smallest = tuple(min(axis) for axis in costs)
+
+    def kept(tile: Sequence[int]) -> float:
+        return math.prod((side - 2 * halo) / side if side < size else 1 for side, size in zip(tile, sizes))
+
+    low, high = kept(smallest), 1.0
+    of_smallest, of_whole = (needed(tile) / math.prod(tile) for tile in (smallest, whole))
+    slope = (of_whole - of_smallest) / (high - low) if high > low else 0.0
+    too_low = 1.0  # by what the estimate was found to be
+    for tile in sorted(itertools.product(*costs), key=lambda tile: math.prod(c[n] for c, n in zip(costs, tile))):
+        estimate = math.prod(tile) * (of_smallest + slope * (kept(tile) - low))
+        if estimate * too_low <= budget:
+            found = needed(tile)
+            if found <= budget:
                 return tile
-            n_tries -= 1
-            # Memory grows with a tile's voxels, if not with these alone: leave out what is a good deal larger.
-            too_large = min(too_large, 1.5 * math.prod(tile))
-            if n_tries == 0:
-                break
-    return tuple(min(c) for c in costs)
+            too_low = max(too_low * 1.02, found / estimate)
+    return smallest
+
+
+def seen_voxels(sizes: Sequence[int], tile: Sequence[int], halo: int) -> int:
+    """Voxels that a network sees in all tiles, halos included."""
+    return math.prod(_seen(size, side, halo) for size, side in zip(sizes, tile))
 
 
 def _seen(size: int, side: int, halo: int) -> int:

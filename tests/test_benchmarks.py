@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import pytest
 
@@ -26,20 +27,26 @@ def test_tasks_are_those_that_peers_were_measured_on(name, psnr_noisy):
     assert {image.shape for image in task.noisy} == {(256, 256) if name == "set12" else (96, 96, 96)}
 
 
-def entries(recipe: Recipe) -> set[str]:
-    """Keys of the config that a recipe is laid over."""
+def config(recipe: Recipe) -> dict[str, Any]:
+    """The config that a recipe is laid over."""
     names = [*recipe.overlays, *(["anneal.json"] if recipe.anneal else [])]
     train = find_bundle(bundle_name(recipe.spatial_dims)) / "configs" / "train.json"
-    return {key for path in (train, *map(find_config, names)) for key in json.loads(path.read_text())}
+    merged: dict[str, Any] = {}
+    for path in (train, *map(find_config, names)):
+        merged |= json.loads(path.read_text())
+    return merged
 
 
 @pytest.mark.parametrize("dims", [2, 3])
 def test_variants_of_the_curves_set_keys_that_the_config_has(dims):
     for group, members in variants(dims).items():
         for name, recipe in members.items():
-            known = entries(recipe)
-            assert {key.partition("#")[0] for key in recipe.settings} <= known, name_of(dims, group, name)
+            known = config(recipe)
+            plain = {key for key in recipe.settings if "#" not in key}
+            assert plain <= set(known), name_of(dims, group, name)
             assert recipe.spatial_dims == dims
+            if "train#handlers#3#n_warmup" in recipe.settings:
+                assert known["train#handlers"][3]["_target_"].endswith("AnnealedBudget")
     assert TASK_OF[dims] in TASKS
 
 

@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+import torch.nn.utils.prune
 from monai.networks.nets import BasicUNet
 from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -33,6 +34,23 @@ def test_folded_network_predicts_the_same_without_batch_norm(spatial_dims, numbe
     with torch.inference_mode():
         torch.testing.assert_close(folded(image), network(image), rtol=1e-5, atol=1e-5)
     assert all(torch.equal(before[name], value) for name, value in network.state_dict().items())
+
+
+def test_what_is_not_fixed_is_left_alone():
+    image = torch.rand(1, 1, 32, 32)
+    frozen = random_network(N2VUNet(2, features=2)).train()
+    for module in frozen.modules():
+        if isinstance(module, _BatchNorm):
+            module.eval()
+    torch.testing.assert_close(fold_batch_norm(frozen)(image), frozen(image))
+    for norm in (torch.nn.utils.parametrizations.weight_norm, torch.nn.utils.parametrizations.spectral_norm):
+        network = random_network(N2VUNet(2, features=2))
+        norm(network.first.conv_0.conv)
+        network.eval()
+        torch.testing.assert_close(fold_batch_norm(network)(image), network(image), rtol=1e-5, atol=1e-5)
+    pruned = random_network(N2VUNet(2, features=2))
+    torch.nn.utils.prune.l1_unstructured(pruned.first.conv_0.conv, "weight", amount=0.3)
+    assert torch.equal(fold_batch_norm(pruned)(image), pruned(image))
 
 
 def test_other_norms_and_training_networks_stay():

@@ -13,6 +13,7 @@ from monai.networks.nets import BasicUNet
 
 from monai_n2v import inference
 from monai_n2v.inference import AlignedTileInferer, PaddedInferer
+from monai_n2v.memory import held_by, on_meta
 from monai_n2v.networks import N2VUNet
 
 
@@ -23,6 +24,8 @@ def random_network(network: torch.nn.Module) -> torch.nn.Module:
         if isinstance(module, (torch.nn.BatchNorm2d, torch.nn.BatchNorm3d)):
             module.running_mean.normal_(0, 0.2, generator=generator)
             module.running_var.uniform_(0.3, 1.5, generator=generator)
+            torch.nn.init.uniform_(module.weight, 0.5, 1.5, generator=generator)
+            torch.nn.init.normal_(module.bias, 0, 0.2, generator=generator)
     return network.eval()
 
 
@@ -104,7 +107,7 @@ def test_channels_each_on_their_own_or_together():
 
 
 @pytest.mark.parametrize(
-    ("spatial_dims", "size", "n_axes"), [(2, (130, 97), 2), (3, (54, 61, 49), 3), (2, (66, 58, 7), 3)]
+    ("spatial_dims", "size", "n_axes"), [(2, (130, 97), 2), (3, (78, 61, 49), 3), (2, (66, 58, 7), 3)]
 )
 @pytest.mark.parametrize("kind", ["N2VUNet", "BasicUNet"])
 def test_tiles_chosen_by_free_memory_stay_within_it(monkeypatch, spatial_dims, size, n_axes, kind):
@@ -116,21 +119,24 @@ def test_tiles_chosen_by_free_memory_stay_within_it(monkeypatch, spatial_dims, s
     inferer = AlignedTileInferer(spatial_dims, halo=24 if divisor == 4 else 16, divisor=divisor)
     image = torch.rand(1, 1, *size)
     seen = []
-    for n_bytes in (2**40, 100 * 4 * 40**spatial_dims, 0):
-        monkeypatch.setattr(inference, "_tile_budget", lambda *_, n=n_bytes: n)
+    smallest = 2 * inferer.halo + divisor
+    # What N2VUNet holds of the smallest tile is less than half of what its whole forward pass would.
+    share = 0.5 if kind == "N2VUNet" else 1.5
+    fitting = share * held_by(on_meta(network), (1, 1, *(smallest + divisor,) * spatial_dims)).peak
+    for n_bytes in (2**40, int(fitting), 0):
+        monkeypatch.setattr(inference, "_tile_budget", lambda *_, n=n_bytes: (n, n))
         with torch.inference_mode(), seen_inputs(seen):
             output = inferer(image, network)
         assert output.shape == image.shape
         if n_bytes == 2**40:
             whole = output
             assert len(seen) == 1, "an image that fits is not cut"
-        elif kind == "N2VUNet":
-            torch.testing.assert_close(output, whole, rtol=0, atol=1e-5)
-        if n_bytes > 0:
-            # Two maps of the first level's four features are always held at once.
-            assert all(4 * 2 * 4 * math.prod(shape) <= n_bytes for shape in seen)
         else:
-            assert max(math.prod(shape) for shape in seen) <= (2 * inferer.halo + divisor) ** spatial_dims
+            assert len(seen) > 1
+        if n_bytes and kind == "N2VUNet":
+            torch.testing.assert_close(output, whole, rtol=0, atol=1e-5)
+        if n_bytes == 0:
+            assert max(math.prod(shape) for shape in seen) <= smallest**spatial_dims
         seen.clear()
 
 
@@ -152,12 +158,64 @@ def seen_inputs(shapes):
 
 
 def test_budget_of_a_tile_leaves_memory_to_others(monkeypatch):
-    monkeypatch.setattr(inference, "free_bytes", lambda _: 16 * 2**30)
+    gib = 2**30
+    monkeypatch.setattr(inference, "free_bytes", lambda _: 16 * gib)
     cpu = torch.device("cpu")
-    assert inference._tile_budget(cpu, 1000) == 2**29, "half a GiB where the image is small"
-    assert inference._tile_budget(cpu, 3 * 2**30) == 3 * 2**30, "as much as a large image takes"
-    assert inference._tile_budget(cpu, 9 * 2**30) == 4 * 2**30, "never more than a quarter of what is free"
-    assert inference._tile_budget(torch.device("cuda"), 1000) == 8 * 2**30
+    assert inference._tile_budget(cpu, 1000) == (3 * gib // 4, 4 * gib), "less than a GiB where the image is small"
+    assert inference._tile_budget(cpu, 3 * gib) == (3 * gib, 4 * gib), "as much as a large image takes"
+    assert inference._tile_budget(cpu, 9 * gib) == (4 * gib, 4 * gib), "never more than a quarter of what is free"
+    assert inference._tile_budget(torch.device("cuda"), 1000) == (8 * gib, 8 * gib)
+
+
+def test_more_memory_where_halos_cost_more_than_the_image(monkeypatch):
+    network = random_network(BasicUNet(3, 1, 1, features=(4, 4, 4, 4, 4, 4), norm="batch"))
+    image = torch.rand(1, 1, 112, 96, 96)
+    seen = []
+    small = int(1.5 * held_by(on_meta(network), (1, 1, 80, 80, 80)).peak)
+    for budget in ((small, small), (small, 2**40)):
+        monkeypatch.setattr(inference, "_tile_budget", lambda *_, budget=budget: budget)
+        monkeypatch.setattr(inference, "_MAX_COST", 1.5)
+        with torch.inference_mode(), seen_inputs(seen):
+            AlignedTileInferer(3, halo=32)(image, network)
+        seen.append(None)
+    first = seen.index(None)
+    costs = [sum(math.prod(shape) for shape in part) / image.numel() for part in (seen[:first], seen[first + 1 : -1])]
+    assert costs[0] > 1.5 >= costs[1]
+
+
+class Residual(N2VUNet):
+    def forward(self, x):
+        return x - super().forward(x)
+
+
+def hooked(spatial_dims):
+    network = N2VUNet(spatial_dims, features=2)
+    network.register_forward_hook(lambda module, inputs, output: output * 2)
+    return network
+
+
+def replaced(spatial_dims):
+    network = N2VUNet(spatial_dims, features=2)
+    network.forward = lambda x: x + 1
+    return network
+
+
+@pytest.mark.parametrize("spatial_dims", [2, 3])
+@pytest.mark.parametrize("make", [lambda n: Residual(n, features=2), hooked, replaced])
+def test_changed_forward_pass_is_heeded(spatial_dims, make):
+    network = random_network(make(spatial_dims))
+    image = torch.rand(1, 1, *(40, 36, 32)[:spatial_dims])
+    with torch.inference_mode():
+        found = AlignedTileInferer(spatial_dims, halo=24, divisor=4)(image, network)
+        torch.testing.assert_close(found, network(image), rtol=1e-5, atol=1e-5)
+
+
+def test_divisor_below_the_networks_is_padded_for():
+    network = random_network(N2VUNet(2, features=2))
+    image = torch.rand(1, 1, 38, 30)
+    with torch.inference_mode():
+        found = AlignedTileInferer(2, halo=24, divisor=2)(image, network)
+        torch.testing.assert_close(found, network(image), rtol=1e-5, atol=1e-5)
 
 
 class NeedsValues(torch.nn.Module):
@@ -168,8 +226,9 @@ class NeedsValues(torch.nn.Module):
 @pytest.mark.parametrize("network", [lambda x: x + 1, NeedsValues(), torch.jit.script(torch.nn.Identity())])
 def test_network_that_cannot_run_on_shapes_alone_gets_usual_tiles(network):
     image = torch.rand(1, 1, 150, 20, 20)
-    inferer = AlignedTileInferer(3, halo=16, divisor=4)
-    assert torch.equal(inferer(image, network), network(image))
+    for halo in (16, 64):
+        inferer = AlignedTileInferer(3, halo=halo, divisor=4)
+        assert torch.equal(inferer(image, network), network(image))
 
 
 def test_metatensor_taken_and_input_unchanged():

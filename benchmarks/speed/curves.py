@@ -169,6 +169,8 @@ def main() -> None:
         row = {**key, "seed": seed, **row}
         print(json.dumps(row), flush=True)
         with stored() as results:
+            key |= {"seed": seed}
+            results["rows"] = [r for r in results["rows"] if any(r[k] != v for k, v in key.items())]
             results["rows"].append({**row, "commit": machine()["commit"]})
 
 

@@ -10,11 +10,13 @@ from __future__ import annotations
 
 import argparse
 import json
+import multiprocessing
 import os
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +36,15 @@ def make_cube(path: Path, side: int, seed: int) -> None:
     for k in range(side):
         data[..., k] = rng.normal(1000, 100, (side, side))
     nibabel.save(nibabel.Nifti1Image(data, np.eye(4)), path)
+
+
+def run_apart(function: Callable[..., None], *arguments: Any) -> None:
+    """Call in a process of its own, since those started later inherit the peak of this one."""
+    process = multiprocessing.get_context("spawn").Process(target=function, args=arguments)
+    process.start()
+    process.join()
+    if process.exitcode:
+        raise SystemExit(f"{function.__name__} failed")
 
 
 def run(*arguments: Any) -> dict[str, Any]:
@@ -71,7 +82,7 @@ def main() -> None:
     for side in arguments.sides:
         with tempfile.TemporaryDirectory() as name:
             folder = Path(name)
-            make_cube(folder / "cube.nii", side, 0)
+            run_apart(make_cube, folder / "cube.nii", side, 0)
             row = {"side": side, "voxels": side**3, **train(folder / "cube.nii", folder)}
             model = folder / f"model{EPOCHS[0]}"
             found = run("denoise", "-i", folder / "cube.nii", "-o", folder / "out.nii", "--model", model)

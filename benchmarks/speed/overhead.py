@@ -20,7 +20,9 @@ import torch
 from benchmarks.common import save
 from monai_n2v.precision import has_fast_bfloat16
 
-BATCHES = {2: (128, (64, 64)), 3: (4, (64, 64, 64))}
+# The paper's batch and a large one in 3D; those that bundles and command line take.
+BATCHES: dict[int, tuple[int, tuple[int, ...]]] = {2: (128, (64, 64)), 3: (4, (64, 64, 64))}
+OWN_BATCHES: dict[int, tuple[int, tuple[int, ...]]] = {2: (16, (64, 64)), 3: (4, (32, 32, 32))}
 
 
 def steps(
@@ -107,10 +109,12 @@ def interleaved(functions: Sequence[Callable[[], None]], n_rounds: int) -> np.nd
     return seconds[1:]
 
 
-def overhead(spatial_dims: int, n_rounds: int) -> dict[str, Any]:
+def overhead(
+    spatial_dims: int, n_rounds: int, batch: tuple[int, tuple[int, ...]], overlays: Sequence[str] = ()
+) -> dict[str, Any]:
     """Medians of both steps, taken in turns, and of the ratios of neighbors."""
-    batch_size, patch_size = BATCHES[spatial_dims]
-    both = steps(spatial_dims, batch_size=batch_size, patch_size=list(patch_size))[:2]
+    batch_size, patch_size = batch
+    both = steps(spatial_dims, overlays, batch_size=batch_size, patch_size=list(patch_size))[:2]
     seconds = interleaved(both, n_rounds)
     return {
         "batch": [batch_size, *patch_size],
@@ -179,7 +183,12 @@ def main() -> None:
     torch.set_num_threads(2)
     results: dict[str, Any] = {"masking": masking()}
     for spatial_dims in (2, 3):
-        results[f"{spatial_dims}d"] = overhead(spatial_dims, arguments.rounds)
+        results[f"{spatial_dims}d"] = overhead(spatial_dims, arguments.rounds, BATCHES[spatial_dims])
+        own = OWN_BATCHES[spatial_dims]
+        results[f"{spatial_dims}d bundle"] = overhead(spatial_dims, 4 * arguments.rounds, own)
+        results[f"{spatial_dims}d command line"] = overhead(
+            spatial_dims, 4 * arguments.rounds, own, [f"self_{spatial_dims}d.json"]
+        )
         print(results, flush=True)
     results["masking"]["share_of_2d_step"] = round(results["masking"]["median_ms"] / results["2d"]["bare_step_ms"], 4)
     results["epoch"] = {f"{n}D": epoch(n) for n in (2, 3)}

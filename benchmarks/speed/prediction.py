@@ -12,17 +12,17 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import resource
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from benchmarks.common import save
+from benchmarks.common import load, save
 from benchmarks.speed.overhead import interleaved
 
 BASIC = {2: (32, 32, 64, 128, 256, 32), 3: (16, 16, 32, 64, 128, 16)}
@@ -64,7 +64,7 @@ def reads(inferer: Any, network: torch.nn.Module, size: tuple[int, ...]) -> tupl
     from monai_n2v.tiles import cut_axis
 
     padded = [-(-side // inferer.divisor) * inferer.divisor for side in size]
-    predictor = _Predictor(network, (), {}, False, next(network.parameters()).device)
+    predictor = _Predictor(network, (), {}, False, inferer.divisor, next(network.parameters()).device)
     tile, _ = inferer._plan(predictor, padded, 4 * math.prod(size))
     axes = [
         [cut.read.stop - cut.read.start for cut in cut_axis(n, side, inferer.halo)] for n, side in zip(padded, tile)
@@ -91,8 +91,12 @@ def measure(spatial_dims: int, name: str, size: tuple[int, ...], n_rounds: int, 
     with torch.inference_mode():
         if device.type == "cuda":
             on_cpu = make_network(spatial_dims, name)
-            corner = image[(..., *[slice(0, 96)] * spatial_dims)]
-            row["off_cpu"] = float((inferer(corner, network) - inferer(corner, on_cpu)).abs().max())
+            corner = image[(..., *[slice(0, 150)] * spatial_dims)]
+            in_tiles = make_inferer(spatial_dims, name)
+            in_tiles.tile_size = (112,) * spatial_dims
+            row["whole_off_cpu"], row["tiles_off_cpu"] = (
+                float((used(corner, network) - used(corner, on_cpu)).abs().max()) for used in (inferer, in_tiles)
+            )
             torch.cuda.reset_peak_memory_stats()
         both = [finished(lambda: inferer(image, network)), finished(lambda: network(tile))]
         seconds = interleaved(both, n_rounds)
@@ -119,20 +123,27 @@ def peak(spatial_dims: int, name: str, size: tuple[int, ...]) -> float:
 
 
 def print_peak(spatial_dims: int, name: str, *size: int) -> None:
-    """Predict in this process and print by how much the peak of its memory rose, in GiB."""
+    """Predict in this process and print by how much the peak of its memory rose, in GiB. Linux."""
     network, inferer = make_network(spatial_dims, name), make_inferer(spatial_dims, name)
     image = torch.rand(1, 1, *size)
     with torch.inference_mode():
         inferer(image[(..., *[slice(0, 64)] * spatial_dims)], network)  # what torch loads the first time
-        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        Path("/proc/self/clear_refs").write_text("5")  # a process starts with the peak of the one that started it
+        before = _high_water_mark()
         inferer(image, network)
-    print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 2**20)
+    print((_high_water_mark() - before) / 2**20)
+
+
+def _high_water_mark() -> int:
+    status = Path("/proc/self/status").read_text()
+    return int(status.partition("VmHWM:")[2].split()[0])
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--peer", type=Path, help="result of benchmarks.peers.careamics_prediction")
     parser.add_argument("--peak", nargs="+", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     torch.set_num_threads(2)
@@ -151,10 +162,10 @@ def main() -> None:
                     row["peak_gib"] = round(peak(spatial_dims, name, size), 2)
                 rows.append({"dims": spatial_dims, "network": name, "what": what, **row})
                 print(json.dumps(rows[-1]), flush=True)
-    save(
-        "prediction" if device.type == "cpu" else "gpu_prediction",
-        {"rows": rows, "minutes": round((time.perf_counter() - started) / 60, 1)},
-    )
+    name = "prediction" if device.type == "cpu" else "gpu_prediction"
+    peer = json.loads(arguments.peer.read_text()) if arguments.peer else (load(name) or {}).get("careamics")
+    results: dict[str, Any] = {"rows": rows, "minutes": round((time.perf_counter() - started) / 60, 1)}
+    save(name, results | ({"careamics": peer} if peer else {}))
 
 
 if __name__ == "__main__":

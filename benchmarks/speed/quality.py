@@ -14,7 +14,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from benchmarks.common import load, save
+from benchmarks.common import load, machine, save
 from benchmarks.recipes import annealed, run
 from benchmarks.tasks import TASKS
 
@@ -39,15 +39,10 @@ def main() -> None:
         for budget in arguments.budgets:
             for seed in arguments.seeds:
                 row = run(annealed(task.spatial_dims), task, 0, seed, max_time=budget)
-                row = {
-                    "task": name,
-                    "budget_seconds": budget,
-                    "seed": seed,
-                    "psnr_noisy": task.score(task.noisy),
-                    **row,
-                }
+                key = {"task": task.name, "budget_seconds": budget, "seed": seed}
+                row = {**key, "psnr_noisy": round(task.score(task.noisy), 3), **row, "commit": machine()["commit"]}
                 print(json.dumps(row), flush=True)
-                results["rows"].append(row)
+                results["rows"] = [r for r in results["rows"] if any(r[k] != v for k, v in key.items())] + [row]
                 save("quality", results)
     save("quality", results)
 
