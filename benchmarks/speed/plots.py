@@ -23,7 +23,7 @@ def plot_quality(stored: dict[str, Any]) -> None:
     figure, panels = plt.subplots(1, len(tasks), figsize=(4.5 * len(tasks), 3.8), squeeze=False)
     for axes, task in zip(panels[0], tasks):
         rows = sorted((r for r in stored["rows"] if r["task"] == task), key=lambda r: r["training_seconds"])
-        axes.plot([r["training_seconds"] for r in rows], [r["psnr"] for r in rows], "o-", label="monai_n2v")
+        axes.plot([r["budget_seconds"] for r in rows], [r["psnr"] for r in rows], "o-", label="monai_n2v")
         for peer in stored["peers"]:
             if peer["task"] == task:
                 axes.plot(peer["training_seconds"], peer["psnr"], "s", label=peer["program"])
