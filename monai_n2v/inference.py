@@ -85,7 +85,7 @@ class AlignedTileInferer(Inferer):
         spatial_dims: axes of the network, 2 or 3.
         in_channels: channels of the network.
         tile_size: sides of a tile with its halo, in voxels; one number or one per axis. None for the largest that the
-            network has memory for: in RAM as much as the image takes in float32, or 0.75 GiB, or more where halos
+            network has memory for: in RAM as much as the image takes in float32, or 0.6 GiB, or more where halos
             would make the network see over 2.5 times the image, and never above a quarter of what is free; half of a
             GPU's free memory.
         halo: context around the part of a tile that is kept, in voxels; rounded up to a multiple of ``divisor``.
@@ -220,7 +220,7 @@ def _tile_budget(device: torch.device, image_bytes: int) -> tuple[int, int]:
     free = free_bytes(device)
     if device.type == "cuda":
         return free // 2, free // 2
-    return min(free // 4, max(3 * 2**28, image_bytes)), free // 4
+    return min(free // 4, max(5 * 2**27, image_bytes)), free // 4
 
 
 class _Predictor:
@@ -273,6 +273,8 @@ def _collect(parts: Iterator[torch.Tensor], like: torch.Tensor, dim: int) -> tor
     output: torch.Tensor | None = None
     start = 0
     for part in parts:
+        if part.shape[dim] == like.shape[dim]:
+            return part
         if output is None:
             shape = list(part.shape)
             shape[dim] = like.shape[dim]
