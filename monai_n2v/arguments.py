@@ -173,7 +173,7 @@ def _add_training_options(parser: argparse.ArgumentParser) -> None:
     budget.add_argument("--epochs", type=_positive_int, metavar="N", help="length of the training")
     budget.add_argument("--max-time", type=_positive, metavar="SECONDS", help="length of the training instead")
     add = parser.add_argument
-    add("--fast", action="store_true", help="a shorter training with a smaller network")
+    add("--fast", action="store_true", help="a shorter training, in 2D with a smaller network")
     add(
         "--spatial-dims",
         type=int,

@@ -32,12 +32,14 @@ STATEMENTS = {
 }
 
 
-def seconds(command: list[str], n_runs: int) -> float:
-    """Median wall-clock seconds of a command; its exit code may be any."""
+def seconds(command: list[str], n_runs: int, code: int = 0) -> float:
+    """Median wall-clock seconds of a command that ends with an exit code."""
     times = []
     for _ in range(n_runs + 1):
         started = time.perf_counter()
-        subprocess.run(command, capture_output=True, check=False)
+        found = subprocess.run(command, capture_output=True, text=True, check=False)
+        if found.returncode != code:
+            raise SystemExit(f"{command} ended with {found.returncode}: {found.stderr}")
         times.append(time.perf_counter() - started)
     return round(float(np.median(times[1:])), 2)
 
@@ -70,10 +72,13 @@ def main() -> None:
             "monai-n2v info of an image": ["info", cube],
             "monai-n2v check of 64x64x64": ["check", cube],
             "monai-n2v denoise of 64x64x64 with a ready network": [
-                "denoise", "-i", cube, "-o", out, "--model", model, "--overwrite", "-q",
+                "denoise", "-i", cube, "-o", out, "--model", model, "--force", "-q",
             ],
         }  # fmt: skip
-        found = {name: seconds([*program, *options], arguments.runs) for name, options in commands.items()}
+        found = {
+            name: seconds([*program, *options], arguments.runs, code=2 if "missing" in name else 0)
+            for name, options in commands.items()
+        }
     statements = {
         name: seconds([sys.executable, "-c", statement], arguments.runs) for name, statement in STATEMENTS.items()
     }
