@@ -29,7 +29,7 @@ _USUAL_TILE = {2: 1024, 3: 128}
 # What convolutions take besides, copies in another layout above all; measured on CPUs between 1.2 and 1.7.
 _WORKSPACE = 1.5
 # Where halos make the network see more than so many times the image, a tile may take more memory.
-_MAX_COST = 2.5
+_MAX_COST = 3.0
 
 
 class PaddedInferer(Inferer):
@@ -86,7 +86,7 @@ class AlignedTileInferer(Inferer):
         in_channels: channels of the network.
         tile_size: sides of a tile with its halo, in voxels; one number or one per axis. None for the largest that the
             network has memory for: in RAM as much as the image takes in float32, or 0.6 GiB, or more where halos
-            would make the network see over 2.5 times the image, and never above a quarter of what is free; half of a
+            would make the network see over 3 times the image, and never above a quarter of what is free; half of a
             GPU's free memory.
         halo: context around the part of a tile that is kept, in voxels; rounded up to a multiple of ``divisor``.
         divisor: the sides' common divisor, ``2 ** n_poolings``: 16 for BasicUNet.
