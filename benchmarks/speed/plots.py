@@ -58,6 +58,8 @@ def plot_curves(stored: dict[str, Any]) -> None:
             axes.plot(list(means), list(means.values()), "-", alpha=0.6)
             axes.axvline(own, color="gray", linestyle=":")
             axes.set(xscale="log", xlabel=group, title=f"{dims}D, {rows[0]['task']}, {budget:g} s")
+            axes.set_xticks(list(means), [f"{x:g}" for x in means], rotation=60)
+            axes.minorticks_off()
             axes.grid(alpha=0.3)
         panel_row[0].set_ylabel("PSNR / dB")
     figure.tight_layout()
