@@ -159,6 +159,7 @@ def train_with(spatial_dims: int, output_dir: str, options: dict[str, Any], over
 def test_one_step_equals_that_on_the_union_of_the_batches(spatial_dims, tmp_path):
     options = {
         "dataset_dir": str(write_images(tmp_path / "images", spatial_dims, 1)),
+        "mask_fraction": 1 / 64,  # strata divide these patches, so that all batches have as many blind spots
         "network_def#norm": ["group", {"num_groups": 1}],  # statistics of batch norm depend on how the batch is divided
         "optimizer#_target_": "torch.optim.SGD",
         "lr": 0.1,

@@ -33,6 +33,7 @@ def client(folder: Path, spatial_dims: int, seed: int, **options) -> MonaiAlgo:
         "output_dir": str(folder),
         "device": "$torch.device('cpu')",
         "ema": 0,
+        "lr": 0.0004,  # two rounds of a few steps are too short for a higher one
     }
     algo = MonaiAlgo(
         str(find_bundle(f"n2v_denoise_{spatial_dims}d")),
