@@ -36,10 +36,6 @@ class Recipe:
     settings: Mapping[str, Any] = field(default_factory=dict)
     anneal: bool = True
 
-    def with_settings(self, **settings: Any) -> Recipe:
-        """The same with further settings."""
-        return Recipe(self.spatial_dims, self.overlays, {**self.settings, **settings}, self.anneal)
-
 
 def annealed(spatial_dims: int, **settings: Any) -> Recipe:
     """The command line's own recipe, with other settings."""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Write ``docs/results.md`` and its plot from the JSON in ``benchmarks/results/``. ``python -m benchmarks.table``."""
+"""Write ``docs/results.md`` and its plots from the JSON in ``benchmarks/results/``. ``python -m benchmarks.table``."""
 
 from __future__ import annotations
 

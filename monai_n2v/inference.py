@@ -26,7 +26,7 @@ __all__ = ["AlignedTileInferer", "PaddedInferer"]
 
 # Sides for networks that cannot tell how much memory they take.
 _USUAL_TILE = {2: 1024, 3: 128}
-# What convolutions take besides, copies in another layout above all; measured on CPUs between 1.2 and 1.7.
+# Allowance for what convolutions take besides, copies in another layout above all.
 _WORKSPACE = 1.5
 # Where halos make the network see more than so many times the image, a tile may take more memory.
 _MAX_COST = 3.0
