@@ -78,7 +78,7 @@ def _file_state(name: str | Path) -> str:
 class PatchLoader:
     """Batches of random, randomly oriented patches, cut from volumes that stay on the training device.
 
-    The volumes are stored flat; a whole batch is cropped, flipped and rotated by one gather, and the transform then
+    The volumes are stored flat; a whole batch is cropped, flipped and rotated at once, and the transform then
     masks it there. No patch becomes an object of its own. Per sample, MONAI's ``RandSpatialCropSamplesd``,
     ``RandFlipd`` and `RandN2VMaskd` in a ``DataLoader`` do the same, more slowly.
 

@@ -237,23 +237,28 @@ def _window_statistic(images: torch.Tensor, spots: BlindSpots) -> tuple[torch.Te
     channels = (image[:, None] + torch.arange(n_channels, device=device)) * inside.numel()
     steps = torch.from_numpy(windows.offsets @ strides).to(device)
     forbidden, group = (torch.from_numpy(array).to(device) for array in (windows.forbidden, windows.group))
-    flat, flat_inside = padded.view(-1), inside.view(-1)
+    flat = padded.view(-1)
     values = torch.zeros(len(voxels), n_channels, dtype=work, device=device)
-    count = torch.zeros(len(voxels), 1, dtype=torch.int64, device=device)
+    count = torch.from_numpy(_n_neighbors(spots.targets[:, 1:], spots.shape[1:], windows.radius)).to(device)[:, None]
     n_at_a_time = max(1, _MAX_GATHERED // (len(steps) * n_channels))
     for start in range(0, len(voxels), n_at_a_time):
         chunk = slice(start, start + n_at_a_time)
-        neighbors = voxels[chunk, None] + steps
-        allowed = flat_inside.take(neighbors)
-        found = flat.take(neighbors[:, None] + channels[chunk, :, None])
+        found = flat.take((voxels[chunk, None] + channels[chunk])[..., None] + steps)
         if windows.forbidden.any():
-            allowed &= ~forbidden[group[chunk]]
-            found.masked_fill_(~allowed[:, None], passed_over)
-        count[chunk] = allowed.sum(dim=1, keepdim=True)
+            passed = forbidden[group[chunk]]
+            count[chunk] -= (passed & inside.view(-1).take(voxels[chunk, None] + steps)).sum(dim=1, keepdim=True)
+            found.masked_fill_(passed[:, None], passed_over)
         values[chunk] = _mean(found, count[chunk]) if windows.statistic == "mean" else _median(found, count[chunk])
     if not images.dtype.is_floating_point:
         values = values.round()
     return values.to(images.dtype).view(-1), (count > 0).expand(-1, n_channels).reshape(-1)
+
+
+def _n_neighbors(voxels: np.ndarray, shape: Sequence[int], radius: int) -> np.ndarray:
+    """How many other voxels the window of each voxel, clipped to the image, holds."""
+    sides = np.minimum(voxels + radius, np.asarray(shape) - 1) - np.maximum(voxels - radius, 0) + 1
+    number: np.ndarray = sides.prod(axis=1) - 1
+    return number
 
 
 def _mean(values: torch.Tensor, count: torch.Tensor) -> torch.Tensor:

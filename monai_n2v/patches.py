@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Images held flat, and patches cut out of them, a whole batch in one gather."""
+"""Images held flat, and patches cut out of them: copies of views on a CPU, one gather elsewhere."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from monai.data import MetaTensor
+from numpy.lib.stride_tricks import as_strided
 
 from monai_n2v.symmetries import axis_orders
 
@@ -169,22 +170,52 @@ class PatchStore:
                     start[row] += (patch[axis] - 1) * stride
                     stride = -stride
                 steps[row, axis] = stride
-        return self._gather(np.array([group[i].store for i in chosen]), start, steps, patch)
+        cut = cut_views if self.device.type == "cpu" else cut_gathered
+        return cut(self.stores, np.array([group[i].store for i in chosen]), start, steps, patch)
 
-    def _gather(self, stores: np.ndarray, start: np.ndarray, steps: np.ndarray, patch: tuple[int, ...]) -> torch.Tensor:
-        """Cut all patches at once: voxel ``i`` of a patch lies at ``start + i @ steps`` of its flat store."""
-        index = torch.from_numpy(start).to(self.device).view(-1, *(1,) * len(patch))
-        strides = torch.from_numpy(steps).to(self.device)
-        for axis, length in enumerate(patch):
-            along = torch.arange(length, device=self.device) * strides[:, axis : axis + 1]
-            index = index + along.view(-1, *(length if a == axis else 1 for a in range(len(patch))))
-        if (stores == stores[0]).all():
-            return _take(self.stores[stores[0]], index)
-        out = torch.empty(len(start), self.stores[0].shape[0], *patch, device=self.device)
-        for store in np.unique(stores):
-            rows = torch.from_numpy(np.flatnonzero(stores == store)).to(self.device)
-            out[rows] = _take(self.stores[store], index[rows])
-        return out
+
+def cut_views(
+    stores: Sequence[torch.Tensor], which: np.ndarray, start: np.ndarray, steps: np.ndarray, patch: tuple[int, ...]
+) -> torch.Tensor:
+    """Cut patches on a CPU: copies of strided views, which need no index of every voxel.
+
+    Args:
+        stores: flat voxels ``(C, n_voxels)`` each.
+        which: int ``(B,)``, the store of every patch.
+        start: int ``(B,)``, where in it the patch begins.
+        steps: int ``(B, n_axes)``: voxel ``i`` of a patch lies at ``start + i @ steps``; negative where it is flipped.
+        patch: shape of the patches.
+
+    Returns:
+        ``(B, C, *patch)``.
+    """
+    shape = (stores[0].shape[0], *patch)
+    out = torch.empty(len(start), *shape)
+    cut = out.numpy()
+    for row, store in enumerate(which):
+        flat = stores[store].numpy()
+        strides = (flat.strides[0], *(steps[row] * flat.itemsize))
+        cut[row] = as_strided(flat[:, start[row] :], shape, strides, writeable=False)
+    return out
+
+
+def cut_gathered(
+    stores: Sequence[torch.Tensor], which: np.ndarray, start: np.ndarray, steps: np.ndarray, patch: tuple[int, ...]
+) -> torch.Tensor:
+    """Cut patches on a GPU, all of a store by one gather; see `cut_views`."""
+    device = stores[0].device
+    index = torch.from_numpy(start).to(device).view(-1, *(1,) * len(patch))
+    strides = torch.from_numpy(steps).to(device)
+    for axis, length in enumerate(patch):
+        along = torch.arange(length, device=device) * strides[:, axis : axis + 1]
+        index = index + along.view(-1, *(length if a == axis else 1 for a in range(len(patch))))
+    if (which == which[0]).all():
+        return _take(stores[which[0]], index)
+    out = torch.empty(len(start), stores[0].shape[0], *patch, device=device)
+    for store in np.unique(which):
+        rows = torch.from_numpy(np.flatnonzero(which == store)).to(device)
+        out[rows] = _take(stores[store], index[rows])
+    return out
 
 
 def _take(store: torch.Tensor, index: torch.Tensor) -> torch.Tensor:

@@ -20,12 +20,15 @@ from ignite.engine import Engine, Events
 from monai.data import DataLoader, Dataset, MetaTensor, list_data_collate
 from monai.transforms import Compose, RandFlipd, RandSpatialCropSamplesd, Transform
 
+from monai_n2v import patches
 from monai_n2v.data import PatchLoader, make_dataset
 from monai_n2v.files import LoadNoisyd
 from monai_n2v.intensity import StandardizeIntensityd
 from monai_n2v.transforms import RandN2VMaskd
 from monai_n2v.volumes import find_images
 from monai_n2v.windows import _ReadAhead
+
+CUT_VIEWS = patches.cut_views
 
 
 def image(shape: tuple[int, ...], spacing: tuple[float, ...] = (1.0, 1.0, 1.0), start: int = 0) -> dict:
@@ -68,6 +71,28 @@ def test_patches_are_oriented_cuts_of_the_volume(spatial_dims):
         assert len(orientations) == 8, "all symmetries of the square"
     else:
         assert len(orientations) > 30, "most of the 48 symmetries of the cube"
+
+
+@pytest.mark.parametrize("in_channels", [1, 2])
+@pytest.mark.parametrize("spatial_dims", [2, 3])
+def test_patches_cut_as_on_a_gpu_are_those_cut_on_a_cpu(spatial_dims, in_channels, monkeypatch):
+    items = [
+        image((in_channels, *side), start=start)
+        for start, side in enumerate([(14,) * spatial_dims, (9,) * spatial_dims])
+    ]
+    options = {"in_channels": in_channels, "divisor": 1, "memory_gib": 1.0}
+    batches = [batch["image"] for batch in loader(items, (6,) * spatial_dims, **options)]
+    monkeypatch.setattr(patches, "cut_views", patches.cut_gathered)
+    gathered = [batch["image"] for batch in loader(items, (6,) * spatial_dims, **options)]
+    assert all(torch.equal(one, other) for one, other in zip(batches, gathered, strict=True))
+    store = patches.PatchStore(
+        [loader(items, (6,) * spatial_dims, **options)._read(k) for k in (0, 1)], torch.device("cpu"), merge=False
+    )
+    draws = []
+    for cut in (patches.cut_gathered, CUT_VIEWS):
+        monkeypatch.setattr(patches, "cut_views", cut)
+        draws.append(store.draw(np.random.RandomState(0), 8, (True,) * spatial_dims))
+    assert torch.equal(*draws)
 
 
 def test_patches_rotate_only_between_equal_axes():
