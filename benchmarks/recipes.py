@@ -14,7 +14,7 @@ import numpy as np
 
 from benchmarks.tasks import Task
 
-__all__ = ["Recipe", "annealed", "denoise", "images_of", "run", "step_seconds"]
+__all__ = ["Recipe", "annealed", "denoise", "fit", "images_of", "run", "step_seconds"]
 
 EPOCH_LENGTH = 10
 
@@ -60,16 +60,16 @@ def denoise(recipe: Recipe, images: Sequence[Any], weights: Path, **overrides: A
     return [predict(bundle, image, weights, overlays, **known, **overrides)[0] for image in images]
 
 
-def run(recipe: Recipe, task: Task, steps: int, seed: int, *, max_time: float | None = None) -> dict[str, Any]:
-    """Train on a task's noisy images for so many steps, or seconds, and score the prediction.
+def fit(
+    recipe: Recipe, images: Sequence[Any], folder: Path, steps: int, seed: int, *, max_time: float | None = None
+) -> dict[str, Any]:
+    """Train a recipe's network for so many steps, or seconds, into ``folder/models/model.pt``.
 
     Returns:
-        ``steps`` made, ``psnr``, and the wall clock's ``training_seconds`` and ``prediction_seconds``.
+        the record of the training.
     """
     from monai_n2v.bundles import bundle_name, find_bundle, train
 
-    bundle = find_bundle(bundle_name(recipe.spatial_dims))
-    images = images_of(task)
     n_epochs = max(1, round(steps / (EPOCH_LENGTH if recipe.anneal else 100)))
     length = EPOCH_LENGTH if recipe.anneal else max(1, round(steps / n_epochs))
     budget: dict[str, Any] = {"max_time": max_time} if max_time else {"epochs": n_epochs}
@@ -78,11 +78,20 @@ def run(recipe: Recipe, task: Task, steps: int, seed: int, *, max_time: float | 
         budget["progress"] = False
     else:
         budget["validate#dataset#data"] = [{"image": image} for image in images]
+    bundle = find_bundle(bundle_name(recipe.spatial_dims))
+    return train(bundle, images, folder, overlays, **recipe.settings, **budget, epoch_length=length, seed=seed)
+
+
+def run(recipe: Recipe, task: Task, steps: int, seed: int, *, max_time: float | None = None) -> dict[str, Any]:
+    """Train on a task's noisy images for so many steps, or seconds, and score the prediction.
+
+    Returns:
+        ``steps`` made, ``psnr``, and the wall clock's ``training_seconds`` and ``prediction_seconds``.
+    """
+    images = images_of(task)
     with tempfile.TemporaryDirectory() as folder:
         started = time.perf_counter()
-        record = train(
-            bundle, images, Path(folder), overlays, **recipe.settings, **budget, epoch_length=length, seed=seed
-        )  # fmt: skip
+        record = fit(recipe, images, Path(folder), steps, seed, max_time=max_time)
         trained = time.perf_counter()
         outputs = denoise(recipe, images, Path(folder) / "models" / "model.pt")
         done = time.perf_counter()

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 
 from benchmarks.common import save
-from benchmarks.recipes import annealed, images_of
+from benchmarks.recipes import annealed, fit, images_of
 from benchmarks.tasks import Task, set12
 
 PHASES = 4
@@ -57,15 +57,12 @@ def predict(network: torch.nn.Module, image: np.ndarray) -> np.ndarray:
 
 def measure(task: Task, fill: str, radius: int, epochs: int, seed: int) -> dict[str, Any]:
     """Train with a fill and compare the ways to predict."""
-    from monai_n2v.bundles import bundle_name, find_bundle, train
     from monai_n2v.networks import N2VUNet
 
     recipe = annealed(2, fill=fill, radius=radius)
     with tempfile.TemporaryDirectory() as folder:
-        overlays = [*recipe.overlays, "anneal.json", "in_memory_train.json"]
-        budget = {"epochs": epochs, "progress": False, "seed": seed}
-        train(find_bundle(bundle_name(2)), images_of(task), Path(folder), overlays, **recipe.settings, **budget)
-        network = N2VUNet(2, features=32)
+        fit(recipe, images_of(task), Path(folder), 10 * epochs, seed)
+        network = N2VUNet(2, features=32, norm=None)
         network.load_state_dict(torch.load(Path(folder) / "models" / "model.pt"))
     network.eval()
     plain, hidden = [], []

@@ -35,6 +35,7 @@ def network(spatial_dims: int, **options: Any) -> dict[str, Any]:
         "in_channels": "@in_channels",
         "out_channels": "@in_channels",
         "features": "@features",
+        "norm": None,
     }
     return {"network_def": {**definition, **options}}
 
@@ -70,8 +71,11 @@ def variants(dims: int) -> dict[str, dict[str, Recipe]]:
         f"features {width * 2}": annealed(dims, features=width * 2),
         "depth 1": annealed(dims, **network(dims, depth=1)),
         "depth 3": annealed(dims, divisor=8, **network(dims, depth=3)),
-        "no norm": annealed(dims, **network(dims, norm=None)),
+        "batch norm": annealed(dims, **network(dims, norm="batch")),
+        "batch norm, not clipped": annealed(dims, grad_clip=None, **network(dims, norm="batch")),
     }
+    groups["grad_clip"] = {str(norm): annealed(dims, grad_clip=norm) for norm in (0.03, 0.3, 1.0)}
+    groups["grad_clip"]["none, lr 0.001"] = annealed(dims, grad_clip=None, lr=0.001)
     old = {"lr": 0.0004, "mask_fraction": 0.015625, "fill": "uniform", "radius": 5}
     new = {"lr": 0.003, "mask_fraction": 0.05, "fill": "median", "radius": 1}
     groups["bundle"] = {
@@ -82,6 +86,7 @@ def variants(dims: int) -> dict[str, dict[str, Recipe]]:
         "annealed, median, radius 1": bundle(dims, ema=0, **{**old, "fill": "median", "radius": 1}),
         "annealed, all three": bundle(dims, ema=0, **new),
         "all three": bundle(dims, False, **new),
+        "all three, grad_clip 0.1": bundle(dims, False, grad_clip=0.1, **new),
     }
     return groups
 
