@@ -15,9 +15,9 @@ def overhead_section(stored: dict[str, Any]) -> list[str]:
     lines = [
         "## What training costs beyond the network",
         "",
-        "A step in the bundle (patches cut and masked, Ignite's events, MONAI's trainer) against forward, backward and",
-        "optimizer of the same default network in the same precision on a ready batch. The two take turns; medians, and the median of the",
-        "ratios of neighbors.",
+        "A step in the bundle (patches cut and masked, Ignite's events, MONAI's trainer) against forward, backward, clipping",
+        "and optimizer of the same network in the same precision on a ready batch. The two take turns; medians, and the",
+        "median of the ratios of neighbors.",
         "",
         "| batch | bundle ms | bare ms | ratio |",
         "| --- | --- | --- | --- |",

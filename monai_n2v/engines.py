@@ -117,7 +117,7 @@ class LossGuard:
         if not math.isfinite(loss):
             raise FloatingPointError(
                 f"loss must be finite, got {loss} in epoch {engine.state.epoch}: the training diverged. "
-                "Train with a lower lr, or with grad_clip 1."
+                "Train with a lower lr, or with grad_clip 0.1."
             )
 
 
@@ -134,7 +134,7 @@ class GradientClipper:
 
     def __init__(self, network: torch.nn.Module, max_norm: float | None = None) -> None:
         if max_norm is not None and max_norm <= 0:
-            raise ValueError(f"grad_clip must be above 0, got {max_norm}. Use 1, or null to leave gradients alone.")
+            raise ValueError(f"grad_clip must be above 0, got {max_norm}. Use 0.1, or null to leave gradients alone.")
         self.network = network
         self.max_norm = max_norm
 

@@ -89,11 +89,14 @@ def steps(
     optimizer = torch.optim.Adam(network.parameters(), lr=4e-4, fused=kind.get("fused"))
     ready = {key: tensor.clone() for key, tensor in next(loader).items()}
     forward = autocast_bfloat16(network) if flow.parser.get_parsed_content("amp") else network
+    max_norm = flow.parser.get_parsed_content("grad_clip")
 
     def bare_step() -> None:
         network.train()
         optimizer.zero_grad()
         loss(forward(ready["image"]), ready["label"], ready["mask"]).backward()
+        if max_norm is not None:
+            torch.nn.utils.clip_grad_norm_(network.parameters(), max_norm)
         optimizer.step()
 
     return bundle_step, bare_step, trainer
