@@ -39,8 +39,8 @@ class N2VUNet(nn.Module):
         act: activation, as MONAI names it.
         norm: feature normalization, as MONAI names it. Batch norm, as in the paper, trains on the statistics of a batch
             of patches and predicts with an average of them; on one image of few patches they differ, which shifts
-            intensities: None with clipped gradients trains as well, and faster. Instance norm erases absolute intensity:
-            avoid it.
+            intensities; None with clipped gradients trains as well, and faster. Instance norm erases absolute
+            intensity: avoid it.
         blur_pool: whether the poolings are max-blur-pools: maximum over 2 voxels at every voxel, then a binomial filter
             [1, 2, 1] / 4 and every second voxel, along each axis. Has no weights.
         top_skip: whether the last level sees the first one's features.
