@@ -7,7 +7,7 @@ from typing import Any
 
 from benchmarks.common import ROOT, load, origin
 from benchmarks.speed.plots import PLOTS
-from benchmarks.speed.sections import SECTIONS
+from benchmarks.speed.sections import SECTIONS, row, table
 
 
 def overhead_section(stored: dict[str, Any]) -> list[str]:
@@ -19,23 +19,22 @@ def overhead_section(stored: dict[str, Any]) -> list[str]:
         "and optimizer of the same network in the same precision on a ready batch. The two take turns; medians, and the",
         "median of the ratios of neighbors.",
         "",
-        "| batch | bundle ms | bare ms | ratio |",
-        "| --- | --- | --- | --- |",
+        *table("batch", "bundle ms", "bare ms", "ratio"),
     ]
     for name in (f"{n}d{what}" for n in (2, 3) for what in ("", " bundle", " command line")):
-        row = stored.get(name)
-        if row is None:
+        r = stored.get(name)
+        if r is None:
             continue
-        batch = "x".join(map(str, row["batch"])) + (", the command line's network" if "line" in name else "")
-        lines.append(f"| {batch} | {row['bundle_step_ms']} | {row['bare_step_ms']} | **{row['ratio']:.3f}** |")
-    row = stored["masking"]
+        batch = "x".join(map(str, r["batch"])) + (", the command line's network" if "line" in name else "")
+        lines.append(row(batch, r["bundle_step_ms"], r["bare_step_ms"], f"**{r['ratio']:.3f}**"))
+    r = stored["masking"]
     lines += [
         "",
-        f"Masking a batch of {'x'.join(map(str, row['batch']))} with {row['sites_per_image']} blind spots each, one thread: "
-        f"**{row['median_ms']} ms**, {100 * row['share_of_2d_step']:.2g} % of the bare 2D step.",
+        f"Masking a batch of {'x'.join(map(str, r['batch']))} with {r['sites_per_image']} blind spots each, one thread: "
+        f"**{r['median_ms']} ms**, {100 * r['share_of_2d_step']:.2g} % of the bare 2D step.",
     ]
     if "epoch" in stored:
-        times = ", ".join(f"{name} {row['seconds']} s ({row['steps']} steps)" for name, row in stored["epoch"].items())
+        times = ", ".join(f"{name} {r['seconds']} s ({r['steps']} steps)" for name, r in stored["epoch"].items())
         lines += ["", f"One default epoch of the bundle with its validation, start-up left out: {times}."]
     return [*lines, "", origin(stored["machine"])]
 
@@ -49,14 +48,12 @@ def seams_section(stored: dict[str, Any]) -> list[str]:
         "sees about 104 voxels to each side, so tiles differ a little; here on a network trained on noisy Colin27, in units",
         "of the noise's standard deviation.",
         "",
-        "| bundle | tile | halo | largest | mean |",
-        "| --- | --- | --- | --- | --- |",
+        *table("bundle", "tile", "halo", "largest", "mean"),
     ]
     for name in ("2d", "3d"):
-        for row in stored[name]["rows"]:
-            lines.append(
-                f"| {name.upper()} | {stored[name]['tile_size']} | {row['halo']} | {row['largest']:.4f} | {row['mean']:.6f} |"
-            )
+        for r in stored[name]["rows"]:
+            seam = (f"{r['largest']:.4f}", f"{r['mean']:.6f}")
+            lines.append(row(name.upper(), stored[name]["tile_size"], r["halo"], *seam))
     return [*lines, "", origin(stored["machine"])]
 
 
@@ -69,15 +66,12 @@ def check_section(stored: dict[str, Any]) -> list[str]:
         "correlated noise is warned of, along the right axis with the right footprint; a clean smoothed image is not called",
         "noisy. Limits were chosen on other seeds.",
         "",
-        "| noise | axes | cases | right | PASS | WARN | UNSURE | measured sigma / true, median (worst) |",
-        "| --- | --- | --- | --- | --- | --- | --- | --- |",
+        *table(*("noise", "axes", "cases", "right", "PASS", "WARN", "UNSURE"), "measured sigma / true, median (worst)"),
     ]
-    for row in stored["table"]:
-        sigma = f"{row['sigma_ratio_median']} ({row['sigma_ratio_worst']})" if row["sigma_ratio_median"] else ""
-        lines.append(
-            f"| {row['kind'].replace('_', ' ')} | {row['dims']} | {row['cases']} | **{row['right']}** | {row['PASS']} "
-            f"| {row['WARN']} | {row['UNSURE']} | {sigma} |"
-        )
+    for r in stored["table"]:
+        sigma = f"{r['sigma_ratio_median']} ({r['sigma_ratio_worst']})" if r["sigma_ratio_median"] else ""
+        verdicts = (r["PASS"], r["WARN"], r["UNSURE"])
+        lines.append(row(r["kind"].replace("_", " "), r["dims"], r["cases"], f"**{r['right']}**", *verdicts, sigma))
     return [*lines, "", origin(stored["machine"])]
 
 
@@ -104,14 +98,13 @@ def averaging_section(stored: dict[str, Any]) -> list[str]:
         f"{n_steps} steps: the last weights or their running average (`ema` {stored['decay']}), without and with the mean over 16",
         f"flips and turns (`--tta`). Mean of {stored['seeds']} seeds; the gain over the last weights, smallest to largest.",
         "",
-        "| learning rate | weights | PSNR / dB | gain / dB |",
-        "| --- | --- | --- | --- |",
+        *table("learning rate", "weights", "PSNR / dB", "gain / dB"),
     ]
     for rate, variants in stored["psnr"].items():
         for name, values in variants.items():
             gains = [value - last for value, last in zip(values, variants["last"])]
             gain = f"{min(gains):+.2f} to {max(gains):+.2f}" if name != "last" else ""
-            lines.append(f"| {rate} | {name} | {sum(values) / len(values):.2f} | {gain} |")
+            lines.append(row(rate, name, f"{sum(values) / len(values):.2f}", gain))
     return [*lines, "", origin(stored["machine"])]
 
 
@@ -123,13 +116,16 @@ def bigdata_section(stored: dict[str, Any]) -> list[str]:
         f"{stored['images']} compressed volumes of {stored['side']} voxels to each side, {stored['folder_gib']:.2f} GiB in float32, a small 3D",
         f"network, {stored['epoch_length']} steps per epoch, {stored['epochs']} epochs. Peak memory counts the program, too.",
         "",
-        "| images | before the first epoch / s | epoch / s | of it until the first batch / s | peak / GiB |",
-        "| --- | --- | --- | --- | --- |",
+        *table("images", "before the first epoch / s", "epoch / s", "of it until the first batch / s", "peak / GiB"),
     ]
-    for what, row in stored["runs"].items():
+    for what, r in stored["runs"].items():
+        seconds = (r["seconds_per_epoch"], r["of_these_to_the_first_batch"])
         lines.append(
-            f"| {what} | {row['seconds_before_the_first_epoch']:.1f} | {row['seconds_per_epoch']:.2f} "
-            f"| {row['of_these_to_the_first_batch']:.2f} | {row['peak_gib']:.2f} |"
+            row(
+                what,
+                f"{r['seconds_before_the_first_epoch']:.1f}",
+                *(f"{value:.2f}" for value in (*seconds, r["peak_gib"])),
+            )
         )
     return [*lines, "", origin(stored["machine"])]
 
