@@ -67,6 +67,7 @@ def recipes() -> dict[str, tuple[Recipe, int]]:
         "fill uniform, radius 5": (annealed(3, fill="uniform", radius=5), 400),
         "command line, longer": (annealed(3), 1600),
         "bundle": (bundle, 600),
+        "bundle, longer": (bundle, 2000),
     }
 
 
