@@ -117,7 +117,7 @@ class LossGuard:
         if not math.isfinite(loss):
             raise FloatingPointError(
                 f"loss must be finite, got {loss} in epoch {engine.state.epoch}: the training diverged. "
-                "Train with a lower lr, or with grad_clip 0.1."
+                "Train with a lower lr, or with gradients clipped (grad_clip 0.1)."
             )
 
 

@@ -102,6 +102,10 @@ def check_settings(settings: Mapping[str, Any], parts: bool = False) -> None:
         check_overrides(config, settings)
 
 
+# Numbers that null switches off.
+_NULLABLE = frozenset({"grad_clip"})
+
+
 def _check_kind(key: str, value: Any, default: Any) -> None:
     """Refuse a text for a number and a number for a list; what Python computes (``$``, ``@``) may be anything."""
     if isinstance(value, str) and value.startswith(("$", "@", "%")):
@@ -109,6 +113,8 @@ def _check_kind(key: str, value: Any, default: Any) -> None:
     if isinstance(default, list) and not isinstance(value, list):
         kind = "a list"
     elif isinstance(default, (int, float)) and not isinstance(value, (int, float, list)):
+        if value is None and key in _NULLABLE:
+            return
         kind = "a number"  # or a list of them, one per level or axis
     else:
         return

@@ -103,7 +103,7 @@ def hold_image(item: dict[str, Any], rules: CutRules) -> HeldImage:
     flats = []
     for k, part in enumerate(parts):
         both = torch.cat([part, labels[k]]) if labels else part
-        flats.append(both.reshape(both.shape[0], -1).to(torch.float32))
+        flats.append(both.reshape(both.shape[0], -1).to(torch.float32).contiguous())
     return HeldImage(flats, cuts)
 
 

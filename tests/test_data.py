@@ -95,6 +95,15 @@ def test_patches_cut_as_on_a_gpu_are_those_cut_on_a_cpu(spatial_dims, in_channel
     assert torch.equal(*draws)
 
 
+def test_patches_of_a_strided_tensor_are_its_own_voxels():
+    strided = torch.zeros(1, 16, 16, 32)[..., ::2]
+    strided.copy_(laws.distinct_image((1, 16, 16, 16)))
+    assert not strided.is_contiguous()
+    batch = next(iter(loader([{"image": strided}], (8, 8, 8), augment=False)))
+    for patch in batch["image"]:
+        is_oriented_patch(patch[0], strided[0])
+
+
 def test_patches_rotate_only_between_equal_axes():
     volume = image((1, 16, 16, 16), spacing=(1.0, 1.0, 3.0))
     seen = {

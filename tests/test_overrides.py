@@ -94,6 +94,7 @@ def test_every_key_of_a_training_is_owned_unused_or_free():
 
 def test_check_of_settings_alone_is_light():
     check_settings({"lr": 1, "optimizer#anything": 2, "epoch_length": "$2 * 5", "grad_clip": 1, "features": [4, 8]})
+    check_settings({"grad_clip": None})
 
 
 @pytest.mark.usefixtures("short_epochs")
