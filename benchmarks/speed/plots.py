@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 from benchmarks.common import ROOT, load
+from benchmarks.speed.sections import PLOTTED_CURVES
 
 __all__ = ["PLOTS"]
 
@@ -43,13 +44,15 @@ def plot_curves(stored: dict[str, Any]) -> None:
     """PSNR against the settings that are numbers, each dot a run, the line through the means."""
     import matplotlib.pyplot as plt
 
+    if not any(r["group"] in PLOTTED_CURVES for r in stored["rows"]):
+        return
     figure, panels = plt.subplots(2, 2, figsize=(8, 6), sharey="row")
     for panel_row, dims in zip(panels, (2, 3)):
         rows = [r for r in stored["rows"] if r["task"] == ("", "", "set12", "colin27")[dims] and r["psnr"] is not None]
         budget = min(r["budget"] for r in rows)
         rows = [r for r in rows if r["budget"] == budget]
         defaults = [r["psnr"] for r in rows if r["group"] == "default"]
-        for axes, group in zip(panel_row, ("mask_fraction", "lr")):
+        for axes, group in zip(panel_row, PLOTTED_CURVES):
             own = stored["defaults"][f"{dims}D"][group]
             runs = [(float(r["name"]), r["psnr"]) for r in rows if r["group"] == group]
             runs += [(own, value) for value in defaults]

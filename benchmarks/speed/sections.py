@@ -9,7 +9,9 @@ from typing import Any
 
 from benchmarks.common import load, origin
 
-__all__ = ["SECTIONS"]
+__all__ = ["PLOTTED_CURVES", "SECTIONS", "row", "table"]
+
+PLOTTED_CURVES = ("mask_fraction", "lr")
 
 
 def table(*columns: str) -> list[str]:
@@ -106,10 +108,11 @@ def curves(stored: dict[str, Any]) -> list[str]:
             lines.append(
                 row(group, name, ms, f"{budget:g}", runs[0]["steps"], spread(scores) if scores else "diverged")
             )
+    plotted = any(r["group"] in PLOTTED_CURVES for r in stored["rows"])
+    image = ["", "![PSNR against mask fraction and learning rate](images/curves.png)"]
     return [
         *lines,
-        "",
-        "![PSNR against mask fraction and learning rate](images/curves.png)",
+        *(image if plotted else []),
         "",
         origin({**stored["machine"], "command": "python -m benchmarks.speed.curves run"}),
     ]
