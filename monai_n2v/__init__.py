@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from monai_n2v.averaging import SymmetricInferer
     from monai_n2v.data import PatchLoader
     from monai_n2v.denoising import denoise
+    from monai_n2v.detail import DetailInferer
     from monai_n2v.inference import AlignedTileInferer
     from monai_n2v.losses import N2VLoss
     from monai_n2v.networks import N2VUNet
@@ -24,6 +25,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "AlignedTileInferer",
+    "DetailInferer",
     "N2VLoss",
     "N2VUNet",
     "PatchLoader",
@@ -38,6 +40,7 @@ __all__ = [
 
 _HOMES = {
     "AlignedTileInferer": "inference",
+    "DetailInferer": "detail",
     "N2VLoss": "losses",
     "N2VUNet": "networks",
     "PatchLoader": "data",

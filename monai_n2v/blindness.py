@@ -31,6 +31,7 @@ class BlindSpotInferer(Inferer):
         footprint: see `RandN2VMask`.
         n_masks: how often voxels are hidden, each time others; more tell the error more exactly.
         seed: of the blind spots.
+        plain_inferer: what predicts plainly, where that is not ``inferer``; one that consults the measured values, say.
     """
 
     def __init__(
@@ -43,10 +44,12 @@ class BlindSpotInferer(Inferer):
         footprint: Any = None,
         n_masks: int = 4,
         seed: int = 0,
+        plain_inferer: Inferer | None = None,
     ) -> None:
         if n_masks < 1:
             raise ValueError(f"n_masks must be at least 1, got {n_masks}. Use for example 4.")
         self.inferer = inferer
+        self.plain_inferer = plain_inferer or inferer
         self.spatial_dims = spatial_dims
         self.masker = RandN2VMask(mask_fraction, radius, fill, footprint, batched=True)
         self.n_masks = n_masks
@@ -68,7 +71,7 @@ class BlindSpotInferer(Inferer):
             ValueError: for a prediction that is not finite.
         """
         images: torch.Tensor = inputs.as_tensor() if isinstance(inputs, MetaTensor) else inputs
-        plain = self._predict(inputs, inputs, network, *args, **kwargs)
+        plain = self._predict(self.plain_inferer, inputs, inputs, network, *args, **kwargs)
         n_channels = plain.shape[1]
         output: torch.Tensor = plain.new_full((len(plain), 2 * n_channels, *plain.shape[2:]), torch.nan)
         output[:, :n_channels] = plain
@@ -76,17 +79,23 @@ class BlindSpotInferer(Inferer):
         self.masker.set_random_state(self.seed)
         for _ in range(self.n_masks):
             masked, spots = self._hide(images)
-            predicted = self._predict(masked, inputs, network, *args, **kwargs)
+            predicted = self._predict(self.inferer, masked, inputs, network, *args, **kwargs)
             output[:, n_channels:][spots] = predicted[spots]
         return output
 
+    @staticmethod
     def _predict(
-        self, images: torch.Tensor, source: torch.Tensor, network: Callable[..., Any], *args: Any, **kwargs: Any
+        inferer: Inferer,
+        images: torch.Tensor,
+        source: torch.Tensor,
+        network: Callable[..., Any],
+        *args: Any,
+        **kwargs: Any,
     ) -> torch.Tensor:
         """Predict images with the voxel sides of ``source``, which averaging over symmetries asks for."""
         if isinstance(source, MetaTensor) and not isinstance(images, MetaTensor):
             images = MetaTensor(images, affine=source.affine)
-        output: torch.Tensor = self.inferer(images, network, *args, **kwargs)
+        output: torch.Tensor = inferer(images, network, *args, **kwargs)
         # Later a blind prediction of nan could not be told from a voxel that was not hidden.
         if not torch.isfinite(output).all():
             name = source.meta.get("filename_or_obj") if isinstance(source, MetaTensor) else None

@@ -457,9 +457,11 @@ def test_evaluation_predicts_as_inference_does():
     for spatial_dims in (2, 3):
         folder = find_bundle(f"n2v_denoise_{spatial_dims}d") / "configs"
         evaluate, inference = (json.loads((folder / f"{name}.json").read_text()) for name in ("evaluate", "inference"))
-        for key in ("tile_size", "halo", "amp"):
+        for key in ("tile_size", "halo", "amp", "tta", "keep_detail"):
             assert evaluate[key] == inference[key], key
-        assert evaluate["validate#inferer"]["inferer"] == inference["inferer"]
+        blind, plain = (evaluate["validate#inferer"][key] for key in ("inferer", "plain_inferer"))
+        assert plain == inference["inferer"] | {"inferer": "@validate#inferer#inferer"}
+        assert blind == inference["inferer"]["inferer"], "without the measured values"
         assert evaluate["validate#preprocessing"] == inference["preprocessing"]
         configs[spatial_dims] = evaluate
     for place in ("validate#inferer", "validate#postprocessing"):

@@ -19,7 +19,7 @@ LAYERS = [
     | {"formats.tiff", "formats.png", "formats.npy", "formats.dicom", "page", "noise", "scores"},
     {"patches"},
     {"windows"},
-    {"overrides", "averaging", "blindness", "checkpoints", "distributed", "ema", "engines", "inference"}
+    {"overrides", "averaging", "blindness", "checkpoints", "detail", "distributed", "ema", "engines", "inference"}
     | {"monitoring", "volumes", "wording"},
     {"matching"},
     {"data", "pairs", "partners", "files", "report", "bundles", "jobs", "assumption"},

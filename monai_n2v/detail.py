@@ -1,0 +1,168 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Detail that no neighborhood predicts, taken back from the measured values.
+
+References:
+    .. [1] Lee, "Digital Image Enhancement and Noise Filtering by Use of Local Statistics", IEEE PAMI 1980.
+    .. [2] Laine et al., "High-Quality Self-Supervised Deep Image Denoising", NeurIPS 2019.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from monai.data import MetaTensor
+from monai.inferers import Inferer
+
+__all__ = ["DetailInferer", "keep_detail"]
+
+# Side of the box over which the power of the residual is taken, in voxels, by number of axes: about 25 voxels.
+_BOX = {2: 5, 3: 3}
+# Side of the blocks whose median tells the noise, and into how many cells a block is averaged along each axis.
+_BLOCK = {2: 32, 3: 16}
+_CELLS = {2: 16, 3: 8}
+# The power of pure noise in 25 voxels varies by 28 %: what does not exceed the noise by so much counts as noise.
+_MARGIN = 1.3
+# A residual counts for at most so many standard deviations of the noise, lest one hot pixel vouch for its neighbors.
+_MOST = 4.0
+
+_POOL: dict[int, Callable[..., torch.Tensor]] = {2: F.avg_pool2d, 3: F.avg_pool3d}
+_CELL_POOL: dict[int, Callable[..., torch.Tensor]] = {2: F.adaptive_avg_pool2d, 3: F.adaptive_avg_pool3d}
+
+
+class DetailInferer(Inferer):
+    """Take back, from the measured values, the detail that another inferer's estimate lacks.
+
+    See `keep_detail`. With one spatial axis more than the network has, a volume is treated slice by slice along its
+    last axis. Memory: input, estimate and result.
+
+    Args:
+        inferer: gives the estimate, ``(B, C, *spatial)`` like the input.
+        spatial_dims: axes of the network, 2 or 3.
+        enabled: whether to; otherwise the result is the inferer's own.
+    """
+
+    def __init__(self, inferer: Inferer, spatial_dims: int, enabled: bool = True) -> None:
+        self.inferer = inferer
+        self.spatial_dims = spatial_dims
+        self.enabled = enabled
+
+    def __call__(self, inputs: torch.Tensor, network: Callable[..., Any], *args: Any, **kwargs: Any) -> torch.Tensor:
+        """Predict.
+
+        Args:
+            inputs: ``(B, C, *spatial)``, noisy, floating point.
+            network: as the inferer takes it.
+            args: further arguments of the network.
+            kwargs: further keyword arguments of the network.
+
+        Returns:
+            ``(B, C, *spatial)``; exactly what the inferer returns where this is not enabled.
+
+        Raises:
+            ValueError: where the estimate has another shape than the input.
+        """
+        estimate: torch.Tensor = self.inferer(inputs, network, *args, **kwargs)
+        if not self.enabled:
+            return estimate
+        noisy, estimate = (x.as_tensor() if isinstance(x, MetaTensor) else x for x in (inputs, estimate))
+        if noisy.ndim - 2 == self.spatial_dims:
+            return keep_detail(noisy, estimate)
+        output = torch.empty_like(estimate)
+        for i in range(noisy.shape[-1]):
+            output[..., i] = keep_detail(noisy[..., i], estimate[..., i])
+        return output
+
+
+def keep_detail(noisy: torch.Tensor, estimate: torch.Tensor) -> torch.Tensor:
+    """Move an estimate towards the measured values where the two differ by more than noise.
+
+    A blind estimate ``m`` is made without a voxel's own value ``x``. Where structure is too fine for the neighbors to
+    tell, the residual ``x - m`` holds that structure besides the noise. If both are Gaussian, with variances ``s**2``
+    and ``n**2``, the best estimate from all there is ([1]_, [2]_, eq. 4) is ``m + w * (x - m)`` with
+    ``w = s**2 / (s**2 + n**2)``. The denominator is the power of the residual nearby; what it commonly is farther
+    around, its median over a block, is taken for ``n**2``. So nothing is to be known of the noise: it may differ from
+    place to place, depend on the signal, be correlated, as long as most of a block is free of what the estimate lacks.
+
+    Where residuals are equally strong throughout a block, be it noise or fine texture, the estimate stays what it is.
+    A single outlier is not brought back either.
+
+    Args:
+        noisy: ``(N, C, *spatial)`` with 2 or 3 spatial axes, floating point.
+        estimate: the same image denoised, without the voxels' own values or nearly so; same shape.
+
+    Returns:
+        a new tensor of the estimate's shape and type.
+
+    Raises:
+        ValueError: for differing shapes.
+    """
+    if noisy.shape != estimate.shape:
+        raise ValueError(
+            f"estimate must have the shape of the image, {tuple(noisy.shape)}, got {tuple(estimate.shape)}. "
+            "Set keep_detail to false for a network with other channels than its input."
+        )
+    noise = _block_noise(noisy, estimate)
+    output = torch.empty_like(estimate)
+    for start, stop, low, high in _slabs(noisy.shape):
+        residual = noisy[:, :, low:high] - estimate[:, :, low:high]
+        level = _spread(noise, low, high, noisy.shape[2:])
+        power = _box_mean(torch.minimum(residual.square(), _MOST**2 * level))
+        weight = (1 - _MARGIN * level / power.clamp_min(torch.finfo(power.dtype).tiny)).clamp(0, 1)
+        kept = estimate[:, :, low:high] + weight * residual
+        output[:, :, start:stop] = kept[:, :, start - low : stop - low]
+    return output
+
+
+def _slabs(shape: torch.Size) -> Iterator[tuple[int, int, int, int]]:
+    """Cut the first spatial axis: first and last row of a slab, and the same with the rows that its boxes reach.
+
+    So beside input and output no more is held than what a few rows need.
+    """
+    n_axes, size = len(shape) - 2, shape[2]
+    n_slabs, halo = max(1, size // _BLOCK[n_axes]), _BOX[n_axes] // 2
+    for i in range(n_slabs):
+        start, stop = i * size // n_slabs, (i + 1) * size // n_slabs
+        yield start, stop, max(start - halo, 0), min(stop + halo, size)
+
+
+def _box_mean(values: torch.Tensor) -> torch.Tensor:
+    """Mean over the box around every voxel, as much of it as lies in the image."""
+    n_axes = values.ndim - 2
+    sides = [min(_BOX[n_axes], n - 1 + n % 2) for n in values.shape[2:]]  # odd, and no larger than a thin image
+    return _POOL[n_axes](values, sides, 1, [side // 2 for side in sides], count_include_pad=False)
+
+
+def _block_noise(noisy: torch.Tensor, estimate: torch.Tensor) -> torch.Tensor:
+    """Noise power of every block, ``(N, C, *n_blocks)``: the median of its cells' mean power."""
+    n_axes = noisy.ndim - 2
+    n_blocks = [max(1, round(side / _BLOCK[n_axes])) for side in noisy.shape[2:]]
+    n_cells = [n * _CELLS[n_axes] for n in n_blocks]
+    slabs = []
+    for start, stop, low, high in _slabs(noisy.shape):
+        residual = noisy[:, :, low:high] - estimate[:, :, low:high]
+        power = _box_mean(residual.square_())[:, :, start - low : stop - low]
+        slabs.append(_CELL_POOL[n_axes](power, [stop - start, *n_cells[1:]]))
+    # Means of cells rather than single voxels: a mirrored image has the same ones.
+    cells = _CELL_POOL[n_axes](torch.cat(slabs, dim=2), n_cells)
+    for axis, n in enumerate(n_blocks):
+        cells = cells.unflatten(2 + axis, (n, _CELLS[n_axes])).movedim(3 + axis, -1)
+    medians: torch.Tensor = cells.flatten(2 + n_axes).median(dim=-1).values
+    return medians
+
+
+def _spread(noise: torch.Tensor, low: int, high: int, shape: torch.Size) -> torch.Tensor:
+    """Rows ``low`` to ``high`` of the noise power at every voxel, linear between the centers of blocks."""
+    n = noise.shape[2]
+    place = (torch.arange(low, high, device=noise.device) + 0.5) * n / shape[0] - 0.5
+    place = place.clamp(0, n - 1)
+    before = place.long()
+    after = (before + 1).clamp_max(n - 1)
+    share = (place - before).to(noise.dtype).view(-1, *[1] * (noise.ndim - 3))
+    rows = torch.lerp(noise[:, :, before], noise[:, :, after], share)
+    # What is left to interpolate has one axis less: its rows are channels.
+    mode = "linear" if noise.ndim == 4 else "bilinear"
+    spread: torch.Tensor = F.interpolate(rows.flatten(1, 2), tuple(shape[1:]), mode=mode)
+    return spread.view(*rows.shape[:3], *spread.shape[2:])
