@@ -114,18 +114,19 @@ def draw_blind_spots(
 
 def _draw_neighbors(voxels: np.ndarray, shape: Sequence[int], radius: int, rng: np.random.RandomState) -> np.ndarray:
     """Draw for every voxel another one, uniformly from its window clipped to the image, never itself."""
-    low = np.maximum(voxels - radius, 0)
-    extent = np.minimum(voxels + radius, np.asarray(shape) - 1) - low + 1
-    n_others = extent.prod(axis=1) - 1
-    pick = np.floor(rng.random_sample(len(voxels)) * n_others).astype(np.int64)
+    places = np.ascontiguousarray(voxels.T)  # one axis at a time: numpy is slow along an axis of 2 or 3
+    low = np.maximum(places - radius, 0)
+    extent = np.minimum(places + radius, np.asarray(shape)[:, None] - 1) - low + 1
+    n_others = extent.prod(axis=0) - 1
+    pick = (rng.random_sample(len(voxels)) * n_others).astype(np.int64)
     own = np.zeros(len(voxels), dtype=np.int64)
     for axis in range(len(shape)):
-        own = own * extent[:, axis] + voxels[:, axis] - low[:, axis]
+        own = own * extent[axis] + places[axis] - low[axis]
     pick += pick >= own  # step over the voxel itself
     neighbors = np.empty_like(voxels)
     for axis in reversed(range(len(shape))):
-        pick, within = np.divmod(pick, extent[:, axis])
-        neighbors[:, axis] = low[:, axis] + within
+        pick, within = np.divmod(pick, extent[axis])
+        neighbors[:, axis] = low[axis] + within
     return neighbors
 
 

@@ -71,10 +71,17 @@ def draw_sites(shape: Sequence[int], mask_fraction: float, rng: np.random.Random
     sides = np.asarray(stratum_sides(shape, mask_fraction))
     n_strata = np.ceil(np.asarray(shape) / sides).astype(np.int64)
     strata = np.indices(n_strata).reshape(len(shape), -1).T
-    voxels = np.floor((strata + rng.random_sample((n_images, *strata.shape))) * sides).astype(np.int64)
-    inside = (voxels < np.asarray(shape)).all(axis=-1)
-    image, stratum = np.nonzero(inside)
-    sites: np.ndarray = np.column_stack([image, voxels[image, stratum]])
+    points = rng.random_sample((n_images, *strata.shape))
+    points += strata
+    points *= sides
+    inside = np.ones((n_images, len(strata)), dtype=bool)
+    for axis, length in enumerate(shape):  # one axis at a time: numpy is slow along an axis of 2 or 3
+        inside &= points[..., axis] < length
+    kept = np.flatnonzero(inside)
+    image, stratum = np.divmod(kept, len(strata))
+    sites = np.empty((len(kept), 1 + len(shape)), dtype=np.int64)
+    sites[:, 0] = image
+    sites[:, 1:] = points.reshape(-1, len(shape))[kept]  # cut to whole numbers
     if all(side.is_integer() for side in sides):
         return sites
     for _ in range(MAX_REDRAWS):
@@ -90,8 +97,8 @@ def draw_sites(shape: Sequence[int], mask_fraction: float, rng: np.random.Random
 
 def _repeated(sites: np.ndarray, batch_shape: tuple[int, ...]) -> np.ndarray:
     """Which sites lie where an earlier one does."""
-    voxels, numbers = np.ravel_multi_index(tuple(sites.T), batch_shape), np.arange(len(sites))
+    voxels, numbers = np.ravel_multi_index(tuple(sites.T), batch_shape), np.arange(len(sites), dtype=np.int32)
     # Written from the last to the first, a voxel keeps the number of its first site; faster than sorting them.
-    first = np.empty(math.prod(batch_shape), dtype=np.int64)
+    first = np.empty(math.prod(batch_shape), dtype=np.int32)
     first[voxels[::-1]] = numbers[::-1]
     return np.asarray(first[voxels] != numbers)
