@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -13,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.tasks import Task
+from monai_n2v.resources import find_config
 
 __all__ = ["Recipe", "annealed", "denoise", "fit", "images_of", "run", "step_seconds"]
 
@@ -26,7 +28,7 @@ class Recipe:
     Attributes:
         spatial_dims: of the network.
         overlays: names in ``configs/``, for training and for prediction.
-        settings: values by key of ``train.json``; those that ``inference.json`` has, too, reach prediction.
+        settings: values by key of ``train.json`` or ``inference.json``; each takes what it knows.
         anneal: whether the learning rate is annealed within the run (``anneal.json``, as from the command line) rather
             than halved on a plateau of the validation loss.
     """
@@ -54,8 +56,8 @@ def denoise(recipe: Recipe, images: Sequence[Any], weights: Path, **overrides: A
     from monai_n2v.bundles import bundle_name, find_bundle, predict
 
     bundle = find_bundle(bundle_name(recipe.spatial_dims))
-    text = (bundle / "configs" / "inference.json").read_text()
-    known = {key: value for key, value in recipe.settings.items() if f'"{key}":' in text and key != "amp"}
+    known = _known(recipe, bundle, "inference.json")
+    known.pop("amp", None)
     overlays = [*recipe.overlays, "in_memory_inference.json"]
     return [predict(bundle, image, weights, overlays, **known, **overrides)[0] for image in images]
 
@@ -79,7 +81,20 @@ def fit(
     else:
         budget["validate#dataset#data"] = [{"image": image} for image in images]
     bundle = find_bundle(bundle_name(recipe.spatial_dims))
-    return train(bundle, images, folder, overlays, **recipe.settings, **budget, epoch_length=length, seed=seed)
+    known = _known(recipe, bundle, "train.json")
+    return train(bundle, images, folder, overlays, **known, **budget, epoch_length=length, seed=seed)
+
+
+def _known(recipe: Recipe, bundle: Path, config: str) -> dict[str, Any]:
+    """The settings that a config takes: its own keys, parts of them, and those of training's overlays."""
+    keys = set(json.loads((bundle / "configs" / config).read_text()))
+    if config == "train.json" and recipe.anneal:
+        keys |= set(json.loads(find_config("anneal.json").read_text()))
+    return {
+        key: value
+        for key, value in recipe.settings.items()
+        if key.partition("#")[0] in {k.partition("#")[0] for k in keys}
+    }
 
 
 def run(recipe: Recipe, task: Task, steps: int, seed: int, *, max_time: float | None = None) -> dict[str, Any]:

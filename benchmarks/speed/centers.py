@@ -3,7 +3,8 @@
 
 ``python -m benchmarks.speed.centers`` trains the command line's recipe on Set12 with several fills, and predicts
 plainly, as everybody does, and truly blind, every pixel once behind the same fill. In between lie mixtures of the blind
-prediction with the noisy image, ``a y + (1 - a) f``, whose best ``a`` is found with the clean image at hand.
+prediction with the noisy image, ``a y + (1 - a) f``, whose best ``a`` is found with the clean image at hand; and what
+`keep_detail` makes of either prediction, one ``a`` per pixel and no clean image.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ import torch
 from benchmarks.common import save
 from benchmarks.recipes import annealed, fit, images_of
 from benchmarks.tasks import Task, set12
+from monai_n2v.detail import keep_detail
 
 PHASES = 4
 
@@ -83,8 +85,18 @@ def measure(task: Task, fill: str, radius: int, epochs: int, seed: int) -> dict[
         "blind": round(scores[0.0], 3),
         "best_mixture": round(scores[best], 3),
         "share_of_the_noisy_image": best,
+        "blind_and_detail": round(task.score([kept(x, f) for x, f in zip(task.noisy, hidden)]), 3),
         "plain": round(task.score(plain), 3),
+        "plain_and_detail": round(task.score([kept(x, f) for x, f in zip(task.noisy, plain)]), 3),
     }
+
+
+def kept(noisy: np.ndarray, estimate: np.ndarray) -> np.ndarray:
+    """`keep_detail` for an array."""
+    output: np.ndarray = keep_detail(torch.from_numpy(noisy)[None, None], torch.from_numpy(estimate)[None, None])[
+        0, 0
+    ].numpy()
+    return output
 
 
 def main() -> None:

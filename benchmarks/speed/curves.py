@@ -45,62 +45,50 @@ def bundle(spatial_dims: int, anneal: bool = True, **settings: Any) -> Recipe:
     return Recipe(spatial_dims, (), settings, anneal)
 
 
-def base(dims: int, **settings: Any) -> Recipe:
-    """What the curves are measured around: the command line's recipe with the median fill.
-
-    That was its default until a real CT showed that it sharpens (``benchmarks.speed.intensity``).
-    """
-    return annealed(dims, **{"fill": "median", "radius": 1, **settings})
-
-
 def variants(dims: int) -> dict[str, dict[str, Recipe]]:
-    """Recipes by group and name; each differs from `base` in what the name says."""
-    groups: dict[str, dict[str, Recipe]] = {"default": {"default": base(dims)}}
+    """Recipes by group and name; each differs from the command line's in what the name says."""
+
+    def base(**settings: Any) -> Recipe:
+        return annealed(dims, **settings)
+
+    groups: dict[str, dict[str, Recipe]] = {"default": {"default": base()}}
+    groups["keep_detail"] = {"off": base(keep_detail=False), "off, fill median": base(keep_detail=False, fill="median")}
     groups["fill"] = {
-        f"{fill}, radius {radius}": base(dims, fill=fill, radius=radius)
-        for fill, radius in (("uniform", 5), ("uniform", 1), ("mean", 1), ("median", 2), ("median", 3))
+        f"{fill}, radius {radius}": base(fill=fill, radius=radius)
+        for fill, radius in (("uniform", 2), ("uniform", 5), ("mean", 1), ("median", 1))
     }
-    groups["mask_fraction"] = {str(q): base(dims, mask_fraction=q) for q in (0.002, 0.008, 0.016, 0.03, 0.1, 0.2)}
-    groups["lr"] = {str(lr): base(dims, lr=lr) for lr in (0.0004, 0.001, 0.002, 0.005)}
+    groups["mask_fraction"] = {str(q): base(mask_fraction=q) for q in (0.008, 0.02, 0.1, 0.2)}
+    groups["lr"] = {str(lr): base(lr=lr) for lr in (0.001, 0.002, 0.005)}
     batches = {2: ((8, 64), (32, 64), (4, 128), (28, 48)), 3: ((2, 32), (8, 32), (1, 48), (10, 24))}
     groups["batch"] = {
-        "x".join(map(str, (n, *[side] * dims))): base(dims, batch_size=n, patch_size=[side] * dims)
+        "x".join(map(str, (n, *[side] * dims))): base(batch_size=n, patch_size=[side] * dims)
         for n, side in batches[dims]
     }
     groups["schedule"] = {
-        **{f"decay over {part:g}": base(dims, decay_fraction=part) for part in (0.25, 0.75, 0.99)},
-        "one cycle": base(dims, decay_fraction=0.7, **{"train#handlers#3#n_warmup": 120}),
-        "constant, ema 0.99": base(dims, decay_fraction=0.01, ema=0.99),
-        "decay over 0.5, ema 0.98": base(dims, ema=0.98),
+        **{f"decay over {part:g}": base(decay_fraction=part) for part in (0.25, 0.75, 0.99)},
+        "constant, ema 0.99": base(decay_fraction=0.01, ema=0.99),
     }
     width = {2: 32, 3: 16}[dims]
     groups["network"] = {
-        f"features {width // 2}": base(dims, features=width // 2),
-        f"features {width * 2}": base(dims, features=width * 2),
-        "depth 1": base(dims, **network(dims, depth=1)),
-        "depth 3": base(dims, divisor=8, **network(dims, depth=3)),
-        "batch norm": base(dims, **network(dims, norm="batch")),
-        "batch norm, not clipped": base(dims, grad_clip=None, **network(dims, norm="batch")),
+        f"features {width // 2}": base(features=width // 2),
+        f"features {width * 2}": base(features=width * 2),
+        "depth 1": base(**network(dims, depth=1)),
+        "depth 3": base(divisor=8, **network(dims, depth=3)),
+        "batch norm": base(**network(dims, norm="batch")),
     }
-    groups["grad_clip"] = {str(norm): base(dims, grad_clip=norm) for norm in (0.03, 0.3, 1.0)}
-    groups["grad_clip"]["none, lr 0.001"] = base(dims, grad_clip=None, lr=0.001)
-    old = {"lr": 0.0004, "mask_fraction": 0.015625, "fill": "uniform", "radius": 5}
-    new = {"lr": 0.003, "mask_fraction": 0.05, "fill": "median", "radius": 1}
+    groups["grad_clip"] = {str(norm): base(grad_clip=norm) for norm in (0.03, 0.3)}
+    groups["grad_clip"]["none, lr 0.001"] = base(grad_clip=None, lr=0.001)
+    old = {"lr": 0.0004, "mask_fraction": 0.015625, "radius": 5}
     groups["bundle"] = {
-        "as it was": bundle(dims, False, **old),
-        "annealed": bundle(dims, ema=0, **old),
-        "annealed, mask_fraction 0.05": bundle(dims, ema=0, **{**old, "mask_fraction": 0.05}),
-        "annealed, lr 0.003": bundle(dims, ema=0, **{**old, "lr": 0.003}),
-        "annealed, median, radius 1": bundle(dims, ema=0, **{**old, "fill": "median", "radius": 1}),
-        "annealed, all three": bundle(dims, ema=0, **new),
-        "all three": bundle(dims, False, **new),
-        "all three, grad_clip 0.1": bundle(dims, False, grad_clip=0.1, **new),
+        "default": bundle(dims, False),
+        "annealed": bundle(dims, ema=0),
+        "annealed, settings of the paper": bundle(dims, ema=0, **old),
     }
     return groups
 
 
 def defaults(dims: int) -> dict[str, Any]:
-    """The command line's settings that are numbers, as they were when the curves were measured."""
+    """The command line's settings that are numbers."""
     entries = json.loads(find_config(f"self_{dims}d.json").read_text())
     return {key: entries[key] for key in ("mask_fraction", "lr")}
 

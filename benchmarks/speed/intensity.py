@@ -77,6 +77,7 @@ def recipes() -> dict[str, tuple[Recipe, int]]:
     bundle = Recipe(3, anneal=False)
     return {
         "command line": (annealed(3), 400),
+        "keep_detail off": (annealed(3, keep_detail=False), 400),
         "fill uniform, radius 5": (annealed(3, radius=5), 400),
         "fill mean": (annealed(3, fill="mean"), 400),
         "fill median": (annealed(3, fill="median"), 400),
