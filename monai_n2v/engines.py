@@ -200,7 +200,10 @@ class AnnealedBudget:
         optimizer: whose learning rates are annealed from what they are now.
         max_time: budget in seconds of training, or None to keep the trainer's ``max_epochs``. At least two epochs run.
         n_warmup: steps of linear warm-up.
-        decay_fraction: last part of the run over which the rate falls, in ``(0, 1)``.
+        decay_fraction: last part of the run over which the rate falls, above 0 and at most 1.
+
+    Raises:
+        ValueError: for a value out of range.
     """
 
     def __init__(
@@ -212,6 +215,10 @@ class AnnealedBudget:
     ) -> None:
         if max_time is not None and max_time <= 0:
             raise ValueError(f"max_time must be above 0 seconds, got {max_time}. Use for example 120.")
+        if not 0 < decay_fraction <= 1:
+            raise ValueError(
+                f"decay_fraction must be above 0 and at most 1, got {decay_fraction}. Use for example 0.5."
+            )
         self.optimizer = optimizer
         self.max_time = max_time
         self.n_warmup = n_warmup

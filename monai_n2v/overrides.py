@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import difflib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from monai_n2v.resources import bundle_name, find_bundle, find_config
@@ -102,6 +102,13 @@ def check_settings(settings: Mapping[str, Any], parts: bool = False) -> None:
         check_overrides(config, settings)
 
 
+# What MONAI or torch would refuse in words of their own, or not at all.
+_RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "lr": (lambda value: value > 0, "above 0"),
+    "features": (lambda value: isinstance(value, int) and value >= 1, "whole numbers of at least 1"),
+    "patch_size": (lambda value: isinstance(value, int) and value >= 1, "whole numbers of at least 1"),
+    "grad_clip": (lambda value: value > 0, "above 0 or null"),
+}
 # Numbers that null switches off.
 _NULLABLE = frozenset({"grad_clip"})
 
@@ -110,12 +117,18 @@ def _check_kind(key: str, value: Any, default: Any) -> None:
     """Refuse a text for a number and a number for a list; what Python computes (``$``, ``@``) may be anything."""
     if isinstance(value, str) and value.startswith(("$", "@", "%")):
         return
-    if isinstance(default, list) and not isinstance(value, list):
+    if isinstance(default, bool) and not isinstance(value, bool):
+        kind = "true or false"
+    elif isinstance(default, list) and not isinstance(value, list):
         kind = "a list"
     elif isinstance(default, (int, float)) and not isinstance(value, (int, float, list)):
         if value is None and key in _NULLABLE:
             return
         kind = "a number"  # or a list of them, one per level or axis
+    elif isinstance(default, dict) and not isinstance(value, dict):
+        kind = "an object"
+    elif key in _RULES and not all(_RULES[key][0](one) for one in (value if isinstance(value, list) else [value])):
+        kind = _RULES[key][1]
     else:
         return
     raise ValueError(

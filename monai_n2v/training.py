@@ -112,6 +112,12 @@ def train_network(
     """
     check_settings(plan.settings, parts=True)
     spatial_dims = choose_dims([stack.shape[1:] for stack in stacks], plan.spatial_dims)
+    patch_size = plan.settings.get("patch_size")
+    if isinstance(patch_size, list) and len(patch_size) != spatial_dims:
+        raise ValueError(
+            f"patch_size must have {spatial_dims} sides for a {spatial_dims}D network, got {patch_size}. "
+            "Give it one side per axis."
+        )
     if plan.spatial_dims is None and spatial_dims == 2:
         _tell_of_slices(stacks)
     bundle = find_bundle(bundle_name(spatial_dims))

@@ -68,6 +68,12 @@ def test_max_time_must_be_positive():
         AnnealedBudget(optimizer(), max_time=0)
 
 
+@pytest.mark.parametrize("part", [0, -1, 1.5])
+def test_decay_is_a_part_of_the_run(part):
+    with pytest.raises(ValueError, match="decay_fraction must be above 0 and at most 1"):
+        AnnealedBudget(optimizer(), decay_fraction=part)
+
+
 @pytest.mark.parametrize("with_mask", [True, False])
 def test_batch_packed_for_the_loss(with_mask):
     label = torch.rand(2, 3, 4, 4)
