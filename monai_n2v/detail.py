@@ -149,8 +149,8 @@ def _block_noise(noisy: torch.Tensor, estimate: torch.Tensor) -> torch.Tensor:
     cells = _CELL_POOL[n_axes](torch.cat(slabs, dim=2), n_cells)
     for axis, n in enumerate(n_blocks):
         cells = cells.unflatten(2 + axis, (n, _CELLS[n_axes])).movedim(3 + axis, -1)
-    medians: torch.Tensor = cells.flatten(2 + n_axes).median(dim=-1).values
-    return medians
+    ordered: torch.Tensor = cells.flatten(2 + n_axes).sort(dim=-1).values  # GPUs have no deterministic median
+    return ordered[..., ordered.shape[-1] // 2]
 
 
 def _spread(noise: torch.Tensor, low: int, high: int, shape: torch.Size) -> torch.Tensor:
