@@ -8,9 +8,12 @@ References:
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from monai.data import MetaTensor
@@ -25,6 +28,11 @@ _BLOCK = {2: 32, 3: 16}
 _CELLS = {2: 16, 3: 8}
 # The power of pure noise in 25 voxels varies by 28 %: what does not exceed the noise by so much counts as noise.
 _MARGIN = 1.3
+# And a tenth of its values lie below so much of the mean.
+_TENTH = 0.66
+# Intensities at which the noise is told, evenly from the 0.1st to the 99.9th percentile; and cells that each needs.
+_N_LEVELS = 64
+_FEWEST = 16
 # A residual counts for at most so many standard deviations of the noise, lest one hot pixel vouch for its neighbors.
 _MOST = 4.0
 
@@ -42,9 +50,14 @@ class DetailInferer(Inferer):
         inferer: gives the estimate, ``(B, C, *spatial)`` like the input.
         spatial_dims: axes of the network, 2 or 3.
         enabled: whether to; otherwise the result is the inferer's own.
+
+    Raises:
+        ValueError: for ``enabled`` other than true or false.
     """
 
     def __init__(self, inferer: Inferer, spatial_dims: int, enabled: bool = True) -> None:
+        if not isinstance(enabled, bool):  # the text "false", from a command line, would count as true
+            raise ValueError(f"keep_detail must be True or False, got {enabled!r}. Mind the capital letter.")
         self.inferer = inferer
         self.spatial_dims = spatial_dims
         self.enabled = enabled
@@ -59,16 +72,19 @@ class DetailInferer(Inferer):
             kwargs: further keyword arguments of the network.
 
         Returns:
-            ``(B, C, *spatial)``; exactly what the inferer returns where this is not enabled.
+            ``(B, C, *spatial)``, a plain tensor; exactly what the inferer returns where this is not enabled.
 
         Raises:
-            ValueError: where the estimate has another shape than the input.
+            ValueError: where the estimate has another shape than the input, or axes do not fit the network.
         """
         estimate: torch.Tensor = self.inferer(inputs, network, *args, **kwargs)
         if not self.enabled:
             return estimate
         noisy, estimate = (x.as_tensor() if isinstance(x, MetaTensor) else x for x in (inputs, estimate))
-        if noisy.ndim - 2 == self.spatial_dims:
+        n_axes = noisy.ndim - 2
+        if n_axes not in (self.spatial_dims, self.spatial_dims + 1) or n_axes > 3:
+            raise ValueError(f"inputs must have {self.spatial_dims} spatial axes, got {n_axes}. Use the other bundle.")
+        if n_axes == self.spatial_dims or noisy.shape != estimate.shape:
             return keep_detail(noisy, estimate)
         output = torch.empty_like(estimate)
         for i in range(noisy.shape[-1]):
@@ -82,12 +98,18 @@ def keep_detail(noisy: torch.Tensor, estimate: torch.Tensor) -> torch.Tensor:
     A blind estimate ``m`` is made without a voxel's own value ``x``. Where structure is too fine for the neighbors to
     tell, the residual ``x - m`` holds that structure besides the noise. If both are Gaussian, with variances ``s**2``
     and ``n**2``, the best estimate from all there is ([1]_, [2]_, eq. 4) is ``m + w * (x - m)`` with
-    ``w = s**2 / (s**2 + n**2)``. The denominator is the power of the residual nearby; what it commonly is farther
-    around, its median over a block, is taken for ``n**2``. So nothing is to be known of the noise: it may differ from
-    place to place, depend on the signal, be correlated, as long as most of a block is free of what the estimate lacks.
+    ``w = s**2 / (s**2 + n**2)``. The denominator is the power of the residual nearby; ``n**2`` is the larger of two
+    guesses, each too large rather than too small:
 
-    Where residuals are equally strong throughout a block, be it noise or fine texture, the estimate stays what it is.
-    A single outlier is not brought back either.
+    - what that power commonly is around, its median over a block: noise may differ from place to place;
+    - what it is where the estimate is equally bright and the residual weak, at the lowest tenth: noise may grow with
+      the signal, as on bright cells in the dark.
+
+    So nothing is to be known of the noise. Where residuals are equally strong throughout a block, be it noise or fine
+    texture, the estimate stays what it is, but for a hundredth of white noise; of correlated noise more comes back.
+    Noise that is stronger in a small part of a block, at intensities that elsewhere hold little of it, counts as detail.
+    A residual counts for at most four standard deviations of noise, lest a single hot pixel bring itself back, and the
+    noise around it: on average less than a fifth of it returns, at the image's corners a half.
 
     Args:
         noisy: ``(N, C, *spatial)`` with 2 or 3 spatial axes, floating point.
@@ -104,11 +126,15 @@ def keep_detail(noisy: torch.Tensor, estimate: torch.Tensor) -> torch.Tensor:
             f"estimate must have the shape of the image, {tuple(noisy.shape)}, got {tuple(estimate.shape)}. "
             "Set keep_detail to false for a network with other channels than its input."
         )
-    noise = _block_noise(noisy, estimate)
+    longest = max(range(2, noisy.ndim), key=lambda axis: noisy.shape[axis])
+    if noisy.shape[2] < noisy.shape[longest]:  # slabs along the longest axis are the smallest
+        return keep_detail(noisy.transpose(2, longest), estimate.transpose(2, longest)).transpose(2, longest)
+    blocks, by_intensity = _measure_noise(noisy, estimate)
     output = torch.empty_like(estimate)
     for start, stop, low, high in _slabs(noisy.shape):
         residual = noisy[:, :, low:high] - estimate[:, :, low:high]
-        level = _spread(noise, low, high, noisy.shape[2:])
+        level = _spread(blocks, low, high, noisy.shape[2:])
+        level = torch.maximum(level, by_intensity.at(estimate[:, :, low:high]))
         power = _box_mean(torch.minimum(residual.square(), _MOST**2 * level))
         weight = (1 - _MARGIN * level / power.clamp_min(torch.finfo(power.dtype).tiny)).clamp(0, 1)
         kept = estimate[:, :, low:high] + weight * residual
@@ -135,8 +161,30 @@ def _box_mean(values: torch.Tensor) -> torch.Tensor:
     return _POOL[n_axes](values, sides, 1, [side // 2 for side in sides], count_include_pad=False)
 
 
-def _block_noise(noisy: torch.Tensor, estimate: torch.Tensor) -> torch.Tensor:
-    """Noise power of every block, ``(N, C, *n_blocks)``: the median of its cells' mean power."""
+@dataclass(frozen=True)
+class _NoiseByIntensity:
+    """Noise ``power``, ``(N, C, n)``, at ``n`` even steps of the intensity from ``low`` to ``high``, ``(N, C)``."""
+
+    low: torch.Tensor
+    high: torch.Tensor
+    power: torch.Tensor
+
+    def at(self, intensity: torch.Tensor) -> torch.Tensor:
+        """Noise power at every voxel of ``(N, C, *spatial)``, linear between the steps."""
+        place = _place(intensity.flatten(2), self.low, self.high)
+        before = place.long().clamp_max(_N_LEVELS - 1)
+        low, high = self.power.gather(2, before), self.power.gather(2, before + 1)
+        return torch.lerp(low, high, place - before).view(intensity.shape)
+
+
+def _place(intensity: torch.Tensor, low: torch.Tensor, high: torch.Tensor) -> torch.Tensor:
+    """Where intensities ``(N, C, n)`` lie from 0 to `_N_LEVELS`; those beyond at the ends."""
+    width = (high - low).clamp_min(torch.finfo(intensity.dtype).tiny)
+    return ((intensity - low[..., None]) * (_N_LEVELS / width)[..., None]).nan_to_num().clamp(0, _N_LEVELS)
+
+
+def _measure_noise(noisy: torch.Tensor, estimate: torch.Tensor) -> tuple[torch.Tensor, _NoiseByIntensity]:
+    """Noise power of every block, ``(N, C, *n_blocks)``, and by intensity, both from the mean power of cells."""
     n_axes = noisy.ndim - 2
     n_blocks = [max(1, round(side / _BLOCK[n_axes])) for side in noisy.shape[2:]]
     n_cells = [n * _CELLS[n_axes] for n in n_blocks]
@@ -144,13 +192,34 @@ def _block_noise(noisy: torch.Tensor, estimate: torch.Tensor) -> torch.Tensor:
     for start, stop, low, high in _slabs(noisy.shape):
         residual = noisy[:, :, low:high] - estimate[:, :, low:high]
         power = _box_mean(residual.square_())[:, :, start - low : stop - low]
-        slabs.append(_CELL_POOL[n_axes](power, [stop - start, *n_cells[1:]]))
+        both = torch.cat([power, estimate[:, :, start:stop].to(power.dtype)], dim=1)
+        slabs.append(_CELL_POOL[n_axes](both, [stop - start, *n_cells[1:]]))
     # Means of cells rather than single voxels: a mirrored image has the same ones.
-    cells = _CELL_POOL[n_axes](torch.cat(slabs, dim=2), n_cells)
+    powers, intensities = _CELL_POOL[n_axes](torch.cat(slabs, dim=2), n_cells).chunk(2, dim=1)
+    by_intensity = _lowest_tenths(powers.flatten(2), intensities.flatten(2))
     for axis, n in enumerate(n_blocks):
-        cells = cells.unflatten(2 + axis, (n, _CELLS[n_axes])).movedim(3 + axis, -1)
-    ordered: torch.Tensor = cells.flatten(2 + n_axes).sort(dim=-1).values  # GPUs have no deterministic median
-    return ordered[..., ordered.shape[-1] // 2]
+        powers = powers.unflatten(2 + axis, (n, _CELLS[n_axes])).movedim(3 + axis, -1)
+    ordered: torch.Tensor = powers.flatten(2 + n_axes).sort(dim=-1).values  # GPUs have no deterministic median
+    return ordered[..., ordered.shape[-1] // 2], by_intensity
+
+
+def _lowest_tenths(powers: torch.Tensor, intensities: torch.Tensor) -> _NoiseByIntensity:
+    """Noise power by intensity, from the cells, ``(N, C, n)``, of the weakest residuals; 0 where nothing tells."""
+    ordered = intensities.sort(dim=-1).values
+    n = ordered.shape[-1]
+    low, high = ordered[..., n // 1000], ordered[..., n - 1 - n // 1000]
+    levels = _place(intensities, low, high).round().to(torch.uint8)
+    found = np.zeros((*powers.shape[:2], _N_LEVELS + 1))
+    for image, channel in itertools.product(range(powers.shape[0]), range(powers.shape[1])):
+        known, tenths = [], []
+        for level in range(_N_LEVELS + 1):
+            values = powers[image, channel][levels[image, channel] == level].sort().values
+            if len(values) >= _FEWEST:
+                known.append(level)
+                tenths.append(float(values[len(values) // 10]) / _TENTH)
+        if known:
+            found[image, channel] = np.interp(range(_N_LEVELS + 1), known, tenths)
+    return _NoiseByIntensity(low, high, torch.from_numpy(found).to(powers))
 
 
 def _spread(noise: torch.Tensor, low: int, high: int, shape: torch.Size) -> torch.Tensor:

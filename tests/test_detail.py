@@ -42,25 +42,40 @@ def test_noise_may_differ_from_place_to_place(spatial_dims):
 
 @pytest.mark.parametrize("spatial_dims", [2, 3])
 def test_detail_that_the_estimate_lacks_comes_back(spatial_dims):
-    """Threads of one voxel, six times as bright as the noise is strong."""
-    truth = torch.zeros(1, 1, *SIZES[spatial_dims])
-    truth[(0, 0, *[slice(None, None, 24)] * (spatial_dims - 1))] = 6
-    threads = truth > 0
-    noisy = truth + noise(spatial_dims)
-    blurred = truth / 3
-    kept = keep_detail(noisy, blurred)
-    assert kept[threads].mean() > 4, "of 6, where the estimate has 2"
+    """Threads of one voxel, six times as bright as the noise is strong, on a ground of all intensities."""
+    ground = torch.linspace(0, 9, SIZES[spatial_dims][-1]).expand(1, 1, *SIZES[spatial_dims])
+    threads = torch.zeros(ground.shape, dtype=torch.bool)
+    threads[(0, 0, *[slice(None, None, 24)] * (spatial_dims - 1))] = True
+    truth, blurred = ground + 6 * threads, ground + 2 * threads
+    kept = keep_detail(truth + noise(spatial_dims), blurred)
+    assert (kept - ground)[threads].mean() > 3.5, "of 6, where the estimate has 2"
     assert power((kept - truth)[threads]) < 0.3 * power((blurred - truth)[threads])
     assert power(kept - truth) < power(blurred - truth)
 
 
 @pytest.mark.parametrize("spatial_dims", [2, 3])
-def test_a_hot_voxel_does_not_come_back(spatial_dims):
-    noisy = noise(spatial_dims)
+@pytest.mark.parametrize("times", [2, 5])
+def test_noise_of_few_bright_cells_in_the_dark_stays_away(spatial_dims, times):
+    """As of photons: stronger where the signal is, in a minority of every block."""
+    place = torch.stack(torch.meshgrid(*(torch.arange(n) for n in SIZES[spatial_dims]), indexing="ij"))
+    cells = ((place % 40 - 20).square().sum(dim=0) < 64)[None, None]
+    truth = 100.0 * cells
+    noisy = truth + noise(spatial_dims) * (1 + (times - 1) * cells)
+    assert 0.01 < cells.float().mean() < 0.2
+    assert power((keep_detail(noisy, truth) - truth)[cells]) < 0.06 * times**2
+
+
+@pytest.mark.parametrize("spatial_dims", [2, 3])
+def test_a_hot_voxel_hardly_comes_back(spatial_dims):
     place = (0, 0, *(side // 2 for side in SIZES[spatial_dims]))
-    noisy[place] = 1000
-    kept = keep_detail(noisy, torch.zeros_like(noisy))
-    assert kept[place] < 400
+    returned = []
+    for seed in range(20):
+        noisy = noise(spatial_dims, seed=seed)
+        noisy[place] = 1000
+        kept = keep_detail(noisy, torch.zeros_like(noisy))
+        returned.append(kept[place] / 1000)
+    assert sum(returned) / len(returned) < 0.2
+    assert max(returned) < 0.5
     around = (0, 0, *(slice(side // 2 - 1, side // 2 + 2) for side in SIZES[spatial_dims]))
     neighbors = noisy[around] != 1000
     assert power(kept[around][neighbors]) < 0.5 * power(noisy[around][neighbors])
@@ -121,6 +136,17 @@ def test_inferer_treats_a_volume_slice_by_slice_for_a_2d_network():
     assert torch.equal(output[..., 7], keep_detail(volume[..., 7], 0.3 * volume[..., 7]))
 
 
+@pytest.mark.parametrize("enabled", ["false", 0, None])
+def test_switch_is_true_or_false_and_no_text(enabled):
+    with pytest.raises(ValueError, match="keep_detail must be True or False"):
+        DetailInferer(SimpleInferer(), 2, enabled=enabled)
+
+
+def test_inferer_refuses_axes_of_another_network():
+    with pytest.raises(ValueError, match="inputs must have 3 spatial axes, got 2"):
+        DetailInferer(SimpleInferer(), 3)(noise(2), lambda x: x)
+
+
 def test_inferer_off_hands_the_estimate_on():
     image, estimate = noise(2), noise(2, seed=1)
     assert DetailInferer(SimpleInferer(), 2, enabled=False)(image, lambda x: estimate) is estimate
@@ -129,6 +155,8 @@ def test_inferer_off_hands_the_estimate_on():
 def test_estimate_of_another_shape_refused():
     with pytest.raises(ValueError, match=r"estimate must have the shape of the image.*keep_detail"):
         DetailInferer(SimpleInferer(), 2)(noise(2), lambda x: x.repeat(1, 2, 1, 1))
+    with pytest.raises(ValueError, match="estimate must have the shape of the image"):
+        DetailInferer(SimpleInferer(), 2)(noise(3), lambda x: x[..., :-1])
 
 
 @pytest.mark.parametrize("shape", [(64, 72), (24, 28, 20)])
