@@ -83,6 +83,12 @@ def _add_denoise(commands: argparse._SubParsersAction[_Parser]) -> None:
         "--tta", action="store_true", help="average over flips and turns: a little better, 8 or 16 times the prediction"
     )
     add(
+        "--keep-detail",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="take fine detail that no neighborhood predicts back from the measured values (default)",
+    )
+    add(
         "--keep-padding",
         action=argparse.BooleanOptionalAction,
         default=True,
@@ -192,7 +198,7 @@ def _add_training_options(parser: argparse.ArgumentParser) -> None:
         type=_setting,
         default=[],
         metavar="KEY=VALUE",
-        help="another key of the bundle's train.json, such as lr=0.001, fill=uniform or ema=0.999; repeatable",
+        help="another key of the bundle's configs, such as lr=0.001, fill=uniform or ema=0.999; repeatable",
     )
     add("--device", default="auto", help="auto (default), cpu, cuda or cuda:N")
     add("--seed", type=_seed, default=0, help="same seed, same result on the same machine (default 0)")

@@ -38,11 +38,13 @@ class SymmetricInferer(Inferer):
             or None.
 
     Raises:
-        ValueError: for a footprint of another number of axes.
+        ValueError: for a footprint of another number of axes, or ``enabled`` other than true or false.
     """
 
     def __init__(self, inferer: Inferer, spatial_dims: int, enabled: bool = True, footprint: object = None) -> None:
         flippable_axes(footprint, spatial_dims)
+        if not isinstance(enabled, bool):  # the text "false", from a command line, would count as true
+            raise ValueError(f"tta must be True or False, got {enabled!r}. Mind the capital letter.")
         self.inferer = inferer
         self.spatial_dims = spatial_dims
         self.enabled = enabled

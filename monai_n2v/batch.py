@@ -48,6 +48,7 @@ class Settings:
         series: of a DICOM folder with several.
         auto_footprint: whether each network hides what `check_noise` suggests for its images.
         tta: see `denoise_with`.
+        keep_detail: see `denoise_with`.
     """
 
     plan: TrainingPlan
@@ -58,6 +59,7 @@ class Settings:
     series: str | None = None
     auto_footprint: bool = False
     tta: bool = False
+    keep_detail: bool = True
 
 
 @dataclass(frozen=True)
@@ -121,6 +123,7 @@ def denoise_jobs(
                 record = {"input": str(job.source), "output": str(job.target), "status": "done", **trained}
                 record |= {"device": settings.plan.device, "spatial_dims": network.spatial_dims}
                 record["tta"] = network.averages(settings.tta)
+                record["keep_detail"] = settings.keep_detail and network.keep_detail
                 _finish(job, volume, network, settings, record, started)
                 record["warnings"] = [*one.warnings, *record["warnings"]]
             except Exception as error:  # noqa: BLE001 - the other images are done
@@ -240,7 +243,14 @@ def _finish(
 ) -> None:
     """Denoise one image and write everything that was asked for; the record is completed on the way."""
     predicting = time.perf_counter()
-    output = denoise_with(network, _stack(job, volume), settings.plan.device, settings.keep_padding, settings.tta)
+    output = denoise_with(
+        network,
+        _stack(job, volume),
+        settings.plan.device,
+        settings.keep_padding,
+        settings.tta,
+        settings.keep_detail,
+    )
     record["prediction_seconds"] = round(time.perf_counter() - predicting, 1)
     save_volume(output, volume, job.target, settings.dtype)
     quality = measure(volume.data, output)

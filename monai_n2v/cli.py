@@ -103,7 +103,15 @@ def _denoise(args: argparse.Namespace) -> int:
         length = f"for {args.max_time:g} s" if args.max_time else epochs
         logger.info("Training on these images alone %s.", length or "for minutes")
     settings = Settings(
-        plan, args.model, args.per_image, args.dtype, args.keep_padding, args.series, args.footprint == "auto", args.tta
+        plan,
+        args.model,
+        args.per_image,
+        args.dtype,
+        args.keep_padding,
+        args.series,
+        args.footprint == "auto",
+        args.tta,
+        args.keep_detail,
     )
     failed = []
     n_done = 0
@@ -137,12 +145,12 @@ def _tell(args: argparse.Namespace, record: dict[str, Any], n_jobs: int) -> None
         dims = f" --spatial-dims {args.spatial_dims}" if args.spatial_dims else ""
         sides = "x".join(map(str, args.footprint)) if isinstance(args.footprint, tuple) else args.footprint
         hidden = f" --footprint {sides}" if sides else ""
-        averaged = " --tta" if args.tta else ""
+        predicted = f"{' --tta' if args.tta else ''}{'' if args.keep_detail else ' --no-keep-detail'}"
         settings = "".join(f" --set {shlex.quote(format_setting(*item))}" for item in args.set)
         logger.info(
             "Trained %d steps in %.0f s; --epochs %d --seed %d%s%s%s%s%s repeats this run.",
             record["steps"], record["training_seconds"], record["epochs"],
-            args.seed, fast, dims, hidden, averaged, settings,
+            args.seed, fast, dims, hidden, predicted, settings,
         )  # fmt: skip
     logger.debug("Record: %s", record)
     logger.info("Denoised image: %s", record["output"])

@@ -83,7 +83,12 @@ def check_stack(volumes: np.ndarray, name: str = "") -> None:
 
 
 def denoise_with(
-    network: TrainedNetwork, stack: Stack, device: str, keep_padding: bool = True, tta: bool = False
+    network: TrainedNetwork,
+    stack: Stack,
+    device: str,
+    keep_padding: bool = True,
+    tta: bool = False,
+    keep_detail: bool = True,
 ) -> np.ndarray:
     """Denoise volumes with a trained network.
 
@@ -93,6 +98,8 @@ def denoise_with(
         device: as torch names it.
         keep_padding: whether voxels of constant padding (see `find_padding`) stay exactly what they are.
         tta: whether to average predictions over flips and turns (see `SymmetricInferer`).
+        keep_detail: whether to take detail back from the measured values (see `DetailInferer`), unless the network's
+            bundle does not.
 
     Returns:
         float32 ``(n_volumes, *spatial)``, in the units of ``stack``.
@@ -110,7 +117,7 @@ def denoise_with(
     image, slice_axis = to_image(stack, network.spatial_dims)
     if network.spatial_dims < n_axes:
         logger.info("Slice by slice across the axis of %d voxels.", stack.volumes.shape[slice_axis])
-    output = np.moveaxis(network.predict(image, device, tta), -1, slice_axis)
+    output = np.moveaxis(network.predict(image, device, tta, keep_detail), -1, slice_axis)
     if keep_padding:
         for noisy, denoised in zip(stack.volumes, output):
             restore_padding(noisy, denoised)
@@ -125,6 +132,7 @@ def denoise_stack(
     device: str = "auto",
     keep_padding: bool = True,
     tta: bool = False,
+    keep_detail: bool = True,
 ) -> tuple[np.ndarray, dict[str, Any]]:
     """Denoise volumes that share one network.
 
@@ -135,6 +143,7 @@ def denoise_stack(
         device: as in `choose_device`.
         keep_padding: as in `denoise_with`.
         tta: as in `denoise_with`.
+        keep_detail: as in `denoise_with`.
 
     Returns:
         float32 of the shape and in the units of the volumes, and a record of the run.
@@ -156,8 +165,9 @@ def denoise_stack(
             network, trained = train_network([stack], folder, replace(plan or TrainingPlan(), device=device))
             record |= trained
         started = time.perf_counter()
-        output = denoise_with(network, stack, device, keep_padding, tta)
+        output = denoise_with(network, stack, device, keep_padding, tta, keep_detail)
     record |= {"spatial_dims": network.spatial_dims, "tta": network.averages(tta)}
+    record |= {"keep_detail": keep_detail and network.keep_detail}
     record |= {"prediction_seconds": round(time.perf_counter() - started, 1)}
     return output, record
 
@@ -175,6 +185,7 @@ def denoise(
     output: str | Path | None = None,
     series: str | None = None,
     tta: bool = False,
+    keep_detail: bool = True,
 ) -> Any:
     """Denoise an image by Noise2Void; without a model the network trains on the image itself.
 
@@ -194,6 +205,8 @@ def denoise(
         series: for a folder with several DICOM series, the Series Instance UID or number to denoise.
         tta: whether to average predictions over flips and turns of the image: a little better, 8 or 16 times the
             prediction's time.
+        keep_detail: whether to take fine detail that no neighborhood predicts back from the measured values; without,
+            the network's own prediction.
 
     Returns:
         the denoised image of the same kind, shape and units as ``x``, float32; for a path, the path of the result.
@@ -215,7 +228,8 @@ def denoise(
     plan = TrainingPlan(epochs, max_time, fast, spatial_dims, seed)
 
     def run(volumes: np.ndarray, spacing: Sequence[float], name: str = "") -> np.ndarray:
-        return denoise_stack(Stack(volumes, tuple(spacing), name), model=model, plan=plan, device=device, tta=tta)[0]
+        stack = Stack(volumes, tuple(spacing), name)
+        return denoise_stack(stack, model=model, plan=plan, device=device, tta=tta, keep_detail=keep_detail)[0]
 
     if isinstance(x, (str, Path)):
         source = Path(x)

@@ -107,9 +107,9 @@ def keep_detail(noisy: torch.Tensor, estimate: torch.Tensor) -> torch.Tensor:
 
     So nothing is to be known of the noise. Where residuals are equally strong throughout a block, be it noise or fine
     texture, the estimate stays what it is, but for a hundredth of white noise; of correlated noise more comes back.
-    Noise that is stronger in a small part of a block, at intensities that elsewhere hold little of it, counts as detail.
-    A residual counts for at most four standard deviations of noise, lest a single hot pixel bring itself back, and the
-    noise around it: on average less than a fifth of it returns, at the image's corners a half.
+    Noise that is stronger in a small part of a block, at intensities that hold little of it elsewhere, is taken for
+    detail. A residual counts for at most four standard deviations of noise, lest a single hot pixel bring itself back,
+    and the noise around it: on average less than a fifth of it returns, at the image's corners a half.
 
     Args:
         noisy: ``(N, C, *spatial)`` with 2 or 3 spatial axes, floating point.

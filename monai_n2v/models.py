@@ -28,12 +28,14 @@ class TrainedNetwork:
         weights: file of the weights, a flat state dict.
         spatial_dims: axes of the network.
         tta: whether its bundle averages predictions over flips and turns by default; None for a bundle that cannot.
+        keep_detail: whether its bundle takes detail back from the measured values by default (see `DetailInferer`).
     """
 
     bundle: Path
     weights: Path
     spatial_dims: int
     tta: bool | None = None
+    keep_detail: bool = False
 
     def averages(self, tta: bool) -> bool:
         """Tell whether predictions are averaged over flips and turns: where that is asked for, or the bundle's default.
@@ -51,13 +53,14 @@ class TrainedNetwork:
             )
         return tta or bool(self.tta)
 
-    def predict(self, image: MetaTensor, device: str, tta: bool = False) -> np.ndarray:
+    def predict(self, image: MetaTensor, device: str, tta: bool = False, keep_detail: bool = True) -> np.ndarray:
         """Denoise an image by the bundle's inference.
 
         Args:
             image: ``(C, *spatial)``, noisy.
             device: as torch names it.
             tta: whether to average over flips and turns, even where the bundle does not by default.
+            keep_detail: whether to take detail back where the bundle does; without, the network's own prediction.
 
         Returns:
             float32, of the shape and in the units of ``image``.
@@ -69,6 +72,8 @@ class TrainedNetwork:
         settings: dict[str, Any] = {"device": f"$torch.device('{device}')"}
         if self.averages(tta):
             settings["tta"] = True
+        if self.keep_detail and not keep_detail:
+            settings["keep_detail"] = False
         try:
             output = predict(self.bundle, image, self.weights, ["in_memory_inference.json"], **settings)
         except ValueError as error:
@@ -109,7 +114,8 @@ def resolve_model(model: str | Path) -> TrainedNetwork:
     parser = ConfigParser()
     parser.read_config(str(bundle / "configs" / "inference.json"))
     tta = bool(parser.get_parsed_content("tta")) if "tta" in parser else None
-    return TrainedNetwork(bundle, weights, int(parser.get_parsed_content("network_def#spatial_dims")), tta)
+    detail = bool(parser.get_parsed_content("keep_detail")) if "keep_detail" in parser else False
+    return TrainedNetwork(bundle, weights, int(parser.get_parsed_content("network_def#spatial_dims")), tta, detail)
 
 
 def _axes_of_weights(path: Path) -> int:

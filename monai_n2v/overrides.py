@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import difflib
+import functools
 import json
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -38,6 +39,10 @@ _UNUSED = (
 )
 
 
+# As `monai.bundle run` wants them.
+_PYTHON = {"True": "true", "False": "false", "None": "null"}
+
+
 def parse_setting(text: str) -> tuple[str, Any]:
     """Split ``KEY=VALUE``; the value is JSON, or else a text.
 
@@ -51,6 +56,7 @@ def parse_setting(text: str) -> tuple[str, Any]:
         ValueError: where there is no key.
     """
     key, equals, value = text.partition("=")
+    value = _PYTHON.get(value, value)
     key = key.strip().replace("::", "#")
     if not equals or not key:
         raise ValueError(f"--set must be followed by KEY=VALUE, got {text}. Write for example --set lr=0.001.")
@@ -94,7 +100,7 @@ def check_settings(settings: Mapping[str, Any], parts: bool = False) -> None:
         if root not in known:
             nearest = difflib.get_close_matches(root, known, n=1)
             step = f"Did you mean {nearest[0]}?" if nearest else f"Use one of {', '.join(sorted(known))}."
-            raise ValueError(f"--set must name a key of the bundle's train.json, got {key}. {step}")
+            raise ValueError(f"--set must name a key of the bundle's configs, got {key}. {step}")
         _check_kind(key, settings[key], config.get(key))
     if parts:
         from monai_n2v.workflows import check_overrides
@@ -102,12 +108,26 @@ def check_settings(settings: Mapping[str, Any], parts: bool = False) -> None:
         check_overrides(config, settings)
 
 
+def _is_whole(value: Any, lowest: int = 1) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= lowest
+
+
+def _is_above_0(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and value > 0
+
+
+def _all_whole(value: Any) -> bool:
+    return all(map(_is_whole, value)) and len(value) > 0 if isinstance(value, list) else _is_whole(value)
+
+
 # What MONAI or torch would refuse in words of their own, or not at all.
 _RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
-    "lr": (lambda value: value > 0, "above 0"),
-    "features": (lambda value: isinstance(value, int) and value >= 1, "whole numbers of at least 1"),
-    "patch_size": (lambda value: isinstance(value, int) and value >= 1, "whole numbers of at least 1"),
-    "grad_clip": (lambda value: value > 0, "above 0 or null"),
+    "lr": (_is_above_0, "above 0"),
+    "grad_clip": (_is_above_0, "above 0 or null"),
+    "features": (_all_whole, "whole numbers of at least 1"),
+    "patch_size": (_all_whole, "whole numbers of at least 1"),
+    "divisor": (_is_whole, "a whole number of at least 1"),
+    "halo": (functools.partial(_is_whole, lowest=0), "a whole number of at least 0"),
 }
 # Numbers that null switches off.
 _NULLABLE = frozenset({"grad_clip"})
@@ -127,12 +147,12 @@ def _check_kind(key: str, value: Any, default: Any) -> None:
         kind = "a number"  # or a list of them, one per level or axis
     elif isinstance(default, dict) and not isinstance(value, dict):
         kind = "an object"
-    elif key in _RULES and not all(_RULES[key][0](one) for one in (value if isinstance(value, list) else [value])):
+    elif key in _RULES and not _RULES[key][0](value):
         kind = _RULES[key][1]
     else:
         return
     raise ValueError(
-        f"--set {key} must be {kind}, got {value}. Write for example --set {format_setting(key, default)}."
+        f"--set {key} must be {kind}, got {json.dumps(value)}. Write for example --set {format_setting(key, default)}."
     )
 
 

@@ -175,6 +175,11 @@ def test_footprint_of_other_axes_refused():
         SymmetricInferer(SimpleInferer(), 3, footprint=[[1, 1, 1]])
 
 
+def test_switch_is_true_or_false_and_no_text():
+    with pytest.raises(ValueError, match="tta must be True or False"):
+        SymmetricInferer(SimpleInferer(), 2, enabled="false")
+
+
 def old_bundle(folder):
     """As it was before there was averaging."""
     path = folder / "configs" / "inference.json"

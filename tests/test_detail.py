@@ -12,6 +12,7 @@ from monai.inferers import SimpleInferer
 
 import monai_n2v
 from monai_n2v import detail
+from monai_n2v.cli import main
 from monai_n2v.detail import DetailInferer, keep_detail
 from monai_n2v.training import Stack, TrainingPlan, train_network
 
@@ -49,7 +50,7 @@ def test_detail_that_the_estimate_lacks_comes_back(spatial_dims):
     truth, blurred = ground + 6 * threads, ground + 2 * threads
     kept = keep_detail(truth + noise(spatial_dims), blurred)
     assert (kept - ground)[threads].mean() > 3.5, "of 6, where the estimate has 2"
-    assert power((kept - truth)[threads]) < 0.3 * power((blurred - truth)[threads])
+    assert power((kept - truth)[threads]) < 0.4 * power((blurred - truth)[threads])
     assert power(kept - truth) < power(blurred - truth)
 
 
@@ -170,3 +171,16 @@ def test_bundle_of_a_training_keeps_detail_unless_told_otherwise(shape, tmp_path
         assert config["keep_detail"] is keep
         removed[keep] = image - monai_n2v.denoise(image, model=network.bundle, device="cpu")
     assert 0.5 < np.square(removed[True]).mean() / np.square(removed[False]).mean() < 0.98
+
+
+def test_prediction_takes_detail_back_unless_told_otherwise(tmp_path, capsys):
+    image = phantom((64, 72), sigma=15)[1]
+    network = train_network([Stack(image[None], (1.0, 1.0))], tmp_path / "model", TrainingPlan(epochs=2, fast=True))[0]
+    np.save(tmp_path / "x.npy", image)
+    for name, options in {"kept": [], "own": ["--no-keep-detail"]}.items():
+        paths = ["-i", str(tmp_path / "x.npy"), "-o", str(tmp_path / f"{name}.npy"), "--model", str(network.bundle)]
+        assert main(["denoise", *paths, "--device", "cpu", "--json", *options]) == 0
+        assert json.loads(capsys.readouterr().out)["keep_detail"] is (name == "kept")
+    kept, own = (np.load(tmp_path / f"{name}.npy") for name in ("kept", "own"))
+    assert np.square(image - kept).mean() < 0.98 * np.square(image - own).mean()
+    np.testing.assert_array_equal(monai_n2v.denoise(image, model=network.bundle, device="cpu", keep_detail=False), own)
