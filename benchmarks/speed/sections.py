@@ -270,7 +270,8 @@ def intensity(stored: dict[str, Any]) -> list[str]:
         "voxels) the spread. Vessel gain: contrast of the lung's vessels after over before, median of peaks above -300 HU, which",
         "are picked with their noise: above 1 they are sharpened. Spread of voxels in the lung, and in the calmest cubes of soft",
         "tissue, after over before. Where there are several seeds, of each the value farthest from what it should be. Bundle: at",
-        "its constant learning rate, averaged weights, a fifteenth or less of its default length.",
+        "its constant learning rate, averaged weights, a fifteenth or less of its default length. Rows of other fills without",
+        "`keep_detail` are of commit `a2249bf`, before there was such a thing.",
         "",
         *table("recipe", "steps", "seeds", *tissues, "low-pass", "vessel gain", "lung", "calm soft tissue"),
     ]
