@@ -90,11 +90,8 @@ def _known(recipe: Recipe, bundle: Path, config: str) -> dict[str, Any]:
     keys = set(json.loads((bundle / "configs" / config).read_text()))
     if config == "train.json" and recipe.anneal:
         keys |= set(json.loads(find_config("anneal.json").read_text()))
-    return {
-        key: value
-        for key, value in recipe.settings.items()
-        if key.partition("#")[0] in {k.partition("#")[0] for k in keys}
-    }
+    roots = {key.partition("#")[0] for key in keys}
+    return {key: value for key, value in recipe.settings.items() if key.partition("#")[0] in roots}
 
 
 def run(recipe: Recipe, task: Task, steps: int, seed: int, *, max_time: float | None = None) -> dict[str, Any]:

@@ -84,7 +84,7 @@ class DetailInferer(Inferer):
         n_axes = noisy.ndim - 2
         if n_axes not in (self.spatial_dims, self.spatial_dims + 1) or n_axes > 3:
             raise ValueError(f"inputs must have {self.spatial_dims} spatial axes, got {n_axes}. Use the other bundle.")
-        if n_axes == self.spatial_dims or noisy.shape != estimate.shape:
+        if n_axes == self.spatial_dims or noisy.shape != estimate.shape:  # differing shapes are refused there
             return keep_detail(noisy, estimate)
         output = torch.empty_like(estimate)
         for i in range(noisy.shape[-1]):

@@ -93,9 +93,8 @@ def measure(task: Task, fill: str, radius: int, epochs: int, seed: int) -> dict[
 
 def kept(noisy: np.ndarray, estimate: np.ndarray) -> np.ndarray:
     """`keep_detail` for an array."""
-    output: np.ndarray = keep_detail(torch.from_numpy(noisy)[None, None], torch.from_numpy(estimate)[None, None])[
-        0, 0
-    ].numpy()
+    tensors = (torch.from_numpy(image)[None, None] for image in (noisy, estimate))
+    output: np.ndarray = keep_detail(*tensors)[0, 0].numpy()
     return output
 
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import fcntl
+import functools
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -47,10 +48,7 @@ def bundle(spatial_dims: int, anneal: bool = True, **settings: Any) -> Recipe:
 
 def variants(dims: int) -> dict[str, dict[str, Recipe]]:
     """Recipes by group and name; each differs from the command line's in what the name says."""
-
-    def base(**settings: Any) -> Recipe:
-        return annealed(dims, **settings)
-
+    base = functools.partial(annealed, dims)
     groups: dict[str, dict[str, Recipe]] = {"default": {"default": base()}}
     groups["keep_detail"] = {"off": base(keep_detail=False), "off, fill median": base(keep_detail=False, fill="median")}
     groups["fill"] = {
