@@ -8,7 +8,6 @@ References:
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -36,7 +35,6 @@ _FEWEST = 16
 # A residual counts for at most so many standard deviations of the noise, lest one hot pixel vouch for its neighbors.
 _MOST = 4.0
 
-_POOL: dict[int, Callable[..., torch.Tensor]] = {2: F.avg_pool2d, 3: F.avg_pool3d}
 _CELL_POOL: dict[int, Callable[..., torch.Tensor]] = {2: F.adaptive_avg_pool2d, 3: F.adaptive_avg_pool3d}
 
 
@@ -155,10 +153,23 @@ def _slabs(shape: torch.Size) -> Iterator[tuple[int, int, int, int]]:
 
 
 def _box_mean(values: torch.Tensor) -> torch.Tensor:
-    """Mean over the box around every voxel, as much of it as lies in the image."""
+    """Mean over the box around every voxel, as much of it as lies in the image; one axis after the other.
+
+    torch's own pooling reads the whole box for every voxel, and a single channel with a single thread.
+    """
     n_axes = values.ndim - 2
-    sides = [min(_BOX[n_axes], n - 1 + n % 2) for n in values.shape[2:]]  # odd, and no larger than a thin image
-    return _POOL[n_axes](values, sides, 1, [side // 2 for side in sides], count_include_pad=False)
+    for axis, size in enumerate(values.shape[2:], start=2):
+        reach = min(_BOX[n_axes] // 2, (size - 1) // 2)  # no box is larger than a thin image
+        if reach == 0:
+            continue
+        total = values.clone()
+        for shift in range(1, reach + 1):
+            total.narrow(axis, shift, size - shift).add_(values.narrow(axis, 0, size - shift))
+            total.narrow(axis, 0, size - shift).add_(values.narrow(axis, shift, size - shift))
+        place = torch.arange(size, device=values.device)
+        n_summed = 1 + place.clamp_max(reach) + place.flip(0).clamp_max(reach)
+        values = total.div_(n_summed.view(-1, *[1] * (n_axes + 1 - axis)))
+    return values
 
 
 @dataclass(frozen=True)
@@ -199,26 +210,34 @@ def _measure_noise(noisy: torch.Tensor, estimate: torch.Tensor) -> tuple[torch.T
     by_intensity = _lowest_tenths(powers.flatten(2), intensities.flatten(2))
     for axis, n in enumerate(n_blocks):
         powers = powers.unflatten(2 + axis, (n, _CELLS[n_axes])).movedim(3 + axis, -1)
-    ordered: torch.Tensor = powers.flatten(2 + n_axes).sort(dim=-1).values  # GPUs have no deterministic median
-    return ordered[..., ordered.shape[-1] // 2], by_intensity
+    blocks = powers.flatten(2 + n_axes)
+    return _smallest(blocks, blocks.shape[-1] // 2), by_intensity
+
+
+def _smallest(values: torch.Tensor, place: int) -> torch.Tensor:
+    """The value of the last axis that ``place`` others are no larger than, found without sorting all of them.
+
+    By NumPy, since GPUs find it in no way that can be repeated.
+    """
+    found = np.partition(values.float().cpu().numpy(), place, axis=-1)[..., place]
+    return torch.from_numpy(np.ascontiguousarray(found)).to(values)
 
 
 def _lowest_tenths(powers: torch.Tensor, intensities: torch.Tensor) -> _NoiseByIntensity:
     """Noise power by intensity, from the cells, ``(N, C, n)``, of the weakest residuals; 0 where nothing tells."""
-    ordered = intensities.sort(dim=-1).values
-    n = ordered.shape[-1]
-    low, high = ordered[..., n // 1000], ordered[..., n - 1 - n // 1000]
-    levels = _place(intensities, low, high).round().to(torch.uint8)
+    n = intensities.shape[-1]
+    low, high = _smallest(intensities, n // 1000), _smallest(intensities, n - 1 - n // 1000)
+    levels = _place(intensities, low, high).round().to(torch.uint8).cpu().numpy()
+    weakness = powers.float().cpu().numpy()
     found = np.zeros((*powers.shape[:2], _N_LEVELS + 1))
-    for image, channel in itertools.product(range(powers.shape[0]), range(powers.shape[1])):
-        known, tenths = [], []
-        for level in range(_N_LEVELS + 1):
-            values = powers[image, channel][levels[image, channel] == level].sort().values
-            if len(values) >= _FEWEST:
-                known.append(level)
-                tenths.append(float(values[len(values) // 10]) / _TENTH)
+    for where in np.ndindex(*powers.shape[:2]):
+        order = np.argsort(levels[where], kind="stable")  # of bytes: by radix
+        stops = np.bincount(levels[where], minlength=_N_LEVELS + 1).cumsum()
+        groups = np.split(weakness[where][order], stops[:-1])
+        known = [level for level, group in enumerate(groups) if len(group) >= _FEWEST]
+        tenths = [np.partition(groups[level], len(groups[level]) // 10)[len(groups[level]) // 10] for level in known]
         if known:
-            found[image, channel] = np.interp(range(_N_LEVELS + 1), known, tenths)
+            found[where] = np.interp(range(_N_LEVELS + 1), known, np.array(tenths) / _TENTH)
     return _NoiseByIntensity(low, high, torch.from_numpy(found).to(powers))
 
 
