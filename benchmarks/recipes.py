@@ -63,9 +63,18 @@ def denoise(recipe: Recipe, images: Sequence[Any], weights: Path, **overrides: A
 
 
 def fit(
-    recipe: Recipe, images: Sequence[Any], folder: Path, steps: int, seed: int, *, max_time: float | None = None
+    recipe: Recipe,
+    images: Sequence[Any],
+    folder: Path,
+    steps: int,
+    seed: int,
+    *,
+    max_time: float | None = None,
+    targets: Sequence[Any] | None = None,
 ) -> dict[str, Any]:
     """Train a recipe's network for so many steps, or seconds, into ``folder/models/model.pt``.
+
+    With ``targets``, one for every image, it learns from the pairs.
 
     Returns:
         the record of the training.
@@ -76,13 +85,18 @@ def fit(
     length = EPOCH_LENGTH if recipe.anneal else max(1, round(steps / n_epochs))
     budget: dict[str, Any] = {"max_time": max_time} if max_time else {"epochs": n_epochs}
     overlays = [*recipe.overlays, *(["anneal.json"] if recipe.anneal else []), "in_memory_train.json"]
+    if targets is not None:
+        overlays.append("in_memory_pairs.json")
     if recipe.anneal:
         budget["progress"] = False
     else:
-        budget["validate#dataset#data"] = [{"image": image} for image in images]
+        keys = ["image"] if targets is None else ["image", "label"]
+        budget["validate#dataset#data"] = [
+            dict(zip(keys, item)) for item in zip(images, *([targets] if targets else []))
+        ]
     bundle = find_bundle(bundle_name(recipe.spatial_dims))
     known = _known(recipe, bundle, "train.json")
-    return train(bundle, images, folder, overlays, **known, **budget, epoch_length=length, seed=seed)
+    return train(bundle, images, folder, overlays, **known, **budget, epoch_length=length, seed=seed, targets=targets)
 
 
 def _known(recipe: Recipe, bundle: Path, config: str) -> dict[str, Any]:

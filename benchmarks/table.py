@@ -6,6 +6,8 @@ from __future__ import annotations
 from typing import Any
 
 from benchmarks.common import ROOT, load, origin
+from benchmarks.paper.plots import plot_sweep
+from benchmarks.paper.sections import sections as paper_sections
 from benchmarks.speed.plots import PLOTS
 from benchmarks.speed.sections import SECTIONS, row, table
 
@@ -33,6 +35,12 @@ def overhead_section(stored: dict[str, Any]) -> list[str]:
         f"Masking a batch of {'x'.join(map(str, r['batch']))} with {r['sites_per_image']} blind spots each, one thread: "
         f"**{r['median_ms']} ms**, {100 * r['share_of_2d_step']:.2g} % of the bare 2D step.",
     ]
+    if "freed_memory" in stored:
+        ratios = ", ".join(f"{name} **{r['ratio']:.3f}**" for name, r in stored["freed_memory"].items())
+        lines += [
+            "",
+            f"Bare steps of the command line's network with freed memory kept by the process, as in training, over the same with it\nreturned to the system: {ratios}.",
+        ]
     if "epoch" in stored:
         times = ", ".join(f"{name} {r['seconds']} s ({r['steps']} steps)" for name, r in stored["epoch"].items())
         lines += ["", f"One default epoch of the bundle with its validation, start-up left out: {times}."]
@@ -146,12 +154,13 @@ def text() -> str:
         stored = load(name)
         if stored:
             lines += [*section(stored), ""]
+    lines += paper_sections()
     return "\n".join(lines).rstrip() + "\n"
 
 
 def main() -> None:
     (ROOT / "docs" / "results.md").write_text(text())
-    for name, plot in PLOTS.items():
+    for name, plot in {**PLOTS, "paper_sweep": plot_sweep}.items():
         stored = load(name)
         if stored:
             plot(stored)

@@ -68,7 +68,12 @@ class _Items(Sequence[dict[str, MetaTensor]]):
 
 
 def train(
-    bundle: Path, images: Sequence[MetaTensor], output_dir: Path, overlays: Sequence[str] = (), **overrides: Any
+    bundle: Path,
+    images: Sequence[MetaTensor],
+    output_dir: Path,
+    overlays: Sequence[str] = (),
+    targets: Sequence[MetaTensor] | None = None,
+    **overrides: Any,
 ) -> dict[str, Any]:
     """Train a bundle's network on images in memory.
 
@@ -77,6 +82,7 @@ def train(
         images: ``(C, *spatial)`` each, noisy; of another sequence than a list each is asked for when it is needed.
         output_dir: where the bundle writes ``models/model.pt``.
         overlays: names in ``configs/``, laid over the bundle's ``train.json`` in order.
+        targets: for schemes that learn from pairs, one for every image of the list ``images``, of its shape.
         overrides: config entries by id; see `check_overrides`.
 
     Returns:
@@ -84,7 +90,11 @@ def train(
         every epoch.
     """
     configs = [str(bundle / "configs" / "train.json"), *(str(find_config(name)) for name in overlays)]
-    data = [{"image": image} for image in images] if isinstance(images, list) else _Items(images)
+    data: Sequence[dict[str, MetaTensor]]
+    if targets is not None:
+        data = [{"image": image, "label": target} for image, target in zip(images, targets, strict=True)]
+    else:
+        data = [{"image": image} for image in images] if isinstance(images, list) else _Items(images)
     entries: dict[str, Any] = {"bundle_root": str(bundle), "output_dir": str(output_dir)}
     entries["train#dataset#data"] = data
     with _quiet():

@@ -18,8 +18,17 @@ from test_bundles import SMALL, run
 from monai_n2v.bundles import find_bundle, find_config
 from monai_n2v.networks import N2VUNet
 
-SCHEMES = ["noise2noise", "supervised", "n2v2", "structn2v", "quick", "paper"]
-OWN_NETWORK = {"n2v2", "quick", "paper"}
+SCHEMES = [
+    "noise2noise",
+    "supervised",
+    "n2v2",
+    "structn2v",
+    "quick",
+    "paper/bsd68",
+    "paper/epithelia",
+    "paper/microscopy",
+]
+OWN_NETWORK = {"n2v2", "quick", "paper/bsd68", "paper/epithelia", "paper/microscopy"}
 
 
 def workflow(kind: str, scheme: str, spatial_dims: int, folder: Path, **overrides) -> ConfigWorkflow:
@@ -141,8 +150,8 @@ def test_structn2v_hides_the_whole_line_and_forbids_rotation(spatial_dims, axis,
 
 @pytest.mark.parametrize("spatial_dims", [2, 3])
 def test_paper_setting_is_that_of_the_paper(spatial_dims, folder):
-    flow = workflow("train", "paper", spatial_dims, folder)
-    config = json.loads(find_config("paper.json").read_text())
+    flow = workflow("train", "paper/bsd68", spatial_dims, folder)
+    config = json.loads(find_config("paper/bsd68.json").read_text())
     for key in ("patch_size", "batch_size", "features"):
         flow.parser[key] = config[key]
     flow.initialize()

@@ -1,0 +1,61 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Run an experiment of the paper, or list what is done, reduced, or waiting for a GPU.
+
+``python -m benchmarks.paper --list``; ``python -m benchmarks.paper bsd68 --scale full --methods Noise2Void``
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+
+import torch
+
+from benchmarks.paper.store import rows_of
+
+# What each experiment reproduces, and the scales it has.
+EXPERIMENTS = {
+    "bsd68": ("Figure 4: BSD68, sigma 25, all methods", ("reduced", "full")),
+    "sweep": ("Figure 7: BSD68 over levels of noise", ("reduced", "full")),
+    "simulated": ("Section 4.1: simulated epithelia, 2D and 3D", ("reduced", "full")),
+    "real": ("Figure 4, real microscopy; CT, cryo-ET: pictures, residuals, time", ("full",)),
+    "failures": ("Figures 5 and 6: lost pixels, structured noise", ("reduced",)),
+    "medical": ("brain MR with simulated noise, M4Raw with repeats", ("reduced",)),
+}
+
+
+def listing() -> str:
+    """What there is of every experiment, one line per scale."""
+    lines = []
+    for name, (title, scales) in EXPERIMENTS.items():
+        for scale in scales:
+            rows = [row for row in rows_of(name) if row["scale"] == scale]
+            trained = [row for row in rows if "steps" in row]
+            state = f"done, {len(rows)} rows" if rows else "not run"
+            if scale == "full" and "reduced" in scales and not trained:
+                state = "waiting for a GPU"
+            lines.append(f"{name:10} {scale:8} {state:18} {title}")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.paper", description=__doc__)
+    parser.add_argument("experiment", nargs="?", choices=EXPERIMENTS)
+    parser.add_argument("--scale", default="reduced", choices=["reduced", "full"])
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--methods", nargs="+", help="names of rows, filters for all that learn nothing; default: all")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--list", action="store_true")
+    arguments = parser.parse_args()
+    if arguments.list or arguments.experiment is None:
+        print(listing())
+        return
+    if arguments.scale not in EXPERIMENTS[arguments.experiment][1]:
+        parser.error(f"--scale must be {EXPERIMENTS[arguments.experiment][1][0]} for {arguments.experiment}")
+    torch.set_num_threads(arguments.threads)
+    module = importlib.import_module(f"benchmarks.paper.{arguments.experiment}")
+    module.run(arguments.scale, arguments.seed, arguments.methods)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,101 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Figures 5 and 6: what a blind network cannot know, and noise that is not independent."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+
+import numpy as np
+from scipy import ndimage
+
+from benchmarks.paper.pictures import panels
+from benchmarks.paper.schemes import SCHEMES, Scheme, trained
+from benchmarks.paper.store import record
+from benchmarks.tasks import Task, set12
+
+__all__ = ["STRUCTURES", "run", "worst_predictions"]
+
+STEPS = 400
+AMPLITUDE = 15.0
+# Noise2Void hides single pixels; the line of structN2V lies along the second axis, as the streaks do.
+METHODS = {
+    "Noise2Void": SCHEMES["Noise2Void"],
+    "structN2V": Scheme(settings={"footprint": [[1] * 11], "radius": 8, "fill": "uniform"}),
+}
+
+
+def worst_predictions(
+    task: Task, traditional: Sequence[np.ndarray], blind: Sequence[np.ndarray], scale: str, seed: int
+) -> None:
+    """Figure 5: where Noise2Void's error is largest, in a single pixel and over an image, and the twin's error there."""
+    squares = [(output - clean) ** 2 for output, clean in zip(blind, task.clean)]
+    number = int(np.argmax([square.max() for square in squares]))
+    place = np.unravel_index(int(squares[number].argmax()), squares[number].shape)
+    total = int(np.argmax([square.mean() for square in squares]))
+    for what, k, window in (
+        ("largest error of a pixel", number, _around(place, squares[number].shape, 64)),
+        (
+            "largest error of an image",
+            total,
+            _around([n // 2 for n in squares[total].shape], squares[total].shape, 200),
+        ),
+    ):
+        of = slice(None) if "image" in what else place
+        errors = [float(np.sqrt(np.mean((x[k] - task.clean[k])[of] ** 2))) for x in (traditional, blind)]
+        found = {"traditional": round(errors[0], 1), "noise2void": round(errors[1], 1)}
+        record("failures", scale=scale, figure="5", case=what, seed=seed, image_number=k, **found)
+        shown = {"clean": task.clean, "noisy": task.noisy, "traditional": traditional, "Noise2Void": blind}
+        name = "failure_pixel" if "pixel" in what else "failure_image"
+        panels(name, {title: images[k][window] for title, images in shown.items()}, (0, 255))
+
+
+def _around(center: Sequence[int], shape: Sequence[int], side: int) -> tuple[slice, ...]:
+    """A square window that lies in the image."""
+    starts = [min(max(int(c) - side // 2, 0), max(n - side, 0)) for c, n in zip(center, shape)]
+    return tuple(slice(start, start + side) for start in starts)
+
+
+def checkerboard(shape: tuple[int, int], rng: np.random.Generator) -> np.ndarray:  # noqa: ARG001 - as the others
+    """Squares of two pixels, lighter and darker in turn, as in the paper's Figure 6: the same wherever one looks."""
+    rows, columns = np.indices(shape) // 2
+    return AMPLITUDE * np.where((rows + columns) % 2, 1.0, -1.0)
+
+
+def streaks(shape: tuple[int, int], rng: np.random.Generator) -> np.ndarray:
+    """White noise smeared over about five pixels of its row: alike along the row, unknowable from farther away."""
+    smeared = ndimage.uniform_filter1d(rng.normal(0, 1, shape), 5, axis=1, mode="wrap")
+    return AMPLITUDE * smeared / smeared.std()
+
+
+STRUCTURES = {"checkerboard": checkerboard, "streaks": streaks}
+
+
+def left_of(pattern: np.ndarray, error: np.ndarray) -> float:
+    """Share of a pattern that is still in an image: projection of its error onto the pattern."""
+    return float((pattern * error).sum() / (pattern**2).sum())
+
+
+def run(scale: str, seed: int = 0, methods: Collection[str] | None = None) -> None:
+    """Figure 6: structured noise beside white noise of sigma 15, on Set12; Figure 5 comes from ``bsd68``."""
+    base = set12(15.0)
+    for kind, make in STRUCTURES.items():
+        rng = np.random.default_rng(7)
+        patterns = [make(image.shape, rng) for image in base.clean]
+        noisy = [(image + pattern).astype(np.float32) for image, pattern in zip(base.noisy, patterns)]
+        task = Task(kind, noisy, base.clean, 15.0, 255.0)
+        shown = {"clean": base.clean[0], f"white noise and {kind}": noisy[0]}
+        for name, scheme in METHODS.items():
+            if methods is not None and name not in methods:
+                continue
+            settings = {"features": 32, "batch_size": 16, "lr": 0.001}
+            with trained(
+                scheme, ("paper/microscopy.json",), noisy, None, STEPS, seed, anneal=True, **settings
+            ) as found:
+                outputs = found.predict(noisy)
+            left = float(np.mean([left_of(p, y - x) for p, y, x in zip(patterns, outputs, base.clean)]))
+            scores = {"psnr": round(task.score(outputs), 2), "psnr_noisy": round(task.score(noisy), 2)}
+            row = {"figure": "6", "case": kind, "method": name, "seed": seed, "steps": found.record["steps"]}
+            record("failures", scale=scale, **row, **scores, share_of_pattern_left=round(left, 3))
+            shown[name] = outputs[0]
+        window = (slice(60, 160), slice(90, 190))
+        panels(f"structured_{kind}", {title: image[window] for title, image in shown.items()}, (0, 255))

@@ -1,0 +1,103 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The training schemes of the paper's Figure 1: one program with the pairing swapped."""
+
+from __future__ import annotations
+
+import contextlib
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.recipes import Recipe, denoise, fit
+from monai_n2v.bundles import as_image
+
+__all__ = ["SCHEMES", "Scheme", "Trained", "as_images", "trained"]
+
+
+@dataclass(frozen=True)
+class Scheme:
+    """Where the pair of input and target comes from.
+
+    Attributes:
+        pairing: names in ``configs/``, laid over ``train.json``.
+        network: names in ``configs/``, laid over ``train.json`` and ``inference.json``, in the preset's place where
+            ``own_preset`` says so, after it otherwise.
+        targets: ``"clean"``, ``"second"`` for a second noisy image, or None for the noisy image itself.
+        own_preset: whether the preset of an experiment is left out.
+        settings: that this scheme wants whatever the experiment says.
+    """
+
+    pairing: tuple[str, ...] = ()
+    network: tuple[str, ...] = ()
+    targets: str | None = None
+    own_preset: bool = False
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+
+SCHEMES = {
+    "traditional": Scheme(pairing=("supervised.json",), targets="clean"),
+    "Noise2Noise": Scheme(pairing=("noise2noise.json",), targets="second"),
+    "Noise2Void": Scheme(),
+    "N2V2": Scheme(network=("n2v2.json",)),
+    "Noise2Void, BasicUNet as in the bundle": Scheme(own_preset=True),
+}
+
+
+def as_images(arrays: Sequence[np.ndarray]) -> list[Any]:
+    """Arrays as the bundles hold them, of one channel and voxels of side 1."""
+    return [as_image(np.ascontiguousarray(x[None], dtype=np.float32), [1.0] * x.ndim) for x in arrays]
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A trained network; `predict` and the record of its training."""
+
+    recipe: Recipe
+    weights: Path
+    record: Mapping[str, Any]
+
+    def predict(self, arrays: Sequence[np.ndarray], **overrides: Any) -> list[np.ndarray]:
+        """Denoise arrays; without ``keep_detail`` unless told otherwise, as the paper."""
+        return denoise(self.recipe, as_images(arrays), self.weights, **{"keep_detail": False, **overrides})
+
+
+@contextlib.contextmanager
+def trained(
+    scheme: Scheme,
+    preset: Sequence[str],
+    noisy: Sequence[np.ndarray],
+    targets: Sequence[np.ndarray] | None,
+    steps: int,
+    seed: int,
+    *,
+    anneal: bool,
+    **settings: Any,
+) -> Iterator[Trained]:
+    """Train a scheme.
+
+    Args:
+        scheme: one of `SCHEMES`.
+        preset: names in ``configs/`` that say network and patches for the experiment.
+        noisy: images to learn from.
+        targets: clean images or second noisy ones for schemes that want them.
+        steps: of training.
+        seed: of the training.
+        anneal: whether the learning rate is annealed within the steps, or halved on a plateau as in the paper.
+        settings: keys of ``train.json`` and ``inference.json``.
+
+    Yields:
+        the network, until the block ends.
+    """
+    network = scheme.network if scheme.own_preset else (*preset, *scheme.network)
+    settings = {} if scheme.own_preset else settings
+    spatial_dims = noisy[0].ndim
+    of_inference = Recipe(spatial_dims, network, {**settings, **scheme.settings}, anneal)
+    of_training = replace(of_inference, overlays=(*network, *scheme.pairing))
+    pairs = None if scheme.targets is None else as_images(targets or ())
+    with tempfile.TemporaryDirectory() as folder:
+        record = fit(of_training, as_images(noisy), Path(folder), steps, seed, targets=pairs)
+        yield Trained(of_inference, Path(folder) / "models" / "model.pt", record)

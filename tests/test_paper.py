@@ -1,0 +1,131 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The paper's experiments: images as described, schemes that differ in their pairing alone, rows that replace rows."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from benchmarks import common
+from benchmarks.paper import classic, failures, store
+from benchmarks.paper.__main__ import EXPERIMENTS, listing
+from benchmarks.paper.images import bsd68, epithelia, train400
+from benchmarks.paper.real import neighbors
+from benchmarks.paper.schemes import SCHEMES, trained
+from benchmarks.tasks import Task, data_folder
+from monai_n2v.bundles import bundle_name, find_bundle, find_config
+
+needs_data = pytest.mark.skipif(not data_folder().exists(), reason="real images are absent")
+SHAPES = {2: (96, 80), 3: (32, 40, 36)}
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+def test_epithelia_are_membranes_with_noise_that_is_zero_on_average(dims):
+    images = epithelia(4, SHAPES[dims], seed=3)
+    clean = np.stack(images.clean)
+    assert clean.min() > 0
+    assert clean.max() < 44
+    assert 0.1 < np.mean(clean > 0.3 * clean.max()) < 0.7, "membranes, and cells between"
+    for noisy in (images.first, images.second):
+        noise = np.stack(noisy) - clean
+        assert abs(noise.mean()) < 4 * noise.std() / np.sqrt(noise.size)
+        np.testing.assert_allclose(noise.var(), clean.mean() + 9, rtol=0.05)
+        bright = clean > np.percentile(clean, 90)
+        assert noise[bright].var() > 1.5 * noise[~bright].var(), "photons"
+    both = np.corrcoef(np.ravel(images.first) - clean.ravel(), np.ravel(images.second) - clean.ravel())[0, 1]
+    assert abs(both) < 0.02
+    np.testing.assert_array_equal(images.first, epithelia(4, SHAPES[dims], seed=3).first)
+
+
+@needs_data
+def test_bsd68_is_as_noisy_as_in_the_paper_and_its_parts_have_the_same_noise():
+    task = bsd68()
+    assert (len(task.noisy), len(train400().first)) == (68, 400)
+    assert task.score(task.noisy) == pytest.approx(20.17, abs=0.01)
+    part = bsd68(every=4)
+    np.testing.assert_array_equal(part.noisy[3], task.noisy[12])
+
+
+def of_training(name: str, preset: str = "paper/bsd68.json") -> dict:
+    scheme, merged = SCHEMES[name], {}
+    names = [preset, *scheme.network, *scheme.pairing, "anneal.json", "in_memory_train.json", "in_memory_pairs.json"]
+    for path in (find_bundle(bundle_name(2)) / "configs" / "train.json", *map(find_config, names)):
+        merged |= json.loads(path.read_text())
+    return merged
+
+
+def test_schemes_are_one_program_with_the_pairing_swapped():
+    blind = of_training("Noise2Void")
+    for name in ("traditional", "Noise2Noise"):
+        differing = {key for key, value in of_training(name).items() if blind.get(key) != value}
+        assert differing <= {
+            "_desc_", "+settings", "target_dir", "val_target_dir", "train#pairing", "train#dataset#data",
+            "train#dataloader#label_key", "validate#dataset#data", "validate#dataloader#label_key",
+        }  # fmt: skip
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+@pytest.mark.parametrize("name", ["traditional", "Noise2Noise", "Noise2Void", "N2V2"])
+@pytest.mark.parametrize("anneal", [True, False])
+def test_every_scheme_trains_from_arrays_and_predicts(dims, name, anneal):
+    if not anneal and dims == 3:
+        pytest.skip("one of the two tells")
+    images = epithelia(2, SHAPES[dims], seed=0)
+    settings = {"features": 4, "batch_size": 2, "patch_size": [16] * dims, "lr": 0.002}
+    settings |= {} if anneal else {"val_length": 1}
+    targets = images.targets(SCHEMES[name].targets)
+    with trained(
+        SCHEMES[name], ("paper/epithelia.json",), images.first, targets, 10, 0, anneal=anneal, **settings
+    ) as found:
+        outputs = found.predict(images.first)
+        assert found.record["steps"] == 10
+        np.testing.assert_array_equal(outputs, found.predict(images.first, keep_detail=False))
+    assert [output.shape for output in outputs] == [SHAPES[dims]] * 2
+    assert all(np.isfinite(output).all() for output in outputs)
+
+
+def test_a_row_takes_the_place_of_the_one_it_repeats(tmp_path, monkeypatch):
+    monkeypatch.setattr(common, "RESULTS", tmp_path)
+    monkeypatch.setattr(store, "RESULTS", tmp_path)
+    for psnr, seed in ((1.0, 0), (2.0, 1), (3.0, 0)):
+        store.record("bsd68", scale="reduced", method="Noise2Void", psnr=psnr, seed=seed, steps=10)
+    assert [(row["psnr"], row["seed"]) for row in store.rows_of("bsd68")] == [(3.0, 0), (2.0, 1)]
+    assert all("commit" in row["origin"] for row in store.rows_of("bsd68"))
+    of_bsd68 = [line for line in listing().splitlines() if line.startswith("bsd68")]
+    assert "done, 2 rows" in of_bsd68[0]
+    assert "waiting for a GPU" in of_bsd68[1]
+    assert len(listing().splitlines()) == sum(len(scales) for _, scales in EXPERIMENTS.values())
+
+
+def test_filters_score_what_they_denoise(monkeypatch):
+    pytest.importorskip("skimage")
+    monkeypatch.setattr(classic, "_collaborative", lambda sigma, n_axes: None)
+    rng = np.random.default_rng(0)
+    clean = np.full((48, 48), 100.0, np.float32)
+    task = Task("flat", [clean + rng.normal(0, 10, clean.shape).astype(np.float32)], [clean], 10, 255)
+    rows = {row["method"]: row["psnr"] for row in classic.classic_rows(task, 10)}
+    assert rows["noisy"] < rows["median filter 3"] < rows["mean filter 3"] < rows["mean filter 7"]
+    assert set(rows) == {
+        "noisy",
+        "non-local means",
+        *(f"{k} filter {n}" for k in ("mean", "median") for n in (3, 5, 7)),
+    }
+
+
+@pytest.mark.parametrize("kind", failures.STRUCTURES)
+def test_share_of_a_pattern_is_found_beside_noise(kind):
+    rng = np.random.default_rng(0)
+    pattern = failures.STRUCTURES[kind]((128, 128), rng)
+    noise = rng.normal(0, 15, pattern.shape)
+    assert failures.left_of(pattern, 0.4 * pattern + noise) == pytest.approx(0.4, abs=0.05)
+    np.testing.assert_allclose(pattern.std(), failures.AMPLITUDE, rtol=0.01)
+
+
+def test_neighbors_correlate_along_the_axis_that_is_smoothed():
+    noise = np.random.default_rng(0).normal(size=(64, 64))
+    assert np.allclose(neighbors(noise), 0, atol=0.05)
+    rows, columns = neighbors(noise + np.roll(noise, 1, axis=1))
+    assert abs(rows) < 0.05
+    assert columns == pytest.approx(0.5, abs=0.05)
