@@ -89,6 +89,9 @@ def test_every_scheme_trains_from_arrays_and_predicts(dims, name, anneal):
 def test_a_row_takes_the_place_of_the_one_it_repeats(tmp_path, monkeypatch):
     monkeypatch.setattr(common, "RESULTS", tmp_path)
     monkeypatch.setattr(store, "RESULTS", tmp_path)
+    for module in (common, store):
+        machine = {"command": "x", "commit": "abc", "cpu": "y", "cores": 2, "threads": 1, "gpu": None, "versions": {}}
+        monkeypatch.setattr(module, "machine", lambda machine=machine: machine)
     for psnr, seed in ((1.0, 0), (2.0, 1), (3.0, 0)):
         store.record("bsd68", scale="reduced", method="Noise2Void", psnr=psnr, seed=seed, steps=10)
     assert [(row["psnr"], row["seed"]) for row in store.rows_of("bsd68")] == [(3.0, 0), (2.0, 1)]

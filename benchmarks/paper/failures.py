@@ -27,7 +27,7 @@ METHODS = {
 def worst_predictions(
     task: Task, traditional: Sequence[np.ndarray], blind: Sequence[np.ndarray], scale: str, seed: int
 ) -> None:
-    """Figure 5: where Noise2Void's error is largest, in a single pixel and over an image, and the twin's error there."""
+    """Figure 5: where Noise2Void's error is largest, in a single pixel and over an image, and the twin's there."""
     squares = [(output - clean) ** 2 for output, clean in zip(blind, task.clean)]
     number = int(np.argmax([square.max() for square in squares]))
     place = np.unravel_index(int(squares[number].argmax()), squares[number].shape)

@@ -15,7 +15,7 @@ __all__ = ["SCALES", "SIGMAS", "run"]
 
 SIGMAS = (5, 10, 15, 25, 35, 50, 75)
 SCALES = {
-    "reduced": Scale(300, 4, True, {"features": 32, "batch_size": 16, "lr": 0.001}),
+    "reduced": Scale(200, 4, True, {"features": 32, "batch_size": 16, "lr": 0.001}),
     "full": Scale(10_000),
 }
 
