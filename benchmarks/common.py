@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import shlex
 import subprocess
 import sys
 from importlib.metadata import version
@@ -33,9 +34,9 @@ def machine() -> dict[str, Any]:
         names = [line.partition(":")[2].strip() for line in cpuinfo.read_text().splitlines() if "model name" in line]
         kind = names[0] if names else kind
     return {
-        "command": " ".join(["python -m", _module(), *sys.argv[1:]]),
+        "command": f"python -m {_module()} {shlex.join(sys.argv[1:])}".rstrip(),
         "commit": git("rev-parse", "--short", "HEAD")
-        + ("+" if git("status", "--porcelain", "monai_n2v", "bundles", "configs") else ""),
+        + ("+" if git("status", "--porcelain", "monai_n2v", "bundles", "configs", "benchmarks/*.py") else ""),
         "cpu": kind,
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
@@ -48,7 +49,9 @@ def save(name: str, results: dict[str, Any]) -> None:
     """Write ``results/<name>.json``."""
     RESULTS.mkdir(exist_ok=True)
     path = RESULTS / f"{name}.json"
-    path.write_text(json.dumps({"machine": machine(), **results}, indent=2) + "\n")
+    whole = path.with_suffix(".new")  # another process may be reading
+    whole.write_text(json.dumps({"machine": machine(), **results}, indent=2) + "\n")
+    whole.replace(path)
     print(path)
 
 

@@ -85,15 +85,11 @@ def fit(
     length = EPOCH_LENGTH if recipe.anneal else max(1, round(steps / n_epochs))
     budget: dict[str, Any] = {"max_time": max_time} if max_time else {"epochs": n_epochs}
     overlays = [*recipe.overlays, *(["anneal.json"] if recipe.anneal else []), "in_memory_train.json"]
-    if targets is not None:
-        overlays.append("in_memory_pairs.json")
     if recipe.anneal:
         budget["progress"] = False
     else:
-        keys = ["image"] if targets is None else ["image", "label"]
-        budget["validate#dataset#data"] = [
-            dict(zip(keys, item)) for item in zip(images, *([targets] if targets else []))
-        ]
+        labels = [{}] * len(images) if targets is None else [{"label": target} for target in targets]
+        budget["validate#dataset#data"] = [{"image": x, **label} for x, label in zip(images, labels, strict=True)]
     bundle = find_bundle(bundle_name(recipe.spatial_dims))
     known = _known(recipe, bundle, "train.json")
     return train(bundle, images, folder, overlays, **known, **budget, epoch_length=length, seed=seed, targets=targets)

@@ -82,13 +82,15 @@ def train(
         images: ``(C, *spatial)`` each, noisy; of another sequence than a list each is asked for when it is needed.
         output_dir: where the bundle writes ``models/model.pt``.
         overlays: names in ``configs/``, laid over the bundle's ``train.json`` in order.
-        targets: for schemes that learn from pairs, one for every image of the list ``images``, of its shape.
+        targets: for schemes that learn from pairs, one for every image, of its shape; they are
+            standardized by the image's statistics (``in_memory_pairs.json``, laid over all else).
         overrides: config entries by id; see `check_overrides`.
 
     Returns:
         the record of the run: ``epochs``, ``epoch_length``, ``steps``, ``bfloat16``, and ``losses``, the mean loss of
         every epoch.
     """
+    overlays = [*overlays, *(["in_memory_pairs.json"] if targets is not None else [])]
     configs = [str(bundle / "configs" / "train.json"), *(str(find_config(name)) for name in overlays)]
     data: Sequence[dict[str, MetaTensor]]
     if targets is not None:

@@ -12,7 +12,7 @@ import monai_n2v
 
 LAYERS = [
     {"strata", "footprints", "precision", "staging", "padding", "quality", "planes", "blocks"}
-    | {"memory", "tiles", "folding", "allocation"},
+    | {"memory", "tiles", "folding"},
     {"masking", "formats.base", "correlation", "traces", "symmetries", "resources", "workflows"},
     {"formats.dicom_derived", "charts"},
     {"transforms", "intensity", "losses", "networks", "formats.nifti", "formats.nrrd", "formats.metaimage"}

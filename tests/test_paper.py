@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 
 from benchmarks import common
-from benchmarks.paper import classic, failures, store
+from benchmarks.paper import classic, failures, medical, pictures, store
 from benchmarks.paper.__main__ import EXPERIMENTS, listing
 from benchmarks.paper.images import bsd68, epithelia, train400
 from benchmarks.paper.real import neighbors
 from benchmarks.paper.schemes import SCHEMES, trained
+from benchmarks.speed.detail import brain_of, m4raw, noise_powers
 from benchmarks.tasks import Task, data_folder
 from monai_n2v.bundles import bundle_name, find_bundle, find_config
 
@@ -102,19 +103,68 @@ def test_a_row_takes_the_place_of_the_one_it_repeats(tmp_path, monkeypatch):
     assert len(listing().splitlines()) == sum(len(scales) for _, scales in EXPERIMENTS.values())
 
 
-def test_filters_score_what_they_denoise(monkeypatch):
+def test_filters_score_what_they_denoise_and_name_what_is_absent(monkeypatch, capsys):
     pytest.importorskip("skimage")
-    monkeypatch.setattr(classic, "_collaborative", lambda sigma, n_axes: None)
+
+    def absent(sigma, n_axes):
+        raise ImportError("no such package")
+
+    monkeypatch.setattr(classic, "collaborative", absent)
     rng = np.random.default_rng(0)
     clean = np.full((48, 48), 100.0, np.float32)
     task = Task("flat", [clean + rng.normal(0, 10, clean.shape).astype(np.float32)], [clean], 10, 255)
     rows = {row["method"]: row["psnr"] for row in classic.classic_rows(task, 10)}
     assert rows["noisy"] < rows["median filter 3"] < rows["mean filter 3"] < rows["mean filter 7"]
+    assert "BM3D is absent" in capsys.readouterr().err
     assert set(rows) == {
         "noisy",
         "non-local means",
         *(f"{k} filter {n}" for k in ("mean", "median") for n in (3, 5, 7)),
     }
+
+
+def test_repeats_of_unequal_noise_score_alike_whatever_the_formula():
+    rng = np.random.default_rng(0)
+    clean, where = rng.normal(100, 20, (200, 200, 20)), np.ones((200, 200, 20), bool)
+    repeats = [clean + rng.normal(0, sigma, clean.shape) for sigma in (8, 12, 10)]
+    powers = noise_powers(repeats, where)
+    np.testing.assert_allclose(powers, [64, 144, 100], rtol=0.05)
+    output = clean + rng.normal(0, 5, clean.shape)
+    true = 10 * np.log10(255**2 / 25)
+    assert medical.by_repeats(repeats[1], repeats[2], where)(output)["psnr"] == pytest.approx(true, abs=0.15)
+    assert medical.by_repeat(repeats[2], powers[2], where)(output)["psnr"] == pytest.approx(true, abs=0.15)
+
+
+@needs_data
+@pytest.mark.parametrize("contrast", ["T1", "T2"])
+def test_repeats_of_m4raw_are_equally_bright(contrast):
+    repeats = m4raw(contrast)
+    brain = brain_of(repeats[0])
+    means = [volume[brain].mean() for volume in repeats]
+    np.testing.assert_allclose(means, means[0], rtol=0.01)
+
+
+@needs_data
+@pytest.mark.parametrize("kind", ["Gaussian", "Rician"])
+def test_the_second_noisy_brain_has_noise_of_its_own(kind):
+    clean, noisy, second = medical.colin27(kind, 12.0)
+    head = clean > 40
+    assert abs(np.corrcoef((noisy - clean)[head], (second - clean)[head])[0, 1]) < 0.02
+    np.testing.assert_allclose((noisy - clean)[head].std(), 12, rtol=0.05)
+
+
+def test_worst_predictions_are_those_with_the_largest_errors(tmp_path, monkeypatch):
+    monkeypatch.setattr(pictures, "IMAGES", tmp_path)
+    rows = []
+    monkeypatch.setattr(failures, "record", lambda experiment, **row: rows.append(row))
+    clean = [np.full((80, 72), 100.0) for _ in range(3)]
+    blind, traditional = [image.copy() for image in clean], [image + 1 for image in clean]
+    blind[1][79, 3] += 60
+    blind[2] += 9
+    failures.worst_predictions(Task("x", clean, clean, 0, 255), traditional, blind, "reduced", 0)
+    found = {row["case"]: (row["image_number"], row["noise2void"], row["traditional"]) for row in rows}
+    assert found == {"largest error of a pixel": (1, 60, 1), "largest error of an image": (2, 9, 1)}
+    assert {path.name for path in tmp_path.iterdir()} == {"failure_pixel.png", "failure_image.png"}
 
 
 @pytest.mark.parametrize("kind", failures.STRUCTURES)

@@ -41,7 +41,7 @@ def listing() -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.paper", description=__doc__)
     parser.add_argument("experiment", nargs="?", choices=EXPERIMENTS)
-    parser.add_argument("--scale", default="reduced", choices=["reduced", "full"])
+    parser.add_argument("--scale", choices=["reduced", "full"], help="default: the experiment's smallest")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--methods", nargs="+", help="names of rows, filters for all that learn nothing; default: all")
     parser.add_argument("--threads", type=int, default=2)
@@ -50,11 +50,16 @@ def main() -> None:
     if arguments.list or arguments.experiment is None:
         print(listing())
         return
-    if arguments.scale not in EXPERIMENTS[arguments.experiment][1]:
-        parser.error(f"--scale must be {EXPERIMENTS[arguments.experiment][1][0]} for {arguments.experiment}")
+    scales = EXPERIMENTS[arguments.experiment][1]
+    if arguments.scale not in (None, *scales):
+        parser.error(f"--scale must be {scales[0]} for {arguments.experiment}, got {arguments.scale}. Leave it out.")
     torch.set_num_threads(arguments.threads)
     module = importlib.import_module(f"benchmarks.paper.{arguments.experiment}")
-    module.run(arguments.scale, arguments.seed, arguments.methods)
+    unknown = set(arguments.methods or ()) - {"filters", *module.METHODS}
+    if unknown:
+        known = ", ".join(["filters", *module.METHODS])
+        parser.error(f"--methods must be of {known}, got {', '.join(sorted(unknown))}. Quote names with spaces.")
+    module.run(arguments.scale or scales[0], arguments.seed, arguments.methods)
 
 
 if __name__ == "__main__":

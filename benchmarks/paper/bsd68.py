@@ -16,9 +16,10 @@ from benchmarks.paper.images import bsd68, train400
 from benchmarks.paper.schemes import SCHEMES, trained
 from benchmarks.paper.store import record
 
-__all__ = ["PUBLISHED", "SCALES", "Scale", "run"]
+__all__ = ["METHODS", "PUBLISHED", "SCALES", "Scale", "run"]
 
 PRESET = ("paper/bsd68.json",)
+METHODS = tuple(SCHEMES)
 SIGMA = 25.0
 # Krull et al. 2019, Fig. 4; the authors' notebook for the average over symmetries; Zhang et al. 2017 for DnCNN-S.
 PUBLISHED = {
@@ -52,7 +53,7 @@ class Scale:
 SCALES = {
     "reduced": Scale(600, 1, True, {"features": 32, "batch_size": 16, "lr": 0.001}),
     # 64 blind spots of 128 patches in 10,000 steps are as many as 8 in the 80,000 of the authors' notebook.
-    "full": Scale(10_000),
+    "full": Scale(10_000, settings={"features": 96}),  # N2V2 too, whose overlay has 32
 }
 
 

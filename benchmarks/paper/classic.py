@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -13,7 +14,7 @@ from scipy import ndimage
 
 from benchmarks.tasks import Task
 
-__all__ = ["classic_rows"]
+__all__ = ["classic_rows", "collaborative", "optional", "scored"]
 
 Filter = Callable[[np.ndarray], np.ndarray]
 
@@ -30,19 +31,28 @@ def _non_local_means(h: float, sigma: float) -> Filter:
     return filtered
 
 
-def _collaborative(sigma: float, n_axes: int) -> Filter | None:
-    """BM3D or BM4D, whose licence is non-commercial: never more than a row of a table."""
+@contextlib.contextmanager
+def optional(package: str) -> Iterator[None]:
+    """Leave out what is inside where a package is absent, and say so."""
     try:
-        if n_axes == 2:
-            from bm3d import bm3d
+        yield
+    except ImportError as error:
+        print(f"{package} is absent, its row is left out: {error}", file=sys.stderr)
 
-            return lambda image: bm3d(image, sigma)
-        from bm4d import bm4d
 
-        return lambda image: bm4d(image, sigma)
-    except ImportError:
-        print(f"bm{n_axes + 1}d is absent (its licence is non-commercial): its row is left out", file=sys.stderr)
-        return None
+def collaborative(sigma: float, n_axes: int) -> Filter:
+    """BM3D or BM4D, whose licence is non-commercial: never more than a row of a table.
+
+    Raises:
+        ImportError: where it is not installed.
+    """
+    if n_axes == 2:
+        from bm3d import bm3d
+
+        return lambda image: bm3d(image, sigma)
+    from bm4d import bm4d
+
+    return lambda image: bm4d(image, sigma)
 
 
 def classic_rows(task: Task, sigma: float, h: Sequence[float] = (0.4, 0.6, 0.8, 1.0)) -> Iterator[dict[str, Any]]:
@@ -60,10 +70,9 @@ def classic_rows(task: Task, sigma: float, h: Sequence[float] = (0.4, 0.6, 0.8, 
     for size in (3, 5, 7):
         named[f"mean filter {size}"] = lambda image, size=size: ndimage.uniform_filter(image, size)
         named[f"median filter {size}"] = lambda image, size=size: ndimage.median_filter(image, size)
-    best = f"BM{task.spatial_dims + 1}D"
-    collaborative = _collaborative(sigma, task.spatial_dims)
-    if collaborative is not None:
-        named[best] = collaborative
+    block_matching = f"BM{task.spatial_dims + 1}D"
+    with optional(block_matching):
+        named[block_matching] = collaborative(sigma, task.spatial_dims)
     yield scored(task, "noisy", task.noisy, 0.0)
     for method, denoise in named.items():
         started = time.perf_counter()

@@ -7,25 +7,26 @@ Ours with the command line's defaults, a fixed number of steps. ANTs, dipy, BM3D
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from scipy import ndimage
 
-from benchmarks.paper.schemes import SCHEMES, Scheme, as_images, trained
+from benchmarks.paper.classic import collaborative, optional
+from benchmarks.paper.schemes import SCHEMES, Scheme, trained
 from benchmarks.paper.store import record
-from benchmarks.recipes import annealed, denoise, fit
-from benchmarks.speed.detail import m4raw
+from benchmarks.speed.detail import brain_of, m4raw, noise_powers
 from benchmarks.tasks import COLIN27_CROP, colin27_crop, psnr
 
-__all__ = ["run"]
+__all__ = ["METHODS", "run"]
 
+METHODS = ("monai_n2v", "monai_n2v 2D", "monai_n2v 3D", "Noise2Noise")
 STEPS = 400
 SIGMAS = (4.0, 8.0, 12.0)
 # A third of this crop is air, where Rician noise is far from zero on average; the other crop has hardly any.
 RICIAN_CROP = (slice(0, 96), slice(60, 156), slice(85, 181))
-# Steps, networks of two axes and learning from pairs are left to one sigma, since they take minutes each.
+# BM4D, the 2D network and learning from pairs are left to one sigma, since they take minutes each.
 FULL_SIGMA = 12.0
 
 Score = Callable[[np.ndarray], Mapping[str, float]]
@@ -51,19 +52,43 @@ def run(scale: str, seed: int = 0, methods: Collection[str] | None = None) -> No
             common = {"scale": scale, "image": "Colin27", "noise": kind, "sigma": sigma}
             compare(common, noisy, second if sigma == FULL_SIGMA else None, sigma, score, seed, wanted)
     for contrast in ("T1", "T2"):
-        noisy, second, third = m4raw(contrast)
-        brain = ndimage.gaussian_filter(noisy, 3) > 0.25 * np.percentile(noisy, 99)
-        sigma = float((second - third)[brain].std() / np.sqrt(2))
-
-        def unbiased(output: np.ndarray, b: np.ndarray = second, c: np.ndarray = third, brain: np.ndarray = brain):
-            # The noises of two repeats are independent, so their product leaves the error of the output alone.
-            error = float(((output - b) * (output - c))[brain].mean())
-            return {"psnr": round(float(10 * np.log10(255**2 / error)), 2)}
-
+        repeats = m4raw(contrast)
+        brain = brain_of(repeats[0])
+        powers = noise_powers(repeats, brain)
         common = {"scale": scale, "image": f"M4Raw {contrast}", "noise": "real"}
-        compare(common, noisy, None, sigma, unbiased, seed, wanted)
-        if wanted("Noise2Noise"):
-            pairs(common, noisy, second, third, seed)
+        score_by_both = by_repeats(repeats[1], repeats[2], brain)
+        ours = compare(common, repeats[0], None, float(np.sqrt(powers[0])), score_by_both, seed, wanted)
+        if ours is not None and wanted("Noise2Noise"):
+            # Noise2Noise has seen the second repeat, so both are scored by the third, less its noise.
+            score_by_third = by_repeat(repeats[2], powers[2], brain)
+            common |= {"noise": "real, by the third repeat"}
+            blind = {"seed": seed, "steps": STEPS}
+            record("medical", **common, method="noisy", **score_by_third(repeats[0]))
+            record("medical", **common, method="monai_n2v 3D", **score_by_third(ours), **blind)
+            paired = noise2noise(repeats[0], repeats[1], seed)
+            record("medical", **common, method="Noise2Noise 3D", **score_by_third(paired), **blind)
+
+
+def by_repeats(second: np.ndarray, third: np.ndarray, where: np.ndarray) -> Score:
+    """PSNR of range 255 without the noise of two repeats: in the product of two errors it averages out."""
+
+    def score(output: np.ndarray) -> dict[str, float]:
+        return {"psnr": _psnr_255(float(((output - second) * (output - third))[where].mean()))}
+
+    return score
+
+
+def by_repeat(other: np.ndarray, power: float, where: np.ndarray) -> Score:
+    """PSNR of range 255 by one repeat, less the power of its noise."""
+
+    def score(output: np.ndarray) -> dict[str, float]:
+        return {"psnr": _psnr_255(float(((output - other)[where] ** 2).mean()) - power)}
+
+    return score
+
+
+def _psnr_255(error: float) -> float:
+    return round(float(10 * np.log10(255**2 / max(error, 1e-6))), 2)
 
 
 def colin27(kind: str, sigma: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -84,8 +109,12 @@ def compare(
     score: Score,
     seed: int,
     wanted: Callable[[str], bool],
-) -> None:
-    """Rows of one image; more of them where there is a second one for Noise2Noise or the image is real."""
+) -> np.ndarray | None:
+    """Rows of one image; more of them where there is a second one for Noise2Noise or the image is real.
+
+    Returns:
+        our result in 3D, where it was wanted.
+    """
     thorough = second is not None or common["image"] != "Colin27"
 
     def keep(method: str, output: np.ndarray, seconds: float, **more: Any) -> None:
@@ -94,12 +123,20 @@ def compare(
     if wanted("filters"):
         keep("noisy", noisy, 0.0)
         for method, outputs in filters(noisy, sigma, common["noise"] == "Rician", thorough):
+            best, seconds = None, 0.0
             started = time.perf_counter()
-            best = max(outputs, key=lambda output: score(output)["psnr"])
-            keep(method, best, time.perf_counter() - started)
+            for output in outputs:
+                took = time.perf_counter() - started
+                if best is None or score(output)["psnr"] > score(best)["psnr"]:
+                    best, seconds = output, took
+                started = time.perf_counter()
+            assert best is not None
+            keep(method, best, seconds)
+    volume = None
     if wanted("monai_n2v 3D"):
         started = time.perf_counter()
-        keep("monai_n2v 3D", ours([noisy], seed)[0], time.perf_counter() - started, seed=seed, steps=STEPS)
+        volume = ours([noisy], seed)[0]
+        keep("monai_n2v 3D", volume, time.perf_counter() - started, seed=seed, steps=STEPS)
     if thorough and wanted("monai_n2v 2D"):
         started = time.perf_counter()
         slices = ours(list(np.moveaxis(noisy, -1, 0)), seed)
@@ -108,17 +145,13 @@ def compare(
         started = time.perf_counter()
         output = noise2noise(noisy, second, seed)
         keep("Noise2Noise 3D", output, time.perf_counter() - started, seed=seed, steps=STEPS)
+    return volume
 
 
 def ours(images: Sequence[np.ndarray], seed: int) -> list[np.ndarray]:
-    """Trained on the images themselves, by the command line's recipe."""
-    import tempfile
-    from pathlib import Path
-
-    recipe, held = annealed(images[0].ndim), as_images(images)
-    with tempfile.TemporaryDirectory() as folder:
-        fit(recipe, held, Path(folder), STEPS, seed)
-        return denoise(recipe, held, Path(folder) / "models" / "model.pt")
+    """Trained on the images themselves, by the command line's recipe with its defaults."""
+    with trained(Scheme(), (f"self_{images[0].ndim}d.json",), images, None, STEPS, seed, anneal=True) as found:
+        return found.predict(images, keep_detail=True)
 
 
 def noise2noise(noisy: np.ndarray, second: np.ndarray, seed: int) -> np.ndarray:
@@ -129,17 +162,9 @@ def noise2noise(noisy: np.ndarray, second: np.ndarray, seed: int) -> np.ndarray:
         return found.predict([noisy])[0]
 
 
-def pairs(common: Mapping[str, Any], noisy: np.ndarray, second: np.ndarray, third: np.ndarray, seed: int) -> None:
-    """Noise2Noise of the first two repeats by the third; whose own noise is known from that of the first two."""
-    output = noise2noise(noisy, second, seed)
-    brain = ndimage.gaussian_filter(noisy, 3) > 0.25 * np.percentile(noisy, 99)
-    power = float((second - third)[brain].var() / 2)
-    error = float(((output - third)[brain] ** 2).mean()) - power
-    found = {"psnr": round(float(10 * np.log10(255**2 / error)), 2), "seed": seed, "steps": STEPS}
-    record("medical", **common, method="Noise2Noise 3D, by the third repeat", **found)
-
-
-def filters(noisy: np.ndarray, sigma: float, rician: bool, thorough: bool) -> Any:
+def filters(
+    noisy: np.ndarray, sigma: float, rician: bool, thorough: bool
+) -> Iterator[tuple[str, Iterable[np.ndarray]]]:
     """Method and its outputs over its parameter, of which the best is kept: an oracle that no user has."""
     flat = 0.0 if noisy.shape[-1] < 30 else 1.0  # M4Raw's slices are 5 mm apart
 
@@ -155,33 +180,22 @@ def filters(noisy: np.ndarray, sigma: float, rician: bool, thorough: bool) -> An
         return np.stack(slices, -1)
 
     yield "non-local means (scikit-image)", (means(h) for h in (0.5, 0.8))
-    try:
+    with optional("dipy"):
         from dipy.denoise.nlmeans import nlmeans
 
-        yield (
-            "non-local means (dipy)",
-            (nlmeans(noisy, sigma=sigma, patch_radius=1, block_radius=2, rician=rician) for _ in range(1)),
-        )
-    except ImportError:
-        pass
-    try:
+        options = {"sigma": sigma, "patch_radius": 1, "block_radius": 2, "rician": rician}
+        yield "non-local means (dipy)", (nlmeans(noisy, **options) for _ in range(1))
+    with optional("antspyx"):
         import ants
 
         image = ants.from_numpy(noisy.astype(np.float64))
         model = "Rician" if rician else "Gaussian"
         yield "ANTs DenoiseImage", (ants.denoise_image(image, noise_model=model).numpy() for _ in range(1))
-    except ImportError:
-        pass
     if thorough:
-        try:
+        with optional("bm4d, bm3d"):
+            denoise = collaborative(sigma, 3 if flat else 2)
             if flat:
-                from bm4d import bm4d
-
-                yield "BM4D", (bm4d(noisy, sigma) for _ in range(1))
+                yield "BM4D", (denoise(noisy) for _ in range(1))
             else:
-                from bm3d import bm3d
-
                 planes = np.moveaxis(noisy, -1, 0)
-                yield "BM3D, slice by slice", (np.stack([bm3d(plane, sigma) for plane in planes], -1) for _ in range(1))
-        except ImportError:
-            pass
+                yield "BM3D, slice by slice", (np.stack([denoise(plane) for plane in planes], -1) for _ in range(1))

@@ -7,6 +7,7 @@ There is no clean image. What was removed must be white where the noise is, and 
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -16,13 +17,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from scipy import ndimage
 
+from benchmarks.paper.classic import collaborative, optional
 from benchmarks.paper.pictures import panels
 from benchmarks.paper.store import record
 from benchmarks.tasks import data_folder
 
-__all__ = ["SCANS", "run"]
+__all__ = ["METHODS", "SCANS", "run"]
 
 # File, seconds of training, which part of it is shown (of an array ordered as the file's reader gives it), and window.
 SCANS: dict[str, dict[str, Any]] = {
@@ -34,6 +37,7 @@ SCANS: dict[str, dict[str, Any]] = {
         "window": (-200, 400),
     },
 }
+METHODS = tuple(SCANS)
 MAX_TIME = 120
 
 
@@ -47,7 +51,8 @@ def run(scale: str, seed: int = 0, methods: Collection[str] | None = None) -> No
             output = Path(folder) / f"denoised{''.join(source.suffixes)}"
             program = [sys.executable, "-m", "monai_n2v.cli", "denoise", "-i", str(source), "-o", str(output)]
             options = ["--max-time", str(MAX_TIME), "--seed", str(seed), "--json", "--device", "cpu"]
-            done = subprocess.run([*program, *options], capture_output=True, text=True, check=True)
+            threads = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())}
+            done = subprocess.run([*program, *options], capture_output=True, text=True, check=True, env=threads)
             told = json.loads(done.stdout.splitlines()[-1])
             noisy, denoised = read(source), read(output)
         removed = noisy - denoised
@@ -98,10 +103,9 @@ def edges(removed: np.ndarray, denoised: np.ndarray) -> float:
 
 def collaborative_seconds(noisy: np.ndarray, removed: np.ndarray) -> dict[str, Any]:
     """How long BM3D takes for the image, where it is installed."""
-    try:
-        from bm3d import bm3d
-    except ImportError:
-        return {}
-    started = time.perf_counter()
-    bm3d(noisy, float(removed.std()))
-    return {"bm3d_seconds": round(time.perf_counter() - started, 1)}
+    with optional("bm3d"):
+        denoise = collaborative(float(removed.std()), 2)
+        started = time.perf_counter()
+        denoise(noisy)
+        return {"bm3d_seconds": round(time.perf_counter() - started, 1)}
+    return {}

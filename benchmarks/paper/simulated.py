@@ -15,8 +15,9 @@ from benchmarks.paper.schemes import SCHEMES, trained
 from benchmarks.paper.store import record
 from benchmarks.tasks import Task
 
-__all__ = ["SCALES", "run"]
+__all__ = ["METHODS", "SCALES", "run"]
 
+METHODS = ("traditional", "Noise2Noise", "Noise2Void")
 PRESET = ("paper/epithelia.json",)
 SCALES = {
     "reduced": {
@@ -41,7 +42,7 @@ def run(scale: str, seed: int = 0, methods: Collection[str] | None = None) -> No
         if methods is None or "filters" in methods:
             for row in classic_rows(task, sigma):
                 record("simulated", **common, **row)
-        for name in ("traditional", "Noise2Noise", "Noise2Void"):
+        for name in METHODS:
             if methods is not None and name not in methods:
                 continue
             targets = learned.targets(SCHEMES[name].targets)

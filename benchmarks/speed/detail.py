@@ -8,9 +8,10 @@ and the same with detail taken back. Steps, not seconds, count, so other work on
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -65,7 +66,11 @@ def predictions(task: Task, steps: int, seed: int) -> tuple[list[np.ndarray], li
 
 
 def m4raw(contrast: str) -> list[np.ndarray]:
-    """The repeats of a scan, moved and scaled to the first one; ``(256, 256, 18)`` each."""
+    """The repeats of a scan, moved and scaled to the first one; ``(256, 256, 18)`` each.
+
+    The scale of a repeat is told by its product with the third one, in which the noises of the two average out: its own
+    power would hold its noise, and leave it a few percent too dim.
+    """
     from PIL import Image
     from skimage.registration import phase_cross_correlation
 
@@ -76,15 +81,31 @@ def m4raw(contrast: str) -> list[np.ndarray]:
         if repeats:
             shift = phase_cross_correlation(repeats[0].mean(2), volume.mean(2), upsample_factor=50)[0]
             volume = np.fft.ifftn(ndimage.fourier_shift(np.fft.fftn(volume), [*shift, 0])).real
-            volume = volume * (repeats[0] * volume).sum() / (volume**2).sum()
         repeats.append(volume)
-    return repeats
+    first, second, third = repeats
+    brain = brain_of(first)
+    of_second, of_third = (float((first * other)[brain].sum()) for other in (third, second))
+    common = float((second * third)[brain].sum())
+    return [first, second * of_second / common, third * of_third / common]
+
+
+def brain_of(noisy: np.ndarray) -> np.ndarray:
+    """Where M4Raw is scored: the brain, by the smoothed image."""
+    brain: np.ndarray = ndimage.gaussian_filter(noisy, 3) > 0.25 * np.percentile(noisy, 99)
+    return brain
+
+
+def noise_powers(repeats: Sequence[np.ndarray], where: np.ndarray) -> list[float]:
+    """Noise power of each of three repeats, whose noises are independent and need not be equally strong."""
+    pairs = {(i, j): float((repeats[i] - repeats[j])[where].var()) for i, j in itertools.combinations(range(3), 2)}
+    (a, b, c) = pairs[0, 1], pairs[0, 2], pairs[1, 2]
+    return [(a + b - c) / 2, (a + c - b) / 2, (b + c - a) / 2]
 
 
 def score_m4raw(contrast: str, steps: int, seed: int) -> list[dict[str, Any]]:
     """Errors of one repeat denoised, by the two others."""
     noisy, second, third = m4raw(contrast)
-    brain = ndimage.gaussian_filter(noisy, 3) > 0.25 * np.percentile(noisy, 99)
+    brain = brain_of(noisy)
     gradient = ndimage.gaussian_gradient_magnitude((second + third) / 2, 1.5)
     calm = gradient < np.median(gradient[brain])
 

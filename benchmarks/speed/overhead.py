@@ -18,7 +18,6 @@ import numpy as np
 import torch
 
 from benchmarks.common import save
-from monai_n2v.allocation import keep_freed_memory, return_freed_memory
 from monai_n2v.precision import has_fast_bfloat16
 
 # The paper's batch and a large one in 3D; those that bundles and command line take.
@@ -130,26 +129,6 @@ def overhead(
     }
 
 
-def freed_memory(spatial_dims: int, n_blocks: int = 12, n_steps: int = 5) -> dict[str, Any]:
-    """Bare steps of the command line's network with freed memory kept and returned, in blocks that take turns."""
-    batch_size, patch_size = OWN_BATCHES[spatial_dims]
-    overlays = [f"self_{spatial_dims}d.json"]
-    step = steps(spatial_dims, overlays, batch_size=batch_size, patch_size=list(patch_size))[1]
-    seconds = np.empty((n_blocks + 1, 2))
-    for row, (column, switch) in itertools.product(
-        range(n_blocks + 1), enumerate((keep_freed_memory, return_freed_memory))
-    ):
-        switch()
-        step()  # which takes its memory anew in either case
-        started = time.perf_counter()
-        for _ in range(n_steps):
-            step()
-        seconds[row, column] = (time.perf_counter() - started) / n_steps
-    kept, returned = 1e3 * np.median(seconds[1:], axis=0)
-    ratio = float(np.median(seconds[1:, 0] / seconds[1:, 1]))
-    return {"kept_ms": round(kept, 1), "returned_ms": round(returned, 1), "ratio": round(ratio, 3)}
-
-
 def masking(n_rounds: int = 200) -> dict[str, Any]:
     """Masking a ready batch of 128 images of 64x64 with 64 blind spots each, on one thread."""
     from monai_n2v.transforms import RandN2VMaskd
@@ -205,9 +184,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=12)
     arguments = parser.parse_args()
     torch.set_num_threads(2)
-    results: dict[str, Any] = {"masking": masking(), "freed_memory": {f"{n}D": freed_memory(n) for n in (2, 3)}}
-    print(results, flush=True)
-    keep_freed_memory()  # as training does
+    results: dict[str, Any] = {"masking": masking()}
     for spatial_dims in (2, 3):
         results[f"{spatial_dims}d"] = overhead(spatial_dims, arguments.rounds, BATCHES[spatial_dims])
         own = OWN_BATCHES[spatial_dims]
