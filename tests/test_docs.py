@@ -191,3 +191,18 @@ tool -i '*_T1.nii.gz' && other "$(python -c 'print(1)')"
     ]
     assert reason_not_to_run("pip install x") is not None
     assert reason_not_to_run("pipx") is None
+
+
+@pytest.mark.parametrize(
+    "document",
+    sorted(
+        path.relative_to(ROOT).as_posix()
+        for pattern in ("*.md", "docs/*.md", "benchmarks/**/*.md", "bundles/*/docs/*.md", "examples/**/*.md")
+        for path in ROOT.glob(pattern)
+    ),
+)
+def test_links_and_pictures_of_a_document_are_there(document):
+    path = ROOT / document
+    targets = re.findall(r"\]\(([^)#\s]+)[^)]*\)", path.read_text())
+    missing = [target for target in targets if "://" not in target and not (path.parent / target).exists()]
+    assert not missing

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from benchmarks import common
-from benchmarks.paper import classic, failures, medical, pictures, store
+from benchmarks.paper import classic, failures, medical, pictures, sections, store
 from benchmarks.paper.__main__ import EXPERIMENTS, listing
 from benchmarks.paper.images import bsd68, epithelia, train400
 from benchmarks.paper.real import neighbors
@@ -101,6 +101,21 @@ def test_a_row_takes_the_place_of_the_one_it_repeats(tmp_path, monkeypatch):
     assert "done, 2 rows" in of_bsd68[0]
     assert "waiting for a GPU" in of_bsd68[1]
     assert len(listing().splitlines()) == sum(len(scales) for _, scales in EXPERIMENTS.values())
+
+
+def test_tables_do_not_mix_a_reduced_run_with_a_full_one():
+    reduced = [
+        {"scale": "reduced", "axes": "2D", "method": method, "psnr": 30.0, "steps": 5, "seed": 0, "sigma": 25}
+        | {"seconds_per_image": 1, "n_images": 9, "origin": "o"}
+        for method in ("Noise2Noise", "Noise2Void")
+    ]
+    full = [row | {"scale": "full", "psnr": 33.25, "steps": 10_000} for row in reduced[1:]]
+    assert "0.00 dB below" in "\n".join(sections.simulated(reduced))
+    for section in (sections.simulated, sections.sweep):
+        text = "\n".join(section([*reduced, *full]))
+        assert "33.25" in text
+        assert "30.00" not in text
+        assert "below" not in text
 
 
 def test_filters_score_what_they_denoise_and_name_what_is_absent(monkeypatch, capsys):

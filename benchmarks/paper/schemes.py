@@ -42,6 +42,7 @@ SCHEMES = {
     "traditional": Scheme(pairing=("supervised.json",), targets="clean"),
     "Noise2Noise": Scheme(pairing=("noise2noise.json",), targets="second"),
     "Noise2Void": Scheme(),
+    "Noise2Void, 5 % hidden": Scheme(settings={"mask_fraction": 0.05}),
     "N2V2": Scheme(network=("n2v2.json",)),
     "Noise2Void, BasicUNet as in the bundle": Scheme(own_preset=True),
 }

@@ -17,7 +17,7 @@ from benchmarks.tasks import Task
 
 __all__ = ["METHODS", "SCALES", "run"]
 
-METHODS = ("traditional", "Noise2Noise", "Noise2Void")
+METHODS = ("traditional", "Noise2Noise", "Noise2Void", "Noise2Void, 5 % hidden")
 PRESET = ("paper/epithelia.json",)
 SCALES = {
     "reduced": {
