@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import inspect
 
 import torch
 
-from benchmarks.paper.store import rows_of
+from benchmarks.paper.store import rows_of, this_run
 
 # What each experiment reproduces, and the scales it has.
 EXPERIMENTS = {
@@ -44,6 +45,9 @@ def main() -> None:
     parser.add_argument("--scale", choices=["reduced", "full"], help="default: the experiment's smallest")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--methods", nargs="+", help="names of rows, filters for all that learn nothing; default: all")
+    parser.add_argument(
+        "--steps", type=int, help="of training, instead of the scale's; its rows stand beside the others"
+    )
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--list", action="store_true")
     arguments = parser.parse_args()
@@ -54,12 +58,16 @@ def main() -> None:
     if arguments.scale not in (None, *scales):
         parser.error(f"--scale must be {scales[0]} for {arguments.experiment}, got {arguments.scale}. Leave it out.")
     torch.set_num_threads(arguments.threads)
+    this_run()
     module = importlib.import_module(f"benchmarks.paper.{arguments.experiment}")
     unknown = set(arguments.methods or ()) - {"filters", *module.METHODS}
     if unknown:
         known = ", ".join(["filters", *module.METHODS])
         parser.error(f"--methods must be of {known}, got {', '.join(sorted(unknown))}. Quote names with spaces.")
-    module.run(arguments.scale or scales[0], arguments.seed, arguments.methods)
+    more = {} if arguments.steps is None else {"steps": arguments.steps}
+    if more and "steps" not in inspect.signature(module.run).parameters:
+        parser.error(f"--steps must be left out for {arguments.experiment}, got {arguments.steps}.")
+    module.run(arguments.scale or scales[0], arguments.seed, arguments.methods, **more)
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Collection
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -57,9 +57,9 @@ SCALES = {
 }
 
 
-def run(scale: str, seed: int = 0, methods: Collection[str] | None = None) -> None:
+def run(scale: str, seed: int = 0, methods: Collection[str] | None = None, steps: int | None = None) -> None:
     """Train and score; see `benchmarks.paper`."""
-    plan = SCALES[scale]
+    plan = replace(SCALES[scale], steps=steps or SCALES[scale].steps)
     task = bsd68(SIGMA, plan.every)
 
     def keep(row: dict[str, Any], **more: Any) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Collection
+from dataclasses import replace
 
 import numpy as np
 
@@ -30,9 +31,10 @@ SCALES = {
 IMAGES = {2: ((256, 256), 32, 8), 3: ((64, 96, 96), 4, 1)}
 
 
-def run(scale: str, seed: int = 0, methods: Collection[str] | None = None) -> None:
+def run(scale: str, seed: int = 0, methods: Collection[str] | None = None, steps: int | None = None) -> None:
     """Train and score in 2D and 3D; see `benchmarks.paper`."""
     for dims, plan in SCALES[scale].items():
+        plan = replace(plan, steps=steps or plan.steps)
         shape, n_train, n_test = IMAGES[dims]
         learned, unseen = epithelia(n_train, shape, seed=0), epithelia(n_test, shape, seed=1)
         peak = float(max(image.max() for image in unseen.clean))

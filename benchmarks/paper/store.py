@@ -4,11 +4,18 @@
 from __future__ import annotations
 
 import fcntl
+import functools
 from typing import Any
 
 from benchmarks.common import RESULTS, load, machine, origin, save
 
-__all__ = ["record", "rows_of"]
+__all__ = ["record", "rows_of", "this_run"]
+
+
+@functools.cache
+def this_run() -> str:
+    """Where this process's numbers come from; the commit is that of its start, so call it first."""
+    return origin(machine())
 
 
 def rows_of(experiment: str) -> list[dict[str, Any]]:
@@ -18,13 +25,17 @@ def rows_of(experiment: str) -> list[dict[str, Any]]:
 
 
 def record(experiment: str, **row: Any) -> None:
-    """Add a row, in the place of one that differs in its numbers alone; texts, ``sigma`` and ``seed`` identify it."""
+    """Add a row, in the place of one that differs in its numbers alone; texts, ``sigma``, ``seed`` and ``steps`` identify it."""
 
     def key(found: dict[str, Any]) -> tuple[Any, ...]:
         names = sorted(name for name, value in found.items() if isinstance(value, str) and name != "origin")
-        return tuple((name, found[name]) for name in names) + (found.get("sigma"), found.get("seed"))
+        return tuple((name, found[name]) for name in names) + (
+            found.get("sigma"),
+            found.get("seed"),
+            found.get("steps"),
+        )
 
-    row["origin"] = origin(machine())
+    row["origin"] = this_run()
     with (RESULTS / ".paper.lock").open("w") as lock:  # several processes may share an experiment's methods
         fcntl.flock(lock, fcntl.LOCK_EX)
         rows = rows_of(experiment)
