@@ -25,7 +25,10 @@ def rows_of(experiment: str) -> list[dict[str, Any]]:
 
 
 def record(experiment: str, **row: Any) -> None:
-    """Add a row, in the place of one that differs in its numbers alone; texts, ``sigma``, ``seed`` and ``steps`` identify it."""
+    """Add a row, in the place of one that differs in its results alone.
+
+    Texts, ``sigma``, ``seed`` and ``steps`` identify it.
+    """
 
     def key(found: dict[str, Any]) -> tuple[Any, ...]:
         names = sorted(name for name, value in found.items() if isinstance(value, str) and name != "origin")
