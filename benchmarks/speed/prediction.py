@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks.common import load, save
+from benchmarks.common import load, machine, save
 from benchmarks.speed.overhead import interleaved
 
 BASIC = {2: (32, 32, 64, 128, 256, 32), 3: (16, 16, 32, 64, 128, 16)}
@@ -169,7 +169,9 @@ def main() -> None:
                 rows.append({"dims": spatial_dims, "network": name, "what": what, **row})
                 print(json.dumps(rows[-1]), flush=True)
     name = "prediction" if device.type == "cpu" else "gpu_prediction"
-    peer = json.loads(arguments.peer.read_text()) if arguments.peer else (load(name) or {}).get("careamics")
+    peer = (load(name) or {}).get("careamics")  # of its own machine and commit
+    if arguments.peer:
+        peer = {**json.loads(arguments.peer.read_text()), "machine": machine()}
     results: dict[str, Any] = {"rows": rows, "minutes": round((time.perf_counter() - started) / 60, 1)}
     save(name, results | ({"careamics": peer} if peer else {}))
 

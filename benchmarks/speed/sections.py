@@ -163,6 +163,7 @@ def prediction(stored: dict[str, Any]) -> list[str]:
                     f"**{r['ratio']}**",
                 )
             )
+        lines += ["", origin(peer["machine"])]
     return lines
 
 
