@@ -117,13 +117,13 @@ def real(rows: Rows) -> list[str]:
         "### Real microscopy, cryo-ET and CT (Figure 4)",
         "",
         "The paper's cryo-TEM pair, its CTC-MSC frames and those of Figure 6d and e are not to be had; a frame of its third set,",
-        "Fluo-N2DH-GOWT1, a cryo-ET stack of microtubules and a noisy CT stand in. The command line with its defaults, a fixed",
-        "time of training. No clean image exists: neighbors, the correlation of what was removed between neighbors along each",
+        "Fluo-N2DH-GOWT1, a cryo-ET stack of microtubules and a noisy CT stand in. The command line with its defaults. No",
+        "clean image exists: neighbors, the correlation of what was removed between neighbors along each",
         "axis, is 0 for white noise (the noise of the resampled CT is not white, and more than half of GOWT1's pixels are exactly",
         "0, so neither can be); edges, its correlation with the Laplacian of the result, tells of blurred edges. The paper says",
         "that Noise2Void predicts about 25 times faster than BM3D denoises; that was on a GPU, here it is two CPU cores for both.",
         "",
-        *table("scan", "shape", "training / s", "prediction / s", "BM3D / s", "neighbors", "edges", "warnings"),
+        *table("scan", "shape", "steps", "all / s", "prediction / s", "BM3D / s", "neighbors", "edges", "warnings"),
     ]
     for r in rows:
         shape, correlation = "x".join(map(str, r["shape"])), ", ".join(f"{c:.2f}" for c in r["neighbors_correlate"])
@@ -132,7 +132,8 @@ def real(rows: Rows) -> list[str]:
             row(
                 r["scan"],
                 shape,
-                r["max_time"],
+                r["steps"],
+                r["total_seconds"],
                 r["prediction_seconds"],
                 bm3d,
                 correlation,
