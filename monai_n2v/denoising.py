@@ -225,6 +225,9 @@ def denoise(
         raise ValueError(
             "model must stand alone, got settings of a training too. Drop fast, epochs, max_time and spatial_dims."
         )
+    for name, value in (("tta", tta), ("keep_detail", keep_detail)):
+        if not isinstance(value, bool):
+            raise ValueError(f"{name} must be True or False, got {value!r}. Mind the capital letter.")
     plan = TrainingPlan(epochs, max_time, fast, spatial_dims, seed)
 
     def run(volumes: np.ndarray, spacing: Sequence[float], name: str = "") -> np.ndarray:

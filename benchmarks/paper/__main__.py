@@ -13,6 +13,7 @@ import inspect
 import torch
 
 from benchmarks.paper.store import rows_of, this_run
+from benchmarks.tasks import data_folder
 
 # What each experiment reproduces, and the scales it has.
 EXPERIMENTS = {
@@ -44,7 +45,9 @@ def main() -> None:
     parser.add_argument("experiment", nargs="?", choices=EXPERIMENTS)
     parser.add_argument("--scale", choices=["reduced", "full"], help="default: the experiment's smallest")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--methods", nargs="+", help="names of rows, filters for all that learn nothing; default: all")
+    parser.add_argument(
+        "--methods", nargs="+", help="trained ones by name, filters for all that learn nothing; default: all"
+    )
     parser.add_argument(
         "--steps", type=int, help="of training, instead of the scale's; its rows stand beside the others"
     )
@@ -57,13 +60,20 @@ def main() -> None:
     scales = EXPERIMENTS[arguments.experiment][1]
     if arguments.scale not in (None, *scales):
         parser.error(f"--scale must be {scales[0]} for {arguments.experiment}, got {arguments.scale}. Leave it out.")
+    for name in ("threads", "steps"):
+        value = getattr(arguments, name)
+        if value is not None and value < 1:
+            parser.error(f"--{name} must be at least 1, got {value}. Leave it out for the default.")
+    if arguments.experiment != "simulated" and not data_folder().is_dir():
+        parser.error(f"MONAI_N2V_DATA must name the folder of the real images, got {data_folder()}. Set it.")
     torch.set_num_threads(arguments.threads)
     this_run()
     module = importlib.import_module(f"benchmarks.paper.{arguments.experiment}")
-    unknown = set(arguments.methods or ()) - {"filters", *module.METHODS}
+    unknown = set(arguments.methods or ()) - set(module.METHODS)
     if unknown:
-        known = ", ".join(["filters", *module.METHODS])
-        parser.error(f"--methods must be of {known}, got {', '.join(sorted(unknown))}. Quote names with spaces.")
+        parser.error(
+            f"--methods must be of {', '.join(module.METHODS)}, got {', '.join(sorted(unknown))}. Quote names with spaces."
+        )
     more = {} if arguments.steps is None else {"steps": arguments.steps}
     if more and "steps" not in inspect.signature(module.run).parameters:
         parser.error(f"--steps must be left out for {arguments.experiment}, got {arguments.steps}.")

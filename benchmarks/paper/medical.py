@@ -21,7 +21,7 @@ from benchmarks.tasks import COLIN27_CROP, colin27_crop, psnr
 
 __all__ = ["METHODS", "run"]
 
-METHODS = ("monai_n2v", "monai_n2v 2D", "monai_n2v 3D", "Noise2Noise")
+METHODS = ("filters", "monai_n2v", "monai_n2v 2D", "monai_n2v 3D", "Noise2Noise")
 STEPS = 300
 SIGMAS = (4.0, 8.0, 12.0)
 # A third of this crop is air, where Rician noise is far from zero on average; the other crop has hardly any.

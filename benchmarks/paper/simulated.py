@@ -18,7 +18,7 @@ from benchmarks.tasks import Task
 
 __all__ = ["METHODS", "SCALES", "run"]
 
-METHODS = ("traditional", "Noise2Noise", "Noise2Void", "Noise2Void, 5 % hidden")
+METHODS = ("filters", "traditional", "Noise2Noise", "Noise2Void", "Noise2Void, 5 % hidden")
 PRESET = ("paper/epithelia.json",)
 SCALES = {
     "reduced": {
@@ -44,7 +44,7 @@ def run(scale: str, seed: int = 0, methods: Collection[str] | None = None, steps
         if methods is None or "filters" in methods:
             for row in classic_rows(task, sigma):
                 record("simulated", **common, **row)
-        for name in METHODS:
+        for name in METHODS[1:]:
             if methods is not None and name not in methods:
                 continue
             targets = learned.targets(SCHEMES[name].targets)

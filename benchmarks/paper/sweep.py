@@ -13,7 +13,7 @@ from benchmarks.paper.store import record, rows_of
 
 __all__ = ["METHODS", "SCALES", "SIGMAS", "run"]
 
-METHODS = ("Noise2Void",)
+METHODS = ("filters", "Noise2Void")
 SIGMAS = (5, 10, 15, 25, 35, 50, 75)
 SCALES = {
     "reduced": Scale(200, 8, True, {"features": 32, "batch_size": 16, "lr": 0.001}),
@@ -34,7 +34,7 @@ def run(scale: str, seed: int = 0, methods: Collection[str] | None = None) -> No
         if methods is None or "filters" in methods:
             for row in classic_rows(task, sigma, h=(0.4, 0.7, 1.0)):
                 record("sweep", **common, **row)
-        for name in METHODS:
+        for name in METHODS[1:]:
             if methods is not None and name not in methods:
                 continue
             if scale == "full" and (sigma, plan.steps, seed) in done:
