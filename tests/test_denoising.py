@@ -36,13 +36,13 @@ def models(tmp_path_factory):
     return folders
 
 
-@pytest.mark.parametrize("kind", ["ndarray", "tensor", "metatensor", "nibabel", "path"])
 @pytest.mark.parametrize("name", ["tta", "keep_detail"])
 def test_a_text_is_no_switch(name):
     with pytest.raises(ValueError, match=f"{name} must be True or False, got 'no'"):
         monai_n2v.denoise(np.ones((32, 32), np.float32), **{name: "no"})
 
 
+@pytest.mark.parametrize("kind", ["ndarray", "tensor", "metatensor", "nibabel", "path"])
 def test_same_kind_out_as_in(kind, models, tmp_path):
     noisy = phantom((22, 20, 16))[1]
     image = oblique_nifti(noisy)

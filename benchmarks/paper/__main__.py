@@ -71,9 +71,8 @@ def main() -> None:
     module = importlib.import_module(f"benchmarks.paper.{arguments.experiment}")
     unknown = set(arguments.methods or ()) - set(module.METHODS)
     if unknown:
-        parser.error(
-            f"--methods must be of {', '.join(module.METHODS)}, got {', '.join(sorted(unknown))}. Quote names with spaces."
-        )
+        known, given = ", ".join(module.METHODS), ", ".join(sorted(unknown))
+        parser.error(f"--methods must be of {known}, got {given}. Quote names with spaces.")
     more = {} if arguments.steps is None else {"steps": arguments.steps}
     if more and "steps" not in inspect.signature(module.run).parameters:
         parser.error(f"--steps must be left out for {arguments.experiment}, got {arguments.steps}.")
