@@ -115,7 +115,7 @@ def test_tables_do_not_mix_a_reduced_run_with_a_full_one():
         text = "\n".join(section([*reduced, *full]))
         assert "33.25" in text
         assert "30.00" not in text
-        assert "below" not in text
+        assert "dB below" not in text
 
 
 def test_filters_score_what_they_denoise_and_name_what_is_absent(monkeypatch, capsys):
