@@ -29,14 +29,17 @@ def machine() -> dict[str, Any]:
         return subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=False).stdout.strip()
 
     kind = platform.machine()
+    # A GPU host may hold a copy of the tree without its history.
+    commit = os.environ.get("MONAI_N2V_COMMIT") or git("rev-parse", "--short", "HEAD") + (
+        "+" if git("status", "--porcelain", "monai_n2v", "bundles", "configs", "benchmarks/*.py") else ""
+    )
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.exists():
         names = [line.partition(":")[2].strip() for line in cpuinfo.read_text().splitlines() if "model name" in line]
         kind = names[0] if names else kind
     return {
         "command": f"python -m {_module()} {shlex.join(sys.argv[1:])}".rstrip(),
-        "commit": git("rev-parse", "--short", "HEAD")
-        + ("+" if git("status", "--porcelain", "monai_n2v", "bundles", "configs", "benchmarks/*.py") else ""),
+        "commit": commit,
         "cpu": kind,
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),

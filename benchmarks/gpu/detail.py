@@ -58,7 +58,7 @@ def main() -> None:
         medians = {f"{name}_ms": round(statistics.median(values[1:]), 2) for name, values in times.items()}
         results[f"{spatial_dims}d"] = {"image": list(shape), **medians}
         print(results, flush=True)
-    save("gpu_detail", results)
+    save("gpu_detail" if device.type == "cuda" else "try_detail", results)
 
 
 if __name__ == "__main__":
