@@ -81,8 +81,9 @@ def fit(
     """
     from monai_n2v.bundles import bundle_name, find_bundle, train
 
-    n_epochs = max(1, round(steps / (EPOCH_LENGTH if recipe.anneal else 100)))
-    length = EPOCH_LENGTH if recipe.anneal else max(1, round(steps / n_epochs))
+    long = not recipe.anneal or steps >= 5000  # short epochs end close to a budget; each ends with a saved network
+    n_epochs = max(1, round(steps / (100 if long else EPOCH_LENGTH)))
+    length = max(1, round(steps / n_epochs)) if long else EPOCH_LENGTH
     budget: dict[str, Any] = {"max_time": max_time} if max_time else {"epochs": n_epochs}
     overlays = [*recipe.overlays, *(["anneal.json"] if recipe.anneal else []), "in_memory_train.json"]
     if recipe.anneal:

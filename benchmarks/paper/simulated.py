@@ -25,7 +25,7 @@ SCALES = {
         2: Scale(500, 1, True, {"batch_size": 8, "lr": 0.001}),
         3: Scale(300, 1, True, {"features": 8, "batch_size": 2, "patch_size": [32, 32, 32], "lr": 0.001}),
     },
-    "full": {2: Scale(10_000), 3: Scale(10_000)},
+    "full": {2: Scale(10_000, anneal=True), 3: Scale(10_000, anneal=True)},
 }
 # Shape of an image, how many to train on, how many to test.
 IMAGES = {2: ((256, 256), 32, 8), 3: ((64, 96, 96), 4, 1)}

@@ -17,7 +17,7 @@ METHODS = ("filters", "Noise2Void")
 SIGMAS = (5, 10, 15, 25, 35, 50, 75)
 SCALES = {
     "reduced": Scale(200, 8, True, {"features": 32, "batch_size": 16, "lr": 0.001}),
-    "full": Scale(10_000),
+    "full": Scale(10_000, anneal=True),
 }
 
 
