@@ -215,11 +215,13 @@ def _measure_noise(noisy: torch.Tensor, estimate: torch.Tensor) -> tuple[torch.T
 
 
 def _smallest(values: torch.Tensor, place: int) -> torch.Tensor:
-    """The value of the last axis that ``place`` others are no larger than, found without sorting all of them.
+    """The value of the last axis that ``place`` others are no larger than.
 
-    By NumPy, since GPUs find it in no way that can be repeated.
+    A CPU finds it without sorting all of them; a GPU sorts faster than it would travel.
     """
-    found = np.partition(values.float().cpu().numpy(), place, axis=-1)[..., place]
+    if values.is_cuda:
+        return values.sort(dim=-1).values[..., place].contiguous()
+    found = np.partition(values.float().numpy(), place, axis=-1)[..., place]
     return torch.from_numpy(np.ascontiguousarray(found)).to(values)
 
 
@@ -227,18 +229,35 @@ def _lowest_tenths(powers: torch.Tensor, intensities: torch.Tensor) -> _NoiseByI
     """Noise power by intensity, from the cells, ``(N, C, n)``, of the weakest residuals; 0 where nothing tells."""
     n = intensities.shape[-1]
     low, high = _smallest(intensities, n // 1000), _smallest(intensities, n - 1 - n // 1000)
-    levels = _place(intensities, low, high).round().to(torch.uint8).cpu().numpy()
-    weakness = powers.float().cpu().numpy()
+    levels = _place(intensities, low, high).round().to(torch.uint8)
+    tenths_of = _tenths_by_sorting if powers.is_cuda else _tenths_by_selection
     found = np.zeros((*powers.shape[:2], _N_LEVELS + 1))
     for where in np.ndindex(*powers.shape[:2]):
-        order = np.argsort(levels[where], kind="stable")  # of bytes: by radix
-        stops = np.bincount(levels[where], minlength=_N_LEVELS + 1).cumsum()
-        groups = np.split(weakness[where][order], stops[:-1])
-        known = [level for level, group in enumerate(groups) if len(group) >= _FEWEST]
-        tenths = [np.partition(groups[level], len(groups[level]) // 10)[len(groups[level]) // 10] for level in known]
-        if known:
-            found[where] = np.interp(range(_N_LEVELS + 1), known, np.array(tenths) / _TENTH)
+        counts, tenths = tenths_of(levels[where], powers[where])
+        known = np.flatnonzero(counts >= _FEWEST)
+        if len(known):
+            found[where] = np.interp(range(_N_LEVELS + 1), known, tenths[known] / _TENTH)
     return _NoiseByIntensity(low, high, torch.from_numpy(found).to(powers))
+
+
+def _tenths_by_selection(levels: torch.Tensor, powers: torch.Tensor) -> tuple[np.ndarray, np.ndarray]:
+    """How many cells each level has, and the power that a tenth of them are no larger than; 0 for a level of none."""
+    order = np.argsort(levels.numpy(), kind="stable")  # of bytes: by radix
+    counts = np.bincount(levels.numpy(), minlength=_N_LEVELS + 1)
+    groups = np.split(powers.float().numpy()[order], counts.cumsum()[:-1])
+    tenths = [np.partition(group, len(group) // 10)[len(group) // 10] if len(group) else 0.0 for group in groups]
+    return counts, np.array(tenths)
+
+
+def _tenths_by_sorting(levels: torch.Tensor, powers: torch.Tensor) -> tuple[np.ndarray, np.ndarray]:
+    """The same on a GPU: sorted by power, then in that order by level, a level's cells lie side by side."""
+    ordered, order = powers.float().sort()
+    grouped, by_level = levels[order].sort(stable=True)
+    stops = torch.searchsorted(grouped.int(), torch.arange(_N_LEVELS + 1, device=grouped.device).int(), right=True)
+    starts = F.pad(stops[:-1], (1, 0))
+    tenth = (starts + (stops - starts) // 10).clamp_max(len(ordered) - 1)
+    counts = (stops - starts).cpu().numpy()
+    return counts, np.where(counts > 0, ordered[by_level[tenth]].cpu().numpy(), 0.0)
 
 
 def _spread(noise: torch.Tensor, low: int, high: int, shape: torch.Size) -> torch.Tensor:

@@ -6,20 +6,19 @@ from __future__ import annotations
 import functools
 import itertools
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, TypeGuard, cast
+import weakref
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from monai.data import MetaTensor
 from monai.inferers import Inferer
 from monai.utils import ensure_tuple_rep
-from torch.nn.parallel import DataParallel, DistributedDataParallel
 
-from monai_n2v.folding import fold_batch_norm
-from monai_n2v.memory import free_bytes, held_by, on_meta
-from monai_n2v.networks import N2VUNet
+from monai_n2v.memory import free_bytes, held_by
 from monai_n2v.precision import autocast_bfloat16
+from monai_n2v.predictor import Predictor, cut_box
 from monai_n2v.tiles import cheapest_tile, cut_axis, seen_voxels
 
 __all__ = ["AlignedTileInferer", "PaddedInferer"]
@@ -50,7 +49,7 @@ class PaddedInferer(Inferer):
         """Predict ``(B, C, *spatial)``; the result has the same spatial size."""
         size = inputs.shape[2:]
         network = autocast_bfloat16(network) if self.amp else network
-        return _cut(network(_pad_far(inputs, self.divisor), *args, **kwargs), [slice(0, n) for n in size])
+        return cut_box(network(_pad_far(inputs, self.divisor), *args, **kwargs), [slice(0, n) for n in size])
 
 
 def _pad_far(images: torch.Tensor, divisor: int) -> torch.Tensor:
@@ -58,11 +57,12 @@ def _pad_far(images: torch.Tensor, divisor: int) -> torch.Tensor:
     return F.pad(images, pad, mode="replicate") if any(pad) else images
 
 
-def _cut(images: torch.Tensor, part: Sequence[slice]) -> torch.Tensor:
-    """A view of a box of the last axes."""
-    for axis, piece in zip(range(-len(part), 0), part):
-        images = images.narrow(axis, piece.start, piece.stop - piece.start)
-    return images
+class _Plan(NamedTuple):
+    """How an image is cut: sides of a tile, how many slices are predicted at a time, and the bytes that takes."""
+
+    tile: tuple[int, ...]
+    n_slices: int
+    budget: int
 
 
 class AlignedTileInferer(Inferer):
@@ -113,6 +113,7 @@ class AlignedTileInferer(Inferer):
         self.halo = -(-halo // divisor) * divisor
         self.n_slices = n_slices
         self.amp = amp
+        self._plans: weakref.WeakKeyDictionary[Any, dict[Any, _Plan]] = weakref.WeakKeyDictionary()
         self.tile_size: tuple[int, ...] | None = None
         if tile_size is not None:
             self.tile_size = tuple(side // divisor * divisor for side in ensure_tuple_rep(tile_size, spatial_dims))
@@ -150,9 +151,9 @@ class AlignedTileInferer(Inferer):
             )
         batch, channels = images.shape[:2]
         single = images.reshape(batch * channels // self.in_channels, self.in_channels, *images.shape[2:])
-        predictor = _Predictor(network, args, kwargs, self.amp, self.divisor, images.device)
+        predictor = Predictor(network, args, kwargs, self.amp, self.divisor, images.device)
         sizes = [-(-side // self.divisor) * self.divisor for side in single.shape[2 : 2 + self.spatial_dims]]
-        tile, n_slices = self._plan(predictor, sizes, 4 * images.numel())
+        tile, n_slices = self._plan_once(network, predictor, sizes, 4 * images.numel())
 
         def predict(items: torch.Tensor) -> torch.Tensor:
             return self._predict_items(items, predictor, tile)
@@ -167,10 +168,22 @@ class AlignedTileInferer(Inferer):
             output = torch.cat([_collect(by_slices(item), item, dim=-1) for item in single.split(1)])
         return output.reshape(batch, -1, *images.shape[2:])
 
-    def _plan(self, predictor: _Predictor, sizes: Sequence[int], image_bytes: int) -> tuple[tuple[int, ...], int]:
-        """Sides of a tile, the cheapest that there is memory for, and how many slices are predicted at a time."""
+    def _plan_once(
+        self, network: Callable[..., Any], predictor: Predictor, sizes: Sequence[int], image_bytes: int
+    ) -> tuple[tuple[int, ...], int]:
+        """`_plan`, which takes longer than a small image's prediction: again only where memory has become short."""
+        if not isinstance(network, torch.nn.Module):
+            return self._plan(predictor, sizes, image_bytes)[:2]
+        known = self._plans.setdefault(network, {})
+        key = (*sizes, image_bytes, predictor.device)
+        if key not in known or known[key].budget > _tile_budget(predictor.device, image_bytes)[1]:
+            known[key] = self._plan(predictor, sizes, image_bytes)
+        return known[key][:2]
+
+    def _plan(self, predictor: Predictor, sizes: Sequence[int], image_bytes: int) -> _Plan:
+        """The cheapest tile that there is memory for."""
         if self.tile_size is not None:
-            return self.tile_size, self.n_slices
+            return _Plan(self.tile_size, self.n_slices, 0)
         budget, limit = _tile_budget(predictor.device, image_bytes)
         try:
             model = predictor.on_meta()
@@ -187,21 +200,22 @@ class AlignedTileInferer(Inferer):
                 tile = cheapest_tile(sizes, self.halo, self.divisor, needed, budget)
                 dear = seen_voxels(sizes, tile, self.halo) > _MAX_COST * math.prod(sizes)
                 if not dear or budget >= limit:
-                    return tile, min(self.n_slices, max(1, budget // needed(tile)))
+                    n_slices = min(self.n_slices, max(1, budget // needed(tile)))
+                    return _Plan(tile, n_slices, n_slices * needed(tile))
                 budget = min(2 * budget, limit)
         except Exception:  # noqa: BLE001 - a network may need values, not shapes alone, or not be one for copying
             smallest = 2 * self.halo + self.divisor
             side = max(_USUAL_TILE[self.spatial_dims] // self.divisor * self.divisor, smallest)
-            return (side,) * self.spatial_dims, self.n_slices
+            return _Plan((side,) * self.spatial_dims, self.n_slices, 0)
 
-    def _predict_items(self, items: torch.Tensor, predictor: _Predictor, tile: Sequence[int]) -> torch.Tensor:
+    def _predict_items(self, items: torch.Tensor, predictor: Predictor, tile: Sequence[int]) -> torch.Tensor:
         """Predict a few items that fit the network's axes, tile by tile."""
         size = items.shape[2:]
         padded = _pad_far(items, self.divisor)
         output: torch.Tensor | None = None
         axes = (cut_axis(n, side, self.halo) for n, side in zip(padded.shape[2:], tile))
         for cuts in itertools.product(*axes):
-            piece = _cut(padded, [cut.read for cut in cuts]).to(predictor.device)
+            piece = cut_box(padded, [cut.read for cut in cuts]).to(predictor.device)
             part = predictor(piece, [cut.inner for cut in cuts])
             if part.shape[2:] == padded.shape[2:]:
                 output = part.to(items.device)
@@ -210,9 +224,9 @@ class AlignedTileInferer(Inferer):
                 output = torch.empty(
                     len(items), part.shape[1], *padded.shape[2:], dtype=part.dtype, device=items.device
                 )
-            _cut(output, [cut.kept for cut in cuts]).copy_(part)
+            cut_box(output, [cut.kept for cut in cuts]).copy_(part)
         assert output is not None
-        return _cut(output, [slice(0, n) for n in size])
+        return cut_box(output, [slice(0, n) for n in size])
 
 
 def _tile_budget(device: torch.device, image_bytes: int) -> tuple[int, int]:
@@ -221,51 +235,6 @@ def _tile_budget(device: torch.device, image_bytes: int) -> tuple[int, int]:
     if device.type == "cuda":
         return free // 2, free // 2
     return min(free // 4, max(5 * 2**27, image_bytes)), free // 4
-
-
-class _Predictor:
-    """A network made ready for many tiles: which part of a tile it gives can be told, where the network knows how."""
-
-    def __init__(
-        self,
-        network: Callable[..., Any],
-        args: Sequence[Any],
-        kwargs: Mapping[str, Any],
-        amp: bool,
-        divisor: int,
-        device: torch.device,
-    ) -> None:
-        self.args, self.kwargs, self.amp, self.divisor = args, kwargs, amp, divisor
-        if isinstance(network, (DataParallel, DistributedDataParallel)):
-            network = network.module
-        self.network = fold_batch_norm(network) if isinstance(network, torch.nn.Module) else network
-        parameters = next(self.network.parameters(), None) if isinstance(self.network, torch.nn.Module) else None
-        self.device = device if parameters is None else parameters.device
-
-    def __call__(self, tile: torch.Tensor, part: Sequence[slice]) -> torch.Tensor:
-        """Predict a part of a tile."""
-        forward = self._run(self.network)
-        return autocast_bfloat16(forward)(tile, part) if self.amp else forward(tile, part)
-
-    def on_meta(self) -> Callable[..., torch.Tensor]:
-        """The same for shapes alone."""
-        return self._run(on_meta(cast(torch.nn.Module, self.network)))
-
-    def _run(self, network: Callable[..., Any]) -> Callable[..., torch.Tensor]:
-        if not self.args and not self.kwargs and _is_plain(network) and self.divisor % network.divisor == 0:
-            return network.forward_part
-        return lambda tile, part: _cut(network(tile, *self.args, **self.kwargs), part)
-
-
-def _is_plain(network: Callable[..., Any]) -> TypeGuard[N2VUNet]:
-    """Whether calling a network is the forward pass of `N2VUNet`, and nothing besides."""
-    return (
-        isinstance(network, N2VUNet)
-        and type(network).forward is N2VUNet.forward
-        and "forward" not in vars(network)
-        and not network._forward_hooks
-        and not network._forward_pre_hooks
-    )
 
 
 def _collect(parts: Iterator[torch.Tensor], like: torch.Tensor, dim: int) -> torch.Tensor:

@@ -23,6 +23,7 @@ import torch.nn.functional as F
 
 from monai_n2v.footprints import Cover, check_footprint, cover_sites, lies_in
 from monai_n2v.strata import MAX_REDRAWS, draw_sites
+from monai_n2v.transfer import on_device
 
 __all__ = ["FILLS", "BlindSpots", "apply_blind_spots", "check_footprint", "draw_blind_spots"]
 
@@ -204,7 +205,10 @@ def apply_blind_spots(images: torch.Tensor, spots: BlindSpots) -> tuple[torch.Te
     elif spots.windows is not None:
         values, filled = _window_statistic(images, spots)
         masked.view(-1)[targets[filled]] = values[filled]
-    mask.view(-1)[_flat_index(spots.sites, spots.shape, n_channels, images.device)] = 1
+    sites = targets
+    if spots.sites is not spots.targets:
+        sites = _flat_index(spots.sites, spots.shape, n_channels, images.device)
+    mask.view(-1).index_fill_(0, sites, 1)
     return masked, mask
 
 
@@ -214,7 +218,7 @@ def _flat_index(voxels: np.ndarray, shape: tuple[int, ...], n_channels: int, dev
     flat = np.ravel_multi_index(tuple(voxels[:, 1:].T), shape[1:]) + voxels[:, 0] * (n_channels * n_voxels)
     if n_channels > 1:
         flat = (flat[:, None] + np.arange(n_channels) * n_voxels).reshape(-1)
-    return torch.from_numpy(flat).to(device)
+    return on_device(flat, device)
 
 
 def _window_statistic(images: torch.Tensor, spots: BlindSpots) -> tuple[torch.Tensor, torch.Tensor]:
@@ -233,14 +237,14 @@ def _window_statistic(images: torch.Tensor, spots: BlindSpots) -> tuple[torch.Te
     inside = F.pad(torch.ones(spots.shape[1:], dtype=torch.bool, device=device), frame)
     strides = np.array(inside.stride())
 
-    voxels = torch.from_numpy((spots.targets[:, 1:] + windows.radius) @ strides).to(device)
-    image = torch.from_numpy(spots.targets[:, 0]).to(device) * n_channels
+    voxels = on_device((spots.targets[:, 1:] + windows.radius) @ strides, device)
+    image = on_device(spots.targets[:, 0], device) * n_channels
     channels = (image[:, None] + torch.arange(n_channels, device=device)) * inside.numel()
-    steps = torch.from_numpy(windows.offsets @ strides).to(device)
-    forbidden, group = (torch.from_numpy(array).to(device) for array in (windows.forbidden, windows.group))
+    steps = on_device(windows.offsets @ strides, device)
+    forbidden, group = (on_device(array, device) for array in (windows.forbidden, windows.group))
     flat = padded.view(-1)
     values = torch.zeros(len(voxels), n_channels, dtype=work, device=device)
-    count = torch.from_numpy(_n_neighbors(spots.targets[:, 1:], spots.shape[1:], windows.radius)).to(device)[:, None]
+    count = on_device(_n_neighbors(spots.targets[:, 1:], spots.shape[1:], windows.radius), device)[:, None]
     n_at_a_time = max(1, _MAX_GATHERED // (len(steps) * n_channels))
     for start in range(0, len(voxels), n_at_a_time):
         chunk = slice(start, start + n_at_a_time)

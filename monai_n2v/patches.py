@@ -14,6 +14,7 @@ from monai.data import MetaTensor
 from numpy.lib.stride_tricks import as_strided
 
 from monai_n2v.symmetries import axis_orders
+from monai_n2v.transfer import on_device
 
 __all__ = ["CutRules", "HeldImage", "PatchStore", "check_whole_number", "hold_image"]
 
@@ -204,8 +205,8 @@ def cut_gathered(
 ) -> torch.Tensor:
     """Cut patches on a GPU, all of a store by one gather; see `cut_views`."""
     device = stores[0].device
-    index = torch.from_numpy(start).to(device).view(-1, *(1,) * len(patch))
-    strides = torch.from_numpy(steps).to(device)
+    index = on_device(start, device).view(-1, *(1,) * len(patch))
+    strides = on_device(steps, device)
     for axis, length in enumerate(patch):
         along = torch.arange(length, device=device) * strides[:, axis : axis + 1]
         index = index + along.view(-1, *(length if a == axis else 1 for a in range(len(patch))))
@@ -213,7 +214,7 @@ def cut_gathered(
         return _take(stores[which[0]], index)
     out = torch.empty(len(start), stores[0].shape[0], *patch, device=device)
     for store in np.unique(which):
-        rows = torch.from_numpy(np.flatnonzero(which == store)).to(device)
+        rows = on_device(np.flatnonzero(which == store), device)
         out[rows] = _take(stores[store], index[rows])
     return out
 

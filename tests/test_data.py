@@ -199,6 +199,42 @@ def test_epochs_differ_in_one_loader_and_repeat_on_return():
     assert len(patches) == 3
 
 
+@pytest.mark.parametrize("memory_gib", [None, 2e-5])
+def test_batches_drawn_ahead_are_the_same(memory_gib):
+    items = [image((1, 16, 16, 16), start=4096 * k) for k in range(4)]
+
+    def batches(n_ahead: int) -> list[torch.Tensor]:
+        pairing = RandN2VMaskd("image", batched=True)
+        found = loader(items, (8, 8, 8), transform=pairing, memory_gib=memory_gib, n_ahead=n_ahead)
+        drawn = []
+        for epoch in (1, 2):
+            found.set_epoch(epoch)
+            drawn += [batch[key] for batch in found for key in ("image", "label", "mask")]
+        return drawn
+
+    assert len(batches(0)) == 2 * 3 * 3
+    assert all(torch.equal(a, b) for a, b in zip(batches(0), batches(3), strict=True))
+
+
+def test_error_while_drawing_ahead_surfaces_and_leaves_no_thread():
+    def transform(batch):
+        raise ValueError("mask_fraction must be in (0, 0.5]")
+
+    before = threading.active_count()
+    with pytest.raises(ValueError, match="mask_fraction"):
+        next(iter(loader([image((1, 16, 16, 16))], (8, 8, 8), transform=transform, n_ahead=2)))
+    assert threading.active_count() == before
+
+
+def test_batches_drawn_ahead_and_not_wanted_leave_no_thread():
+    before = threading.active_count()
+    batches = iter(loader([image((1, 16, 16, 16))], (8, 8, 8), epoch_length=100, n_ahead=2))
+    next(batches)
+    assert threading.active_count() == before + 1
+    batches.close()
+    assert threading.active_count() == before
+
+
 def test_fixed_batches_are_bit_identical_on_repeat():
     patches = loader([image((1, 40, 40))], (16, 16), fixed=True, transform=RandN2VMaskd("image", batched=True))
     first = list(patches)

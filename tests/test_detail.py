@@ -137,6 +137,18 @@ def test_inferer_treats_a_volume_slice_by_slice_for_a_2d_network():
     assert torch.equal(output[..., 7], keep_detail(volume[..., 7], 0.3 * volume[..., 7]))
 
 
+def test_power_by_intensity_told_on_a_gpu_is_that_told_on_a_cpu():
+    generator = torch.Generator().manual_seed(0)
+    levels = torch.randint(0, 60, (5000,), generator=generator).to(torch.uint8)  # some levels without a cell
+    levels[levels == 7] = 8
+    powers = torch.rand(5000, generator=generator).round(decimals=2)  # ties
+    by_selection = detail._tenths_by_selection(levels, powers)
+    by_sorting = detail._tenths_by_sorting(levels, powers)
+    assert [x.tolist() for x in by_selection] == [x.tolist() for x in by_sorting]
+    assert by_selection[0].sum() == 5000
+    assert by_selection[0][7] == by_selection[1][7] == 0
+
+
 @pytest.mark.parametrize("enabled", ["false", 0, None])
 def test_switch_is_true_or_false_and_no_text(enabled):
     with pytest.raises(ValueError, match="keep_detail must be True or False"):

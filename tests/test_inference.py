@@ -165,6 +165,29 @@ def test_budget_of_a_tile_leaves_memory_to_others(monkeypatch):
     assert inference._tile_budget(torch.device("cuda"), 1000) == (8 * gib, 8 * gib)
 
 
+real = inference.cheapest_tile
+
+
+def test_tiles_are_chosen_once_for_a_network_and_anew_where_memory_has_become_short(monkeypatch):
+    network, inferer = N2VUNet(2, features=4).eval(), AlignedTileInferer(2, halo=24, divisor=4)
+    sizes = []
+    monkeypatch.setattr(inference, "cheapest_tile", lambda *args: sizes.append(args[0]) or real(*args))
+    budget = [2**30]
+    monkeypatch.setattr(inference, "_tile_budget", lambda *_: (budget[0], budget[0]))
+    with torch.inference_mode():
+        whole = inferer(torch.rand(1, 1, 256, 256), network)
+        assert whole.shape == (1, 1, 256, 256)
+        inferer(torch.rand(1, 1, 256, 256), network)
+        assert len(sizes) == 1
+        inferer(torch.rand(1, 1, 256, 128), network)
+        assert len(sizes) == 2, "another size"
+        inferer(torch.rand(1, 1, 256, 256), N2VUNet(2, features=8).eval())
+        assert len(sizes) == 3, "another network"
+        budget[0] = 2**20
+        inferer(torch.rand(1, 1, 256, 256), network)
+        assert len(sizes) == 4, "less memory"
+
+
 def test_more_memory_where_halos_cost_more_than_the_image(monkeypatch):
     network = random_network(BasicUNet(3, 1, 1, features=(4, 4, 4, 4, 4, 4), norm="batch"))
     image = torch.rand(1, 1, 112, 96, 96)

@@ -12,12 +12,12 @@ import monai_n2v
 
 LAYERS = [
     {"strata", "footprints", "precision", "staging", "padding", "quality", "planes", "blocks"}
-    | {"memory", "tiles", "folding"},
+    | {"memory", "tiles", "folding", "transfer"},
     {"masking", "formats.base", "correlation", "traces", "symmetries", "resources", "workflows"},
     {"formats.dicom_derived", "charts"},
     {"transforms", "intensity", "losses", "networks", "formats.nifti", "formats.nrrd", "formats.metaimage"}
     | {"formats.tiff", "formats.png", "formats.npy", "formats.dicom", "page", "noise", "scores"},
-    {"patches"},
+    {"patches", "predictor"},
     {"windows"},
     {"overrides", "averaging", "blindness", "checkpoints", "detail", "distributed", "ema", "engines", "inference"}
     | {"monitoring", "volumes", "wording"},

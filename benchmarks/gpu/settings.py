@@ -11,7 +11,6 @@ import argparse
 import itertools
 import json
 import statistics
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -19,6 +18,7 @@ import torch
 from monai.networks.nets.basic_unet import UpCat
 
 from benchmarks.common import save
+from benchmarks.gpu.step import milliseconds
 from benchmarks.speed.overhead import BATCHES, steps
 
 CONTIGUOUS = {"network": "$@network_def.to(@device)"}
@@ -58,24 +58,10 @@ def _preparation(mode: str | None) -> Callable[[torch.nn.Module], None] | None:
     return None if mode is None else lambda network: compile_network(network, mode)
 
 
-def milliseconds(step: Callable[[], None], device: torch.device) -> float:
-    """Device time of a step."""
-    if device.type != "cuda":
-        started = time.perf_counter()
-        step()
-        return 1e3 * (time.perf_counter() - started)
-    start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-    start.record()
-    step()
-    end.record()
-    torch.cuda.synchronize()
-    return start.elapsed_time(end)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--device", default="cuda:0")
-    parser.add_argument("--rounds", type=int, default=60)
+    parser.add_argument("--rounds", type=int, default=8, help="of ten steps each")
     parser.add_argument("--dims", type=int, nargs="*", default=[2, 3])
     parser.add_argument("--variants", nargs="*", default=list(VARIANTS))
     parser.add_argument("--small", action="store_true", help="tiny batches, to see that it runs")
@@ -106,9 +92,8 @@ def main() -> None:
                     torch.backends.cudnn.deterministic = deterministic
                     torch.backends.cudnn.benchmark = not deterministic
                     for step in both:
-                        for _ in range(min(10, arguments.rounds)):
-                            step()
-                    pairs = [[milliseconds(step, device) for step in both] for _ in range(arguments.rounds)]
+                        milliseconds(step, min(10, arguments.rounds), device)
+                    pairs = [[milliseconds(step, 1, device, 10)[0] for step in both] for _ in range(arguments.rounds)]
                     ours = statistics.median(a for a, _ in pairs)
                     row["deterministic" if deterministic else "cudnn.benchmark"] = {
                         "bundle_step_ms": ours,
@@ -120,7 +105,7 @@ def main() -> None:
                 row["failed"] = f"{type(error).__name__}: {error}"[:300]
             rows.append({"batch": [batch_size, *patch], **row})
             print(json.dumps(rows[-1]), flush=True)
-    save("gpu_settings" if device.type == "cuda" else "try_settings", {"rows": rows})
+            save("gpu_settings" if device.type == "cuda" else "try_settings", {"rows": rows})  # may be cut short
 
 
 if __name__ == "__main__":

@@ -52,8 +52,8 @@ class Scale:
 
 SCALES = {
     "reduced": Scale(600, 1, True, {"features": 32, "batch_size": 16, "lr": 0.001}),
-    # 64 blind spots of 128 patches in 10,000 steps are as many as 8 in the 80,000 of the authors' notebook. An eighth of
-    # the steps leaves no time to wait for plateaus, so the rate is annealed. N2V2 has 96 features too, its overlay 32.
+    # 64 blind spots of 128 patches in 10,000 steps are as many as 8 in the 80,000 of the authors' notebook. An eighth
+    # of the steps leaves no time to wait for plateaus, so the rate is annealed. N2V2 has 96 features, too, not 32.
     "full": Scale(10_000, anneal=True, settings={"features": 96}),
 }
 

@@ -61,12 +61,12 @@ def make_inferer(spatial_dims: int, name: str) -> Any:
 
 def reads(inferer: Any, network: torch.nn.Module, size: tuple[int, ...]) -> tuple[tuple[int, ...], int]:
     """Sides of the largest tile, and all voxels that the network sees."""
-    from monai_n2v.inference import _Predictor
+    from monai_n2v.predictor import Predictor
     from monai_n2v.tiles import cut_axis
 
     padded = [-(-side // inferer.divisor) * inferer.divisor for side in size]
-    predictor = _Predictor(network, (), {}, False, inferer.divisor, next(network.parameters()).device)
-    tile, _ = inferer._plan(predictor, padded, 4 * math.prod(size))
+    predictor = Predictor(network, (), {}, False, inferer.divisor, next(network.parameters()).device)
+    tile = inferer._plan(predictor, padded, 4 * math.prod(size)).tile
     axes = [
         [cut.read.stop - cut.read.start for cut in cut_axis(n, side, inferer.halo)] for n, side in zip(padded, tile)
     ]
