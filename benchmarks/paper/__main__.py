@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import importlib
 import inspect
+from typing import Any
 
 import torch
 
@@ -51,6 +52,7 @@ def main() -> None:
     parser.add_argument(
         "--steps", type=int, help="of training, instead of the scale's; its rows stand beside the others"
     )
+    parser.add_argument("--missing", action="store_true", help="leave out what is there already (medical)")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--list", action="store_true")
     arguments = parser.parse_args()
@@ -73,9 +75,13 @@ def main() -> None:
     if unknown:
         known, given = ", ".join(module.METHODS), ", ".join(sorted(unknown))
         parser.error(f"--methods must be of {known}, got {given}. Quote names with spaces.")
-    more = {} if arguments.steps is None else {"steps": arguments.steps}
+    more: dict[str, Any] = {} if arguments.steps is None else {"steps": arguments.steps}
     if more and "steps" not in inspect.signature(module.run).parameters:
         parser.error(f"--steps must be left out for {arguments.experiment}, got {arguments.steps}.")
+    if arguments.missing:
+        if "missing" not in inspect.signature(module.run).parameters:
+            parser.error(f"--missing must be left out for {arguments.experiment}, got it.")
+        more["missing"] = True
     module.run(arguments.scale or scales[0], arguments.seed, arguments.methods, **more)
 
 

@@ -15,7 +15,7 @@ from scipy import ndimage
 
 from benchmarks.paper.classic import collaborative, optional
 from benchmarks.paper.schemes import SCHEMES, Scheme, trained
-from benchmarks.paper.store import record
+from benchmarks.paper.store import is_there, record
 from benchmarks.speed.detail import brain_of, m4raw, noise_powers
 from benchmarks.tasks import COLIN27_CROP, colin27_crop, psnr
 
@@ -32,8 +32,8 @@ FULL_SIGMA = 12.0
 Score = Callable[[np.ndarray], Mapping[str, float]]
 
 
-def run(scale: str, seed: int = 0, methods: Collection[str] | None = None) -> None:
-    """Denoise everything by every method; see `benchmarks.paper`."""
+def run(scale: str, seed: int = 0, methods: Collection[str] | None = None, missing: bool = False) -> None:
+    """Denoise everything by every method, or what no row is there of; see `benchmarks.paper`."""
 
     def wanted(name: str) -> bool:
         return methods is None or any(name.startswith(method) for method in methods)
@@ -44,7 +44,7 @@ def run(scale: str, seed: int = 0, methods: Collection[str] | None = None) -> No
         powers = noise_powers(repeats, brain)
         common = {"scale": scale, "image": f"M4Raw {contrast}", "noise": "real"}
         score_by_both = by_repeats(repeats[1], repeats[2], brain)
-        volume = compare(common, repeats[0], None, float(np.sqrt(powers[0])), score_by_both, seed, wanted)
+        volume = compare(common, repeats[0], None, float(np.sqrt(powers[0])), score_by_both, seed, wanted, missing)
         if volume is not None and wanted("Noise2Noise"):
             # Noise2Noise has seen the second repeat, so both are scored by the third, less its noise.
             score_by_third = by_repeat(repeats[2], powers[2], brain)
@@ -66,7 +66,7 @@ def run(scale: str, seed: int = 0, methods: Collection[str] | None = None) -> No
                 }
 
             common = {"scale": scale, "image": "Colin27", "noise": kind, "sigma": sigma}
-            compare(common, noisy, second if sigma == FULL_SIGMA else None, sigma, score, seed, wanted)
+            compare(common, noisy, second if sigma == FULL_SIGMA else None, sigma, score, seed, wanted, missing)
 
 
 def by_repeats(second: np.ndarray, third: np.ndarray, where: np.ndarray) -> Score:
@@ -109,6 +109,7 @@ def compare(
     score: Score,
     seed: int,
     wanted: Callable[[str], bool],
+    missing: bool,
 ) -> np.ndarray | None:
     """Rows of one image; more of them where there is a second one for Noise2Noise or the image is real.
 
@@ -120,9 +121,14 @@ def compare(
     def keep(method: str, output: np.ndarray, seconds: float, **more: Any) -> None:
         record("medical", **common, method=method, **score(output), seconds=round(seconds, 1), **more)
 
+    def due(method: str) -> bool:
+        return not (missing and is_there("medical", **common, method=method))
+
     if wanted("filters"):
         keep("noisy", noisy, 0.0)
         for method, outputs in filters(noisy, sigma, common["noise"] == "Rician", thorough):
+            if not due(method):  # nothing is computed before it is asked for
+                continue
             best, seconds = None, 0.0
             started = time.perf_counter()
             for output in outputs:
@@ -133,15 +139,15 @@ def compare(
             assert best is not None
             keep(method, best, seconds)
     volume = None
-    if wanted("monai_n2v 3D"):
+    if wanted("monai_n2v 3D") and due("monai_n2v 3D"):
         started = time.perf_counter()
         volume = ours([noisy], seed)[0]
         keep("monai_n2v 3D", volume, time.perf_counter() - started, seed=seed, steps=STEPS)
-    if thorough and wanted("monai_n2v 2D"):
+    if thorough and wanted("monai_n2v 2D") and due("monai_n2v 2D"):
         started = time.perf_counter()
         slices = ours(list(np.moveaxis(noisy, -1, 0)), seed)
         keep("monai_n2v 2D", np.stack(slices, -1), time.perf_counter() - started, seed=seed, steps=STEPS)
-    if second is not None and wanted("Noise2Noise"):
+    if second is not None and wanted("Noise2Noise") and due("Noise2Noise 3D"):
         started = time.perf_counter()
         output = noise2noise(noisy, second, seed)
         keep("Noise2Noise 3D", output, time.perf_counter() - started, seed=seed, steps=STEPS)

@@ -9,7 +9,7 @@ from typing import Any
 
 from benchmarks.common import RESULTS, load, machine, origin, save
 
-__all__ = ["record", "rows_of", "this_run"]
+__all__ = ["is_there", "record", "rows_of", "this_run"]
 
 
 @functools.cache
@@ -22,6 +22,11 @@ def rows_of(experiment: str) -> list[dict[str, Any]]:
     """All rows that were measured of an experiment."""
     stored = load(f"paper_{experiment}")
     return stored["rows"] if stored else []
+
+
+def is_there(experiment: str, **identity: Any) -> bool:
+    """Tell whether a row with these values was measured already."""
+    return any(all(row.get(key) == value for key, value in identity.items()) for row in rows_of(experiment))
 
 
 def record(experiment: str, **row: Any) -> None:
