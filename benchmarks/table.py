@@ -6,6 +6,7 @@ from __future__ import annotations
 from typing import Any
 
 from benchmarks.common import ROOT, load, origin
+from benchmarks.gpu.sections import sections as gpu_sections
 from benchmarks.paper.plots import plot_sweep
 from benchmarks.paper.sections import sections as paper_sections
 from benchmarks.speed.plots import PLOTS
@@ -157,6 +158,7 @@ def text() -> str:
         stored = load(name)
         if stored:
             lines += [*section(stored), ""]
+    lines += gpu_sections()
     lines += paper_sections()
     return "\n".join(lines).rstrip() + "\n"
 

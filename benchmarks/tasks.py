@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-__all__ = ["COLIN27_CROP", "TASKS", "Task", "colin27", "colin27_crop", "data_folder", "psnr", "set12"]
+__all__ = ["COLIN27_CROP", "TASKS", "Task", "colin27", "colin27_crop", "data_folder", "m4raw_slices", "psnr", "set12"]
 
 ROOT = Path(__file__).resolve().parent.parent
 COLIN27_CROP = (slice(50, 146), slice(60, 156), slice(50, 146))
@@ -90,9 +90,20 @@ def colin27() -> Task:
     return Task("colin27", [noisy], [clean], 12.0, float(clean.max()))
 
 
+def m4raw_slices(contrast: str) -> Task:
+    """Slices of the first repeat of an M4Raw scan; nothing is clean, `benchmarks.paper.medical` scores by repeats."""
+    from PIL import Image
+
+    files = sorted((data_folder() / "m4raw" / f"{contrast}_rep1").glob("*.png"))
+    noisy = [np.asarray(Image.open(file), dtype=np.float32) for file in files]
+    return Task(f"m4raw_{contrast}", noisy, noisy, float("nan"), 255.0)
+
+
 TASKS: dict[str, Callable[[], Task]] = {
     "set12": set12,
     "set12_sigma10": lambda: set12(10.0),
     "set12_sigma50": lambda: set12(50.0),
     "colin27": colin27,
+    "m4raw_T1": lambda: m4raw_slices("T1"),
+    "m4raw_T2": lambda: m4raw_slices("T2"),
 }

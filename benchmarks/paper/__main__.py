@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 import importlib
 import inspect
-from typing import Any
+from pathlib import Path
 
 import torch
 
@@ -53,6 +53,7 @@ def main() -> None:
         "--steps", type=int, help="of training, instead of the scale's; its rows stand beside the others"
     )
     parser.add_argument("--missing", action="store_true", help="leave out what is there already (medical)")
+    parser.add_argument("--peer", type=Path, help="score what benchmarks.peers.careamics_n2v left in DIR (medical)")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--list", action="store_true")
     arguments = parser.parse_args()
@@ -75,13 +76,11 @@ def main() -> None:
     if unknown:
         known, given = ", ".join(module.METHODS), ", ".join(sorted(unknown))
         parser.error(f"--methods must be of {known}, got {given}. Quote names with spaces.")
-    more: dict[str, Any] = {} if arguments.steps is None else {"steps": arguments.steps}
-    if more and "steps" not in inspect.signature(module.run).parameters:
-        parser.error(f"--steps must be left out for {arguments.experiment}, got {arguments.steps}.")
-    if arguments.missing:
-        if "missing" not in inspect.signature(module.run).parameters:
-            parser.error(f"--missing must be left out for {arguments.experiment}, got it.")
-        more["missing"] = True
+    asked = {"steps": arguments.steps, "missing": arguments.missing or None, "peer": arguments.peer}
+    more = {name: value for name, value in asked.items() if value is not None}
+    for name, value in more.items():
+        if name not in inspect.signature(module.run).parameters:
+            parser.error(f"--{name} must be left out for {arguments.experiment}, got {value}.")
     module.run(arguments.scale or scales[0], arguments.seed, arguments.methods, **more)
 
 

@@ -6,8 +6,10 @@ Ours with the command line's defaults, a fixed number of steps. ANTs, dipy, BM3D
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -32,8 +34,20 @@ FULL_SIGMA = 12.0
 Score = Callable[[np.ndarray], Mapping[str, float]]
 
 
-def run(scale: str, seed: int = 0, methods: Collection[str] | None = None, missing: bool = False) -> None:
-    """Denoise everything by every method, or what no row is there of; see `benchmarks.paper`."""
+def run(
+    scale: str,
+    seed: int = 0,
+    methods: Collection[str] | None = None,
+    missing: bool = False,
+    peer: Path | None = None,
+) -> None:
+    """Denoise everything by every method, or what no row is there of; see `benchmarks.paper`.
+
+    With ``peer``, a folder of results of `benchmarks.peers.careamics_n2v`, only these are scored.
+    """
+    if peer is not None:
+        score_peer(scale, peer)
+        return
 
     def wanted(name: str) -> bool:
         return methods is None or any(name.startswith(method) for method in methods)
@@ -57,16 +71,43 @@ def run(scale: str, seed: int = 0, methods: Collection[str] | None = None, missi
     for kind in ("Gaussian", "Rician"):
         for sigma in SIGMAS:
             clean, noisy, second = colin27(kind, sigma)
-            peak, inside = float(clean.max()), clean > 10
-
-            def score(output: np.ndarray, clean: np.ndarray = clean, peak: float = peak, inside: np.ndarray = inside):
-                return {
-                    "psnr": round(psnr(output, clean, peak), 2),
-                    "psnr_head": round(psnr(output[inside], clean[inside], peak), 2),
-                }
-
+            score = by_clean(clean)
             common = {"scale": scale, "image": "Colin27", "noise": kind, "sigma": sigma}
             compare(common, noisy, second if sigma == FULL_SIGMA else None, sigma, score, seed, wanted, missing)
+
+
+def score_peer(scale: str, folder: Path) -> None:
+    """Rows of CAREamics from ``careamics_<task>.npz`` and ``.json``; it learned from the same noisy images."""
+    for path in sorted(folder.glob("careamics_*.npz")):
+        task = path.stem.removeprefix("careamics_")
+        about = json.loads(path.with_suffix(".json").read_text())
+        output = np.stack([array for _, array in np.load(path).items()], -1)
+        if task == "colin27":
+            clean = colin27("Gaussian", FULL_SIGMA)[0]
+            score, image = by_clean(clean), {"image": "Colin27", "noise": "Gaussian", "sigma": FULL_SIGMA}
+            output = output[..., 0]
+        elif task.startswith("m4raw_"):
+            repeats = m4raw(task.removeprefix("m4raw_"))
+            score = by_repeats(repeats[1], repeats[2], brain_of(repeats[0]))
+            image = {"image": f"M4Raw {task.removeprefix('m4raw_')}", "noise": "real"}
+        else:
+            continue
+        name = f"{about['program'].replace('careamics', 'CAREamics')} {'3D' if task == 'colin27' else '2D'}"
+        seconds = round(about["training_seconds"] + about["prediction_seconds"], 1)
+        record("medical", scale=scale, **image, method=name, **score(output), seconds=seconds, steps=about["steps"])
+
+
+def by_clean(clean: np.ndarray) -> Score:
+    """PSNR of the clean image's maximum, over all voxels and over the head."""
+    peak, inside = float(clean.max()), clean > 10
+
+    def score(output: np.ndarray) -> dict[str, float]:
+        return {
+            "psnr": round(psnr(output, clean, peak), 2),
+            "psnr_head": round(psnr(output[inside], clean[inside], peak), 2),
+        }
+
+    return score
 
 
 def by_repeats(second: np.ndarray, third: np.ndarray, where: np.ndarray) -> Score:

@@ -97,7 +97,7 @@ def sweep(rows: Rows) -> list[str]:
 
 def simulated(rows: Rows) -> list[str]:
     """Section 4.1; the full scale once there is one."""
-    rows = [r for r in rows if r["scale"] == max_scale(rows)]
+    rows = [r for r in rows if r["scale"] == max_scale(rows) or "steps" not in r]
     reduced = ""
     if max_scale(rows) == "reduced":
         reduced = "Reduced: batches of 8, 32 features (2D), of 2x32x32x32, 8 features (3D), an annealed rate of 0.001. "
@@ -172,8 +172,10 @@ def failures(rows: Rows) -> list[str]:
     ]
     worst = [r for r in rows if r["figure"] == "5"]
     if worst:
-        lines += table("where Noise2Void is worst on BSD68", "image", "error of traditional", "error of Noise2Void")
-        lines += [row(r["case"], r["image_number"], r["traditional"], f"**{r['noise2void']}**") for r in worst]
+        lines += table("where Noise2Void is worst on BSD68", "scale", "image", "traditional", "Noise2Void")
+        lines += [
+            row(r["case"], r["scale"], r["image_number"], r["traditional"], f"**{r['noise2void']}**") for r in worst
+        ]
         lines += [""]
     lines += table(
         "beside white noise of sigma 15", "method", "PSNR before / dB", "after / dB", "share of the pattern left"

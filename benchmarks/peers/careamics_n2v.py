@@ -84,8 +84,8 @@ def main() -> None:
         "budget_seconds": arguments.seconds,
         "training_seconds": round(trained - started, 1),
         "prediction_seconds": round(seconds, 2),
-        "psnr_noisy": round(task.score(task.noisy), 3),
-        "psnr": round(task.score(images), 3),
+        **({} if np.isnan(task.sigma) else {"psnr_noisy": round(task.score(task.noisy), 3)}),
+        **({} if np.isnan(task.sigma) else {"psnr": round(task.score(images), 3)}),
         "peak_gib": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, 2),
         "omp_num_threads": os.environ.get("OMP_NUM_THREADS"),
     }
