@@ -15,7 +15,7 @@ from monai.transforms import MapTransform, SaveImaged
 from monai_n2v.formats.base import Volume
 from monai_n2v.volumes import default_target, read_volume, save_volume
 
-__all__ = ["LoadNoisyd", "SaveDenoisedd"]
+__all__ = ["LoadNoisyd", "SaveDenoisedd", "as_meta_tensor"]
 
 
 class LoadNoisyd(MapTransform):
@@ -40,7 +40,7 @@ class LoadNoisyd(MapTransform):
         for key in self.key_iterator(d):
             path, fault = str(d[key]), None
             try:
-                d[key] = _as_meta_tensor(read_volume(path), path)
+                d[key] = as_meta_tensor(read_volume(path), path)
             except (ValueError, OSError) as error:
                 fault = error
             # Raised outside the handler, it stands first in the chain of exceptions, where MONAI's own stand on top.
@@ -49,7 +49,16 @@ class LoadNoisyd(MapTransform):
         return d
 
 
-def _as_meta_tensor(volume: Volume, path: str) -> MetaTensor:
+def as_meta_tensor(volume: Volume, path: str) -> MetaTensor:
+    """Wrap a volume as the bundles take images.
+
+    Args:
+        volume: as read.
+        path: where from, for metadata and messages.
+
+    Returns:
+        ``(C, *spatial)``, float32, with the affine of the file, or one of its spacing.
+    """
     affine = volume.source.affine
     if affine is None or volume.data.ndim != 4:
         affine = np.diag([*volume.spacing, 1.0, 1.0][:3] + [1.0])

@@ -21,6 +21,7 @@ EXPERIMENTS = {
     "bsd68": ("Figure 4: BSD68, sigma 25, all methods", ("reduced", "full")),
     "sweep": ("Figure 7: BSD68 over levels of noise", ("reduced", "full")),
     "simulated": ("Section 4.1: simulated epithelia, 2D and 3D", ("reduced", "full")),
+    "gap": ("why Noise2Void lies below Noise2Noise there", ("reduced",)),
     "real": ("Figure 4, real microscopy; CT, cryo-ET: pictures, residuals, time", ("full",)),
     "failures": ("Figures 5 and 6: lost pixels, structured noise", ("reduced",)),
     "medical": ("brain MR with simulated noise, M4Raw with repeats", ("reduced",)),
@@ -67,7 +68,7 @@ def main() -> None:
         value = getattr(arguments, name)
         if value is not None and value < 1:
             parser.error(f"--{name} must be at least 1, got {value}. Leave it out for the default.")
-    if arguments.experiment != "simulated" and not data_folder().is_dir():
+    if arguments.experiment not in ("simulated", "gap") and not data_folder().is_dir():
         parser.error(f"MONAI_N2V_DATA must name the folder of the real images, got {data_folder()}. Set it.")
     torch.set_num_threads(arguments.threads)
     this_run()

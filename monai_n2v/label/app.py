@@ -1,0 +1,173 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The MONAI Label app."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from monailabel.interfaces.app import MONAILabelApp
+from monailabel.interfaces.datastore import Datastore
+from monailabel.interfaces.tasks.infer_v2 import InferTask
+from monailabel.interfaces.tasks.strategy import Strategy
+from monailabel.interfaces.tasks.train import TrainTask
+from monailabel.tasks.infer.bundle import BundleInferTask
+
+from monai_n2v import __version__
+from monai_n2v.label.batch import DenoisingBatchTask
+from monai_n2v.label.chain import SegmentDenoisedTask, chained_name, is_segmenter
+from monai_n2v.label.infer import DenoiseTask
+from monai_n2v.label.options import refusals, switched
+from monai_n2v.label.strategies import DenoisedFirst
+from monai_n2v.label.studies import add_denoised, can_hold_images, is_denoised
+from monai_n2v.label.train import TrainDenoiserTask
+from monai_n2v.resources import list_bundles
+
+__all__ = ["DenoisingApp"]
+
+logger = logging.getLogger(__name__)
+
+
+class DenoisingApp(MONAILabelApp):
+    """Denoise studies, train on them without labels, and denoise before segmenting.
+
+    The bundles lie in ``model/`` of the app's folder: ours, and any segmentation bundle, which is served as it is and
+    as ``<name>_after_n2v``. Nothing is fetched from anywhere.
+
+    Args:
+        app_dir: folder of the app, as `make_app` makes it.
+        studies: folder of images, or address of a DICOMweb server.
+        conf: ``models``, names of the bundles to serve, with commas; ``denoiser``, which one denoises for segmenters,
+            ``n2v_denoise_3d`` by default.
+    """
+
+    def __init__(self, app_dir: str, studies: str, conf: dict[str, str]) -> None:
+        wanted = [name.strip() for name in conf.get("models", "").split(",") if name.strip()]
+        folders = [path for path in sorted((Path(app_dir) / "model").glob("*")) if path.is_dir()]
+        known = [path.name for path in folders]
+        unknown = [name for name in wanted if name not in known]
+        if unknown:
+            raise ValueError(f"models must be of {', '.join(known)}, got {', '.join(unknown)}. Leave it out for all.")
+        self._bundles = [path for path in folders if not wanted or path.name in wanted]
+        ours = list_bundles()
+        self._denoisers = {path.name: DenoiseTask(path) for path in self._bundles if path.name in ours}
+        self._chained: list[str] = []
+        super().__init__(
+            app_dir,
+            studies,
+            conf,
+            name="MONAI Label - Noise2Void",
+            description="Denoising learned from the noisy images alone; research only, not for diagnosis",
+            version=__version__,
+        )
+
+    def init_infers(self) -> dict[str, InferTask]:
+        """Denoisers, segmenters, and segmenters behind the denoiser."""
+        infers: dict[str, InferTask] = dict(self._denoisers)
+        name = self.conf.get("denoiser", "n2v_denoise_3d")
+        for bundle in self._bundles:
+            if bundle.name in infers or not is_segmenter(bundle):
+                continue
+            segmenter = BundleInferTask(str(bundle), self.conf)
+            if not segmenter.is_valid():
+                continue
+            infers[bundle.name] = segmenter
+            if name in self._denoisers:
+                infers[chained_name(bundle.name)] = SegmentDenoisedTask(str(bundle), self.conf, self._denoisers[name])
+                self._chained.append(chained_name(bundle.name))
+        logger.info("Models: %s", ", ".join(infers))
+        return infers
+
+    def init_trainers(self) -> dict[str, TrainTask]:
+        """The denoisers'."""
+        return {name: TrainDenoiserTask(str(task.bundle), self.conf) for name, task in self._denoisers.items()}
+
+    def init_strategies(self) -> dict[str, Strategy]:
+        """MONAI Label's, and denoised images first."""
+        strategies: dict[str, Strategy] = super().init_strategies()
+        return {**strategies, "denoised_first": DenoisedFirst()}
+
+    def init_batch_infer(self) -> Callable[..., Any]:
+        """Batch inference."""
+        return DenoisingBatchTask(self._denoisers, self._chained)
+
+    def infer(self, request: dict[str, Any], datastore: Datastore | None = None) -> dict[str, Any]:
+        """Run a model on an image; ``save_image`` stores what a denoiser made as ``<id>_denoised``.
+
+        Raises:
+            HTTPException: for what cannot be, in one sentence.
+        """
+        datastore = datastore or self.datastore()
+        with refusals():
+            self._check(request, datastore)
+            if request["model"] not in self._denoisers:
+                found: dict[str, Any] = super().infer(request, datastore)
+                return found
+            # A denoised image is no label, whatever a client's habit.
+            result: dict[str, Any] = super().infer({**request, "save_label": False}, datastore)
+            if switched(request, "save_image", False):
+                added = add_denoised(datastore, request["image"], Path(result["file"]), request["model"])
+                result["params"] = {**result["params"], "image_id": added}
+            return result
+
+    def batch_infer(self, request: dict[str, Any], datastore: Datastore | None = None) -> dict[str, Any]:
+        """Run a model on many images."""
+        return self._told(lambda: super(DenoisingApp, self).batch_infer(request, datastore))
+
+    def train(self, request: dict[str, Any]) -> dict[str, Any]:
+        """Train a denoiser on the noisy images of the studies."""
+        return self._told(lambda: super(DenoisingApp, self).train(request))
+
+    def bundle_path(self, model: str | None) -> str | None:
+        """Folder of a trainer's bundle; asked for before a task starts, so an unknown model is refused here.
+
+        Raises:
+            HTTPException: for a model that is neither trained nor run here.
+        """
+        if model is not None:  # scoring names none
+            with refusals():
+                self._check_model(model)
+        path: str | None = super().bundle_path(model)
+        return path
+
+    def _told(self, work: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+        """Tell in one sentence what is refused, to a client or, from a process of its own, on standard error."""
+        if self._server_mode:
+            with refusals():
+                return work()
+        try:
+            return work()
+        except (ValueError, TypeError, OSError) as error:
+            sys.exit(str(error))
+
+    def _check_model(self, model: Any) -> None:
+        known = list(dict.fromkeys([*self._infers, *self._trainers]))
+        if model not in known:
+            raise FileNotFoundError(f"model must be of {', '.join(known)}, got {model}. GET /info/ lists them.")
+
+    def _check(self, request: dict[str, Any], datastore: Datastore) -> None:
+        """Refuse a request before any work."""
+        self._check_model(request.get("model"))
+        image, model = request.get("image"), request["model"]
+        is_file = isinstance(image, str) and Path(image).exists()
+        if isinstance(image, str) and not is_file and image not in datastore.list_images():
+            raise FileNotFoundError(f"image must be of the studies, got {image}. GET /datastore/ lists them.")
+        if model not in self._denoisers:
+            return
+        if request.get("label_info") is not None:
+            raise ValueError(f"model must segment for DICOM SEG, got {model}. Use {chained_name('<segmenter>')}.")
+        if not isinstance(image, str):
+            raise ValueError(f"image must be an id or a file, got {type(image).__name__}. Send the file.")
+        if not is_file and is_denoised(datastore, image):
+            raise ValueError(f"image must be noisy, got {image}, which is denoised. Send its source.")
+        if switched(request, "save_image", False):
+            if is_file:
+                raise ValueError(f"image must be of the studies for save_image, got {image}. Add it there first.")
+            if not can_hold_images(datastore):
+                raise ValueError(
+                    "save_image must be false for studies of a DICOMweb server, got true. "
+                    "Write a derived series back: python -m monai_n2v.label stow."
+                )

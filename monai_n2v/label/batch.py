@@ -1,0 +1,55 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Batch inference that leaves denoised images alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from typing import Any
+
+import torch
+from monailabel.interfaces.datastore import Datastore
+from monailabel.interfaces.tasks.batch_infer import BatchInferTask
+
+from monai_n2v.label.options import switched
+from monai_n2v.label.studies import can_hold_images, denoised_id, noisy_images
+
+__all__ = ["DenoisingBatchTask"]
+
+
+class DenoisingBatchTask(BatchInferTask):
+    """MONAI Label's batch inference, but for denoisers: their results are stored as images, and no image goes in twice.
+
+    Args:
+        denoisers: names of the models that denoise.
+        chained: names of the segmenters that see denoised images.
+    """
+
+    def __init__(self, denoisers: Collection[str], chained: Collection[str]) -> None:
+        self.denoisers = denoisers
+        self.chained = chained
+
+    def get_images(self, request: dict[str, Any], datastore: Datastore) -> list[str]:
+        """The images that are to be worked on."""
+        images: list[str] = list(super().get_images(request, datastore))
+        model = request["model"]
+        if model not in self.denoisers and model not in self.chained:
+            return images
+        images = noisy_images(datastore, images)
+        if model in self.chained or switched(request, "overwrite", False):
+            return images
+        there = set(datastore.list_images())
+        return [image_id for image_id in images if denoised_id(image_id) not in there]
+
+    def __call__(self, request: dict[str, Any], datastore: Datastore, infer: Callable[..., Any]) -> dict[str, Any]:
+        """Infer all images; a denoiser's results are stored unless ``save_image`` is false."""
+        if not torch.cuda.is_available():
+            request["multi_gpu"] = False  # MONAI Label divides by the number of GPUs
+        if request["model"] in self.denoisers:
+            request["save_image"] = switched(request, "save_image", True)
+            if request["save_image"] and not can_hold_images(datastore):
+                raise ValueError(
+                    "save_image must be false for studies of a DICOMweb server, got true. "
+                    "Write a derived series back: python -m monai_n2v.label stow."
+                )
+        found: dict[str, Any] = super().__call__(request, datastore, infer)
+        return found

@@ -1,0 +1,138 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Denoising as an inference task of MONAI Label."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from monai.bundle import ConfigParser
+from monailabel.interfaces.tasks.infer_v2 import InferTask, InferType
+from monailabel.utils.others.generic import device_list, name_to_device
+
+from monai_n2v.denoising import denoise_stack
+from monai_n2v.files import as_meta_tensor
+from monai_n2v.formats.base import Volume
+from monai_n2v.label.options import chosen, switched
+from monai_n2v.models import TrainedNetwork, resolve_model
+from monai_n2v.training import Stack, TrainingPlan
+from monai_n2v.volumes import default_target, read_volume, save_volume, split_name, targets_of
+
+__all__ = ["DenoiseTask"]
+
+
+class DenoiseTask(InferTask):
+    """Denoise an image by a bundle of this package, or by a network trained on that image alone.
+
+    Not MONAI Label's own task for bundles: that one wants weights when the server starts, casts every result to what a
+    client takes labels for (uint8), and writes no image of two axes. Values, header and file are those of
+    ``monai.bundle run``.
+
+    Args:
+        bundle: folder of the bundle.
+    """
+
+    def __init__(self, bundle: Path) -> None:
+        parser = ConfigParser()
+        parser.read_config(str(bundle / "configs" / "inference.json"))
+        parser.read_meta(str(bundle / "configs" / "metadata.json"))
+        self.bundle = bundle
+        self.spatial_dims = int(parser.get_parsed_content("spatial_dims"))
+        options = {
+            "device": device_list(),
+            "dtype": ["float32", "input"],
+            "save_image": False,
+            "overwrite": False,
+            "tta": False,
+            "keep_detail": True,
+            "train_on_image": False,
+            "max_time": 300,
+        }
+        # Volumes go in whatever the network's axes: by a 2D one slice by slice.
+        super().__init__(InferType.OTHERS, {}, 3, str(parser["_meta_#description"]), options)
+
+    @property
+    def name(self) -> str:
+        """Of the model, as clients ask for it."""
+        return self.bundle.name
+
+    def is_valid(self) -> bool:
+        """Always: without a trained network it can be trained, or a network be trained on the image."""
+        return True
+
+    def get_path(self, validate: bool = True) -> str | None:
+        """The file of the weights."""
+        path = self.bundle / "models" / "model.pt"
+        return str(path) if path.is_file() or not validate else None
+
+    def network(self) -> TrainedNetwork:
+        """The trained network.
+
+        Raises:
+            FileNotFoundError: before it was trained.
+        """
+        if self.get_path() is None:
+            raise FileNotFoundError(
+                f"model must be trained first, got {self.name} without weights. Train it (POST /train/{self.name}), or "
+                "send train_on_image true."
+            )
+        return resolve_model(self.bundle)
+
+    def denoise(self, volume: Volume, request: Mapping[str, Any], name: str = "") -> np.ndarray:
+        """Denoise voxels.
+
+        Args:
+            volume: as read.
+            request: options of the client.
+            name: of the image, for messages.
+
+        Returns:
+            float32, of the shape and in the units of ``volume.data``.
+
+        Raises:
+            FileNotFoundError: before the network was trained.
+            ValueError: for options or voxels that cannot be.
+        """
+        device = str(name_to_device(chosen(request, "device", "cuda")))
+        tta, keep_detail = switched(request, "tta", False), switched(request, "keep_detail", True)
+        if switched(request, "train_on_image", False):
+            budget = float(chosen(request, "max_time", 300))
+            axes = 2 if self.spatial_dims == 2 else None
+            stack = Stack(volume.data, tuple(volume.spacing), name)
+            plan = TrainingPlan(None, budget, False, axes, 0)
+            return denoise_stack(stack, model=None, plan=plan, device=device, tta=tta, keep_detail=keep_detail)[0]
+        n_axes = volume.data.ndim - 1
+        if n_axes < self.spatial_dims:
+            raise ValueError(f"image must have 3 axes for {self.name}, got {n_axes}{name}. Use n2v_denoise_2d.")
+        return self.network().predict(as_meta_tensor(volume, name), device, tta, keep_detail)
+
+    def __call__(self, request: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+        """Denoise ``request["image"]``, a path.
+
+        Returns:
+            the file of the result, the caller's to remove, and what is told of it.
+        """
+        started = time.time()
+        source = Path(str(request["image"]))
+        dtype = str(chosen(request, "dtype", "float32"))
+        if dtype not in ("float32", "input"):
+            raise ValueError(f"dtype must be float32 or input, got {dtype}. Leave it out for float32.")
+        volume = read_volume(source)
+        read = time.time()
+        output = self.denoise(volume, request, str(source))
+        predicted = time.time()
+        # Clients ask for the file in which they keep labels; where the image cannot be written so, it keeps its own.
+        suffix = str(chosen(request, "result_extension", ""))
+        own = ".nii.gz" if source.is_dir() else split_name(source)[1]
+        target = Path(tempfile.mkdtemp()) / default_target(source).name
+        stem = split_name(target)[0] if not source.is_dir() else target.name
+        target = target.with_name(stem + (suffix if suffix and suffix in targets_of(source) else own))
+        save_volume(output, volume, target, dtype)
+        times = {"pre": read - started, "infer": predicted - read, "write": time.time() - predicted}
+        latencies = {name: round(value, 2) for name, value in (times | {"total": time.time() - started}).items()}
+        told = {"label_names": {}, "latencies": latencies, "centroids": {}, "model": self.name}
+        return str(target), told

@@ -1,0 +1,37 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which image is handed out next for labeling."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from monailabel.interfaces.datastore import Datastore
+from monailabel.interfaces.tasks.strategy import Strategy
+
+from monai_n2v.label.studies import denoised_id, is_denoised
+
+__all__ = ["DenoisedFirst"]
+
+
+class DenoisedFirst(Strategy):
+    """Hand out denoised images before noisy ones, and of either first those that have waited longest.
+
+    A noisy image whose denoised copy is there is not handed out.
+    """
+
+    def __init__(self) -> None:
+        super().__init__("Denoised images first")
+
+    def __call__(self, request: dict[str, Any], datastore: Datastore) -> dict[str, Any] | None:
+        """Choose an image without a final label."""
+        images = datastore.get_unlabeled_images(request.get("label_tag"), request.get("labels"))
+        there = set(datastore.list_images())
+        waiting = [image_id for image_id in images if denoised_id(image_id) not in there]
+        if not waiting:
+            return None
+
+        def order(image_id: str) -> tuple[bool, int, str]:
+            handed_out = datastore.get_image_info(image_id).get("strategy", {}).get(request["strategy"], {})
+            return not is_denoised(datastore, image_id), int(handed_out.get("ts", 0)), image_id
+
+        return {"id": min(waiting, key=order)}

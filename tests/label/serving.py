@@ -1,0 +1,99 @@
+# SPDX-License-Identifier: Apache-2.0
+"""MONAI Label's HTTP interface in this process, an app with small networks, and phantoms to denoise."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+
+import nibabel
+import numpy as np
+
+SIGMA = 40.0
+FEATURES = {"n2v_denoise_2d": [8, 8, 16, 16, 32, 8], "n2v_denoise_3d": [8, 8, 16, 16, 32, 8]}
+
+
+def phantom_3d(seed: int, shape: tuple[int, ...] = (48, 48, 32)) -> tuple[np.ndarray, np.ndarray]:
+    """A bright ball and a few tubes in a dim box; without and with white noise; float32."""
+    rng = np.random.default_rng(seed)
+    place = np.stack(np.meshgrid(*(np.linspace(-1, 1, n) for n in shape), indexing="ij"))
+    center = rng.uniform(-0.25, 0.25, 3)
+    clean = np.full(shape, 100.0)
+    clean[(np.abs(place) < 0.85).all(axis=0)] = 300
+    clean[((place - center[:, None, None, None]) ** 2).sum(axis=0) < 0.45**2] = 600
+    for axis in range(3):
+        others = [a for a in range(3) if a != axis]
+        offset = rng.uniform(-0.6, 0.6, 2)
+        near = (place[others[0]] - offset[0]) ** 2 + (place[others[1]] - offset[1]) ** 2 < 0.1**2
+        clean[near] = 450
+    noisy = clean + rng.normal(0, SIGMA, shape)
+    return clean.astype(np.float32), noisy.astype(np.float32)
+
+
+AFFINE = np.array([[-1.2, 0.1, 0, 10], [0.1, 1.2, 0, -20], [0, 0, 2.5, 5], [0, 0, 0, 1]], dtype=float)
+
+
+def psnr(output: np.ndarray, clean: np.ndarray) -> float:
+    return float(10 * np.log10(600**2 / np.mean((output.astype(np.float64) - clean) ** 2)))
+
+
+def make_small(app_dir: Path) -> None:
+    """Give the bundles of an app networks that train in seconds."""
+    for name, features in FEATURES.items():
+        for config in ("train.json", "inference.json"):
+            path = app_dir / "model" / name / "configs" / config
+            content = json.loads(path.read_text())
+            content["features"] = features
+            if config == "train.json":
+                content |= {"epoch_length": 10, "val_length": 1, "batch_size": 2, "ema": 0}
+            path.write_text(json.dumps(content, indent=4))
+
+
+def make_studies(folder: Path, n: int = 3) -> Path:
+    folder.mkdir()
+    for k in range(n):
+        nibabel.save(nibabel.Nifti1Image(phantom_3d(k)[1], AFFINE), folder / f"phantom_{k}.nii.gz")
+    return folder
+
+
+class Server:
+    """MONAI Label's own HTTP interface to an app, in this process."""
+
+    def __init__(self, app_dir: Path, studies: Path | str, conf: dict[str, str] | None = None) -> None:
+        from fastapi.testclient import TestClient
+        from monailabel.config import settings
+        from monailabel.interfaces.utils.app import app_instance, clear_cache
+
+        settings.MONAI_LABEL_APP_DIR = str(app_dir)
+        settings.MONAI_LABEL_STUDIES = str(studies)
+        settings.MONAI_LABEL_APP_CONF = conf or {}
+        settings.MONAI_LABEL_DATASTORE_AUTO_RELOAD = False
+        for key in ("APP_DIR", "STUDIES", "APP_CONF"):  # for tasks that run in processes of their own
+            value = getattr(settings, f"MONAI_LABEL_{key}")
+            os.environ[f"MONAI_LABEL_{key}"] = json.dumps(value) if isinstance(value, dict) else value
+        os.environ.setdefault("PYTHONPATH", os.pathsep.join(sys.path[:1]))
+        clear_cache()
+        self.app_dir, self.studies = app_dir, studies
+        self.instance = app_instance()
+        self.instance.server_mode(True)
+        from monailabel.app import app
+
+        self.client = TestClient(app)  # without its lifespan, whose timer would outlive the test
+
+    def infer(self, model: str, image: str, output: str = "image", **params):
+        return self.client.post(f"/infer/{model}?image={image}&output={output}", data={"params": json.dumps(params)})
+
+    def train(self, model: str, **params):
+        return self.client.post(f"/train/{model}?run_sync=true", json=params)
+
+    def batch(self, model: str, images: str = "all", **params):
+        return self.client.post(f"/batch/infer/{model}?images={images}&run_sync=true", json=params)
+
+    def voxels(self, answer, suffix: str = ".nii.gz") -> nibabel.Nifti1Image:
+        assert answer.status_code == 200, answer.text
+        path = Path(str(self.studies)).parent / f"answer{suffix}"
+        path.write_bytes(answer.content)
+        image = nibabel.load(path)
+        return nibabel.Nifti1Image(np.asanyarray(image.dataobj), image.affine, image.header)
