@@ -28,6 +28,11 @@ LAYERS = [
     {"denoising", "describe"},
     {"batch", "arguments", "plans"},
     {"cli"},
+    {"label.options", "label.studies", "label.folder", "label.stow"},
+    {"label.infer", "label.train", "label.batch", "label.strategies"},
+    {"label.chain"},
+    {"label.app"},
+    {"label.__main__"},
 ]
 
 
