@@ -17,6 +17,7 @@ from monai.data.utils import pickle_hashing
 from monai.transforms import Randomizable
 
 from monai_n2v.patches import CutRules, HeldImage, PatchStore, check_whole_number
+from monai_n2v.studies import images_of_label_studies
 from monai_n2v.symmetries import flippable_axes
 from monai_n2v.volumes import voxel_files_of
 from monai_n2v.windows import ImageReader, RollingWindow, default_budget, stream_order
@@ -32,7 +33,8 @@ def make_dataset(
     """Make a MONAI dataset, one that keeps what it has read and preprocessed on disk where a folder is named.
 
     Args:
-        data: a data list.
+        data: a data list. Where it is empty, inside a MONAI Label server, the images of its studies: MONAI Label's own
+            app for bundles hands over those that somebody has labeled, and to denoise nobody labels any.
         transform: of an item, deterministic.
         cache_dir: folder of the copies, which later runs with the same files and transform use too. A copy belongs to
             the files that an item names, at their place, time and size: one that has changed is read again, and its
@@ -41,6 +43,7 @@ def make_dataset(
     Returns:
         a ``Dataset`` or ``PersistentDataset``.
     """
+    data = data or images_of_label_studies()
     if cache_dir is None:
         return Dataset(data, transform)
     # Our own files: with their metadata, which plain tensors would lose.

@@ -37,7 +37,7 @@ def _parts(voxels: torch.Tensor) -> tuple[torch.Tensor, ...]:
 
 
 def _statistics(values: torch.Tensor) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and standard deviation of every channel; 1 instead of the spread of a constant one."""
+    """Mean and standard deviation of every channel; exactly 0 for a constant one."""
     means, stds = np.empty(len(values)), np.empty(len(values))
     for channel, voxels in enumerate(values):
         parts = _parts(voxels)
@@ -45,7 +45,7 @@ def _statistics(values: torch.Tensor) -> tuple[np.ndarray, np.ndarray]:
         squares = sum((part.double() - means[channel]).square().sum().item() for part in parts)
         spread = math.sqrt(squares / voxels.numel())
         # Rounding leaves a constant channel a spread of about 1e-16 of its value, which must not become its unit.
-        stds[channel] = spread if spread > 1e-12 * abs(means[channel]) else 1.0
+        stds[channel] = spread if spread > 1e-12 * abs(means[channel]) else 0.0
     return means, stds
 
 
@@ -53,7 +53,8 @@ class StandardizeIntensity(Transform):
     """Give every channel zero mean and unit standard deviation, and remember both to undo it.
 
     The statistics travel in the image's metadata as ``intensity_mean`` and ``intensity_std``, in the image's own units
-    (HU, gray values); :py:class:`RestoreIntensity` reads them there. A constant channel keeps the divisor 1.
+    (HU, gray values); :py:class:`RestoreIntensity` reads them there. A constant channel is divided by 1 and
+    keeps the spread 0, so whatever a network makes of it, it is restored to what it was.
     """
 
     backend = [TransformBackends.TORCH]
@@ -96,7 +97,7 @@ class StandardizeIntensity(Transform):
         for channel, voxels in enumerate(values):
             parts = _parts(voxels)
             for part, out_part in zip(parts, _parts(standard[channel])):
-                out_part.copy_((part.double() - means[channel]) / stds[channel])
+                out_part.copy_((part.double() - means[channel]) / (stds[channel] or 1.0))
         out = MetaTensor(standard, meta=image.meta)
         out.meta["intensity_mean"], out.meta["intensity_std"] = means, stds
         return out

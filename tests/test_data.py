@@ -596,6 +596,18 @@ def test_orientations_leave_the_footprint_unchanged(footprint, n_orientations):
     assert len(orientations) == n_orientations
 
 
+def test_no_images_inside_a_label_server_are_those_of_its_studies(tmp_path, monkeypatch):
+    for name in ("b.nii.gz", "a.nii.gz", "a_denoised.nii.gz", "labels/final/a.nii.gz"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        nibabel.save(nibabel.Nifti1Image(np.zeros((4, 4, 4), np.float32), np.eye(4)), tmp_path / name)
+    assert len(make_dataset([])) == 0
+    monkeypatch.setenv("MONAI_LABEL_STUDIES", str(tmp_path))
+    assert [item["image"] for item in make_dataset([])] == [str(tmp_path / name) for name in ("a.nii.gz", "b.nii.gz")]
+    assert len(make_dataset([{"image": "mine"}])) == 1
+    monkeypatch.setenv("MONAI_LABEL_STUDIES", "http://127.0.0.1:8042/dicom-web")
+    assert len(make_dataset([])) == 0
+
+
 def test_cached_dataset_keeps_images_with_their_metadata(tmp_path):
     nibabel.save(nibabel.Nifti1Image(phantom((9, 8, 7))[1], np.diag([1, 2, 3, 1])), tmp_path / "a.nii")
     items = []

@@ -88,3 +88,10 @@ def test_reference_statistics_serve_the_label_too():
         StandardizeIntensityd(["image", "label"], reference_key="image")({"image": image, "label": label[:1]})
     with pytest.raises(ValueError, match="reference_key must be one of"):
         StandardizeIntensityd("image", reference_key="label")
+
+
+@pytest.mark.parametrize("shape", [(1, 8, 8), (2, 6, 6, 6)])
+def test_constant_channel_is_restored_whatever_a_network_made_of_it(shape):
+    standard = StandardizeIntensity()(torch.full(shape, 7.25))
+    assert (standard == 0).all()
+    assert (RestoreIntensity()(torch.randn(shape), standard.meta) == 7.25).all()

@@ -21,7 +21,7 @@ LAYERS = [
     {"windows"},
     {"overrides", "averaging", "blindness", "checkpoints", "detail", "distributed", "ema", "engines", "inference"}
     | {"monitoring", "volumes", "wording"},
-    {"matching"},
+    {"matching", "studies"},
     {"data", "pairs", "partners", "files", "report", "bundles", "jobs", "assumption"},
     {"models", "stacks", "evaluation"},
     {"training"},

@@ -14,6 +14,7 @@ from monailabel.interfaces.datastore import Datastore
 from monailabel.interfaces.tasks.infer_v2 import InferTask
 from monailabel.interfaces.tasks.strategy import Strategy
 from monailabel.interfaces.tasks.train import TrainTask
+from monailabel.tasks.activelearning.first import First
 from monailabel.tasks.infer.bundle import BundleInferTask
 
 from monai_n2v import __version__
@@ -22,7 +23,7 @@ from monai_n2v.label.chain import SegmentDenoisedTask, chained_name, is_segmente
 from monai_n2v.label.infer import DenoiseTask
 from monai_n2v.label.options import refusals, switched
 from monai_n2v.label.strategies import DenoisedFirst
-from monai_n2v.label.studies import add_denoised, can_hold_images, is_denoised
+from monai_n2v.label.studies import add_denoised, can_hold_images, has_image, is_denoised
 from monai_n2v.label.train import TrainDenoiserTask
 from monai_n2v.resources import list_bundles
 
@@ -86,9 +87,9 @@ class DenoisingApp(MONAILabelApp):
         return {name: TrainDenoiserTask(str(task.bundle), self.conf) for name, task in self._denoisers.items()}
 
     def init_strategies(self) -> dict[str, Strategy]:
-        """MONAI Label's, and denoised images first."""
+        """MONAI Label's own two, and denoised images first."""
         strategies: dict[str, Strategy] = super().init_strategies()
-        return {**strategies, "denoised_first": DenoisedFirst()}
+        return {**strategies, "first": First(), "denoised_first": DenoisedFirst()}
 
     def init_batch_infer(self) -> Callable[..., Any]:
         """Batch inference."""
@@ -153,7 +154,7 @@ class DenoisingApp(MONAILabelApp):
         self._check_model(request.get("model"))
         image, model = request.get("image"), request["model"]
         is_file = isinstance(image, str) and Path(image).exists()
-        if isinstance(image, str) and not is_file and image not in datastore.list_images():
+        if isinstance(image, str) and not is_file and not has_image(datastore, image):
             raise FileNotFoundError(f"image must be of the studies, got {image}. GET /datastore/ lists them.")
         if model not in self._denoisers:
             return

@@ -100,10 +100,11 @@ class DenoiseTask(InferTask):
         device = str(name_to_device(chosen(request, "device", "cuda")))
         tta, keep_detail = switched(request, "tta", False), switched(request, "keep_detail", True)
         if switched(request, "train_on_image", False):
-            budget = float(chosen(request, "max_time", 300))
+            epochs = chosen(request, "max_epochs")
+            budget = float(chosen(request, "max_time", 300)) if epochs is None else None
             axes = 2 if self.spatial_dims == 2 else None
             stack = Stack(volume.data, tuple(volume.spacing), name)
-            plan = TrainingPlan(None, budget, False, axes, 0)
+            plan = TrainingPlan(epochs, budget, False, axes, 0)
             return denoise_stack(stack, model=None, plan=plan, device=device, tta=tta, keep_detail=keep_detail)[0]
         n_axes = volume.data.ndim - 1
         if n_axes < self.spatial_dims:

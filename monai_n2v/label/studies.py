@@ -3,15 +3,18 @@
 
 from __future__ import annotations
 
+import functools
 import shutil
 import tempfile
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
+from monailabel.datastore.dicom import DICOMWebDatastore
 from monailabel.datastore.local import LocalDatastore
 from monailabel.interfaces.datastore import Datastore
 
-__all__ = ["SUFFIX", "add_denoised", "can_hold_images", "denoised_id", "is_denoised", "noisy_images"]
+__all__ = ["SUFFIX", "add_denoised", "can_hold_images", "denoised_id", "has_image", "is_denoised", "noisy_images"]
 
 SUFFIX = "_denoised"
 
@@ -30,11 +33,40 @@ def is_denoised(datastore: Datastore, image_id: str) -> bool:
 
     Returns:
         True for images that carry their source in their info, and for those called after another image: a datastore
-        that looks through its folder while a copy is being added loses the copy's info.
+        that looks through its folder while a copy is being added loses the copy's info. On a DICOMweb server, for a
+        series that ``stow`` has written.
     """
+    if isinstance(datastore, DICOMWebDatastore):
+        return _is_stowed(datastore._client, image_id)
     if datastore.get_image_info(image_id).get("n2v_source"):
         return True
     return image_id.endswith(SUFFIX) and image_id.removesuffix(SUFFIX) in datastore.list_images()
+
+
+@functools.lru_cache(maxsize=4096)  # a series does not change
+def _is_stowed(client: Any, series: str) -> bool:
+    wanted, fields = {"SeriesInstanceUID": series}, ["DerivationDescription"]
+    found = client.search_for_instances(search_filters=wanted, fields=fields, limit=1)
+    return any("monai_n2v" in text for item in found for text in item.get("00082111", {}).get("Value", []) if text)
+
+
+def has_image(datastore: Datastore, image_id: str) -> bool:
+    """Tell whether an image is in the studies.
+
+    Args:
+        datastore: of the app.
+        image_id: as a client names it.
+
+    Returns:
+        True for images that are listed. A DICOMweb server is asked about others: MONAI Label keeps its list for hours,
+        and lists CT alone unless told otherwise.
+    """
+    if image_id in datastore.list_images():
+        return True
+    if not isinstance(datastore, DICOMWebDatastore):
+        return False
+    found = datastore._client.search_for_series(search_filters={"SeriesInstanceUID": image_id})
+    return any(item.get("0020000E", {}).get("Value") == [image_id] for item in found)
 
 
 def noisy_images(datastore: Datastore, image_ids: Iterable[str] | None = None) -> list[str]:

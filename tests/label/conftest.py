@@ -58,7 +58,7 @@ def trained_app(small_app, tmp_path_factory) -> Path:
     shutil.copytree(small_app, folder / "app")
     server = Server(folder / "app", make_studies(folder / "studies"))
     for name in FEATURES:
-        answer = server.train(name, max_epochs=15, device="cpu")
+        answer = server.train(name, max_epochs=25, device="cpu")
         assert answer.status_code == 200, answer.text
     return folder / "app"
 

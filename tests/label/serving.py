@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import os
 import sys
@@ -10,8 +11,9 @@ from pathlib import Path
 
 import nibabel
 import numpy as np
+from monai.transforms import Orientation
 
-SIGMA = 40.0
+SIGMA = 80.0
 FEATURES = {"n2v_denoise_2d": [8, 8, 16, 16, 32, 8], "n2v_denoise_3d": [8, 8, 16, 16, 32, 8]}
 
 
@@ -97,3 +99,51 @@ class Server:
         path.write_bytes(answer.content)
         image = nibabel.load(path)
         return nibabel.Nifti1Image(np.asanyarray(image.dataobj), image.affine, image.header)
+
+
+def add_segmenter(app_dir: Path, name: str = "toy_segmentation", threshold: float = 525.0) -> None:
+    """A bundle that segments what is brighter than a threshold, turned to RAS and back as real ones do."""
+    import torch
+
+    bundle = app_dir / "model" / name
+    (bundle / "configs").mkdir(parents=True)
+    (bundle / "models").mkdir()
+    turned = {"_target_": "Orientationd", "keys": "image", "axcodes": "RAS"}
+    if "labels" in inspect.signature(Orientation).parameters:  # newer MONAI asks for it
+        turned["labels"] = [["L", "R"], ["P", "A"], ["I", "S"]]
+    inference = {
+        "bundle_root": ".",
+        "device": "$torch.device('cpu')",
+        "network_def": {"_target_": "torch.nn.Conv3d", "in_channels": 1, "out_channels": 1, "kernel_size": 1},
+        "preprocessing": {
+            "_target_": "Compose",
+            "transforms": [
+                {"_target_": "LoadImaged", "keys": "image"},
+                {"_target_": "EnsureChannelFirstd", "keys": "image"},
+                turned,
+                {"_target_": "EnsureTyped", "keys": "image"},
+            ],
+        },
+        "inferer": {"_target_": "SimpleInferer"},
+        "postprocessing": {
+            "_target_": "Compose",
+            "transforms": [
+                {"_target_": "Invertd", "keys": "pred", "transform": "@preprocessing", "orig_keys": "image"},
+                {"_target_": "AsDiscreted", "keys": "pred", "threshold": 0.0},
+            ],
+        },
+    }
+    (bundle / "configs" / "inference.json").write_text(json.dumps(inference, indent=4))
+    side = {"num_channels": 1, "spatial_shape": [8, 8, 8]}
+    channels = {
+        "inputs": {"image": side},
+        "outputs": {"pred": {**side, "channel_def": {"0": "background", "1": "ball"}}},
+    }
+    metadata = {"version": "0.1.0", "description": "a threshold", "network_data_format": channels}
+    (bundle / "configs" / "metadata.json").write_text(json.dumps(metadata, indent=4))
+    weights = {"weight": torch.ones(1, 1, 1, 1, 1), "bias": torch.tensor([-threshold])}
+    torch.save(weights, bundle / "models" / "model.pt")
+
+
+def dice(mask: np.ndarray, truth: np.ndarray) -> float:
+    return float(2 * (mask.astype(bool) & truth).sum() / (mask.astype(bool).sum() + truth.sum()))

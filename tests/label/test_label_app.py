@@ -1,0 +1,178 @@
+# SPDX-License-Identifier: Apache-2.0
+from __future__ import annotations
+
+import nibabel
+import numpy as np
+import pytest
+from serving import AFFINE, phantom_3d, psnr
+
+
+def test_info_lists_models_without_bogus_labels_before_anything_was_trained(server):
+    info = server.client.get("/info/").json()
+    assert set(info["models"]) == {"n2v_denoise_2d", "n2v_denoise_3d"}
+    assert info["models"]["n2v_denoise_3d"]["type"] == "others"
+    assert info["models"]["n2v_denoise_3d"]["labels"] == {}
+    assert set(info["trainers"]) == {"n2v_denoise_2d", "n2v_denoise_3d"}
+    assert info["trainers"]["n2v_denoise_3d"]["config"]["max_epochs"] == 100
+    assert "denoised_first" in info["strategies"]
+
+
+def test_network_without_weights_says_so_and_another_trained_on_the_image_denoises(server):
+    answer = server.infer("n2v_denoise_3d", "phantom_0", device="cpu")
+    assert answer.status_code == 404
+    assert answer.json()["detail"] == (
+        "model must be trained first, got n2v_denoise_3d without weights. "
+        "Train it (POST /train/n2v_denoise_3d), or send train_on_image true."
+    )
+    clean, noisy = phantom_3d(0)
+    answer = server.infer("n2v_denoise_3d", "phantom_0", device="cpu", train_on_image=True, max_epochs=15)
+    assert psnr(server.voxels(answer).get_fdata(), clean) > psnr(noisy, clean) + 3
+
+
+def test_saved_images_are_listed_with_their_source_and_never_denoised_or_trained_on(trained):
+    answer = trained.infer("n2v_denoise_3d", "phantom_1", output="json", save_image=True)
+    assert answer.status_code == 200, answer.text
+    assert answer.json()["image_id"] == "phantom_1_denoised"
+    datastore = trained.instance.datastore()
+    info = datastore.get_image_info("phantom_1_denoised")
+    assert (info["n2v_source"], info["n2v_model"]) == ("phantom_1", "n2v_denoise_3d")
+    stored = nibabel.load(datastore.get_image_uri("phantom_1_denoised"))
+    assert stored.get_data_dtype() == np.float32
+    assert np.allclose(stored.affine, AFFINE)
+
+    refused = trained.infer("n2v_denoise_3d", "phantom_1_denoised")
+    assert refused.status_code == 400
+    assert refused.json()["detail"] == (
+        "image must be noisy, got phantom_1_denoised, which is denoised. Send its source."
+    )
+    task = trained.instance._trainers["n2v_denoise_3d"]
+    learned_from = [item["image"] for item in task._fetch_datalist({}, datastore)]
+    assert sorted(path.rsplit("/", 1)[1] for path in learned_from) == [f"phantom_{k}.nii.gz" for k in range(3)]
+
+
+def test_copy_is_told_by_its_name_where_the_datastore_lost_its_info(trained):
+    trained.infer("n2v_denoise_3d", "phantom_1", output="json", save_image=True)
+    datastore = trained.instance.datastore()
+    datastore._datastore.objects["phantom_1_denoised"].image.info.pop("n2v_source")
+    assert trained.infer("n2v_denoise_3d", "phantom_1_denoised").status_code == 400
+
+
+def test_saving_again_replaces_the_copy(trained):
+    datastore = trained.instance.datastore()
+    for keep_detail in (True, False):
+        trained.infer("n2v_denoise_3d", "phantom_1", output="json", save_image=True, keep_detail=keep_detail)
+    stored = nibabel.load(datastore.get_image_uri("phantom_1_denoised")).get_fdata()
+    expected = trained.voxels(trained.infer("n2v_denoise_3d", "phantom_1", keep_detail=False)).get_fdata()
+    assert np.array_equal(stored, expected)
+    assert datastore.list_images().count("phantom_1_denoised") == 1
+
+
+def test_batch_stores_images_not_labels_and_none_twice(trained):
+    datastore = trained.instance.datastore()
+    assert trained.batch("n2v_denoise_3d").status_code == 200
+    assert sorted(datastore.list_images()) == sorted(
+        f"phantom_{k}{suffix}" for k in range(3) for suffix in ("", "_denoised")
+    )
+    assert not any(datastore.get_labels_by_image_id(image_id) for image_id in datastore.list_images())
+    again = trained.batch("n2v_denoise_3d")
+    assert again.json() == {}, "all are denoised"
+    assert set(trained.batch("n2v_denoise_3d", overwrite=True).json()) == {f"phantom_{k}" for k in range(3)}
+
+
+def test_denoised_first_hands_out_denoised_images_and_no_source_of_theirs(trained):
+    def next_sample() -> str:
+        return trained.client.post("/activelearning/denoised_first").json()["id"]
+
+    assert next_sample().startswith("phantom_")
+    trained.infer("n2v_denoise_3d", "phantom_2", output="json", save_image=True)
+    assert next_sample() == "phantom_2_denoised"
+    rest = {next_sample() for _ in range(4)}
+    assert "phantom_2" not in rest
+    trained.batch("n2v_denoise_3d")
+    assert {next_sample() for _ in range(6)} == {f"phantom_{k}_denoised" for k in range(3)}
+
+
+@pytest.mark.parametrize(
+    ("model", "image", "params", "status", "told"),
+    [
+        (
+            "n2v_denoise_4d",
+            "phantom_0",
+            {},
+            404,
+            "model must be of n2v_denoise_2d, n2v_denoise_3d, got n2v_denoise_4d.",
+        ),
+        ("n2v_denoise_3d", "nobody", {}, 404, "image must be of the studies, got nobody."),
+        (
+            "n2v_denoise_3d",
+            "phantom_0",
+            {"label_info": []},
+            400,
+            "model must segment for DICOM SEG, got n2v_denoise_3d.",
+        ),
+        ("n2v_denoise_3d", "phantom_0", {"dtype": "uint8"}, 400, "dtype must be float32 or input, got uint8."),
+        ("n2v_denoise_3d", "phantom_0", {"tta": 3}, 400, "tta must be true or false, got 3."),
+        ("n2v_denoise_3d", "flat_2d", {}, 400, "image must have 3 axes for n2v_denoise_3d, got 2"),
+        ("n2v_denoise_3d", "broken", {}, 400, "broken.nii.gz"),
+    ],
+)
+def test_wrong_questions_are_answered_in_one_sentence(trained, model, image, params, status, told):
+    nibabel.save(nibabel.Nifti1Image(phantom_3d(0)[1][:, :, 3], AFFINE), trained.studies / "flat_2d.nii.gz")
+    (trained.studies / "broken.nii.gz").write_bytes(b"no image")
+    trained.instance.datastore().refresh()
+    answer = trained.infer(model, image, **params)
+    assert answer.status_code == status
+    assert told in answer.json()["detail"]
+    assert "\n" not in answer.json()["detail"]
+    assert trained.client.get("/info/").status_code == 200
+
+
+def test_constant_image_stays_what_it_is(trained):
+    nibabel.save(nibabel.Nifti1Image(np.full((32, 32, 16), 7, np.int16), AFFINE), trained.studies / "constant.nii.gz")
+    trained.instance.datastore().refresh()
+    result = trained.voxels(trained.infer("n2v_denoise_3d", "constant")).get_fdata()
+    assert (result == 7).all()
+
+
+@pytest.mark.parametrize(
+    ("params", "told"),
+    [
+        ({"images": "nobody"}, "images must be of the studies, got nobody. GET /datastore/ lists them."),
+        ({"max_epochs": 0}, "max_epochs must be a whole number from 1, got 0. Leave it out for 100."),
+        ({"resume": "perhaps"}, "resume must be true or false, got 'perhaps'. Send one of them."),
+    ],
+)
+def test_wrong_trainings_are_refused_in_one_sentence(server, params, told):
+    answer = server.train("n2v_denoise_3d", device="cpu", **params)
+    assert (answer.status_code, answer.json()["detail"]) == (400, told)
+
+
+def test_training_on_studies_without_images_is_refused(server):
+    for path in server.studies.glob("*.nii.gz"):
+        path.unlink()
+    server.instance.datastore().refresh()
+    answer = server.train("n2v_denoise_3d", device="cpu")
+    assert answer.status_code == 400
+    assert answer.json()["detail"].startswith("studies must hold at least one noisy image, got none")
+
+
+@pytest.mark.parametrize("suffix", [".png", ".tif", ".nii.gz"])
+def test_images_of_two_axes_by_the_2d_network(trained, suffix, tmp_path):
+    noisy = np.clip(phantom_3d(0)[1][:, :, 15] / 3, 0, 255)
+    path = tmp_path / f"plane{suffix}"
+    if suffix == ".nii.gz":
+        nibabel.save(nibabel.Nifti1Image(noisy.astype(np.float32), AFFINE), path)
+    else:
+        from PIL import Image
+
+        Image.fromarray(noisy.astype(np.uint8)).save(path)
+    from monai_n2v.volumes import read_volume
+
+    with path.open("rb") as file:
+        answer = trained.client.post("/infer/n2v_denoise_2d?output=image", files={"file": (path.name, file)})
+    assert answer.status_code == 200, answer.text
+    result = tmp_path / f"result{suffix}"
+    result.write_bytes(answer.content)
+    before, after = read_volume(path).data, read_volume(result).data
+    assert before.shape == after.shape == (1, 48, 48)
+    assert 5 < np.std(before - after) < 30

@@ -1,0 +1,39 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What works without MONAI Label: making the folder of an app, and help."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+from monai_n2v.label.__main__ import main
+
+
+def test_init_makes_an_app_of_bundles_and_one_import(tmp_path, capsys):
+    folder = tmp_path / "apps" / "denoise"
+    assert main(["init", str(folder)]) == 0
+    assert f"monailabel start_server --app {folder}" in capsys.readouterr().out
+    assert sorted(path.name for path in folder.iterdir()) == ["main.py", "model"]
+    for name in ("n2v_denoise_2d", "n2v_denoise_3d"):
+        assert (folder / "model" / name / "configs" / "train.json").is_file()
+        assert not (folder / "model" / name / "models").exists()
+    compile((folder / "main.py").read_text(), "main.py", "exec")
+
+
+def test_init_leaves_a_folder_with_something_in_it_alone(tmp_path, capsys):
+    (tmp_path / "mine.txt").write_text("mine")
+    assert main(["init", str(tmp_path)]) == 2
+    assert capsys.readouterr().err == (
+        f"DIR must not exist yet or be an empty folder, got {tmp_path}. Name another one.\n"
+    )
+    assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["init", "--help"], ["stow", "--help"]])
+def test_help_needs_no_monai_label(arguments):
+    code = "import sys; sys.modules['monailabel'] = None; from monai_n2v.label.__main__ import main; main(sys.argv[1:])"
+    done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=False)
+    assert done.returncode == 0
+    assert "usage: python -m monai_n2v.label" in done.stdout
