@@ -19,7 +19,7 @@ from benchmarks.paper.store import record
 __all__ = ["METHODS", "PUBLISHED", "SCALES", "Scale", "run"]
 
 PRESET = ("paper/bsd68.json",)
-METHODS = ("filters", "traditional", "Noise2Noise", "Noise2Void", "N2V2", "Noise2Void, BasicUNet as in the bundle")
+METHODS = ("filters", *(name for name in SCHEMES if name != "Noise2Void, 5 % hidden"))
 SIGMA = 25.0
 # Krull et al. 2019, Fig. 4; the authors' notebook for the average over symmetries; Zhang et al. 2017 for DnCNN-S.
 PUBLISHED = {

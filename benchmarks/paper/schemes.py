@@ -5,17 +5,19 @@ from __future__ import annotations
 
 import contextlib
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from benchmarks.recipes import Recipe, denoise, fit
 from monai_n2v.bundles import as_image
+from monai_n2v.transforms import RandN2VMaskd
 
-__all__ = ["SCHEMES", "Scheme", "Trained", "as_images", "trained"]
+__all__ = ["SCHEMES", "RevealFewd", "Scheme", "Trained", "as_images", "trained"]
 
 
 @dataclass(frozen=True)
@@ -38,6 +40,33 @@ class Scheme:
     settings: Mapping[str, Any] = field(default_factory=dict)
 
 
+class RevealFewd(RandN2VMaskd):
+    """Blind spots of which one in so many keeps its own value, as where fills are drawn from the whole window.
+
+    Args:
+        one_in: voxels of the window, 25 for 5x5.
+        kwargs: of `RandN2VMaskd`.
+    """
+
+    def __init__(self, one_in: int, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.one_in = one_in
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Hide voxels of ``data["image"]``; returns a new dictionary."""
+        d = super().__call__(data)
+        shown = torch.from_numpy(self.R.random_sample(d["mask"].shape) < 1 / self.one_in).to(d["mask"].device)
+        d["image"] = torch.where(shown & d["mask"].bool(), d["label"], d["image"])
+        return d
+
+
+_OWN = {
+    "_target_": "benchmarks.paper.schemes.RevealFewd",
+    "one_in": 25,
+    "keys": "image",
+    "mask_fraction": "@mask_fraction",
+    "batched": True,
+}
 SCHEMES = {
     "traditional": Scheme(pairing=("supervised.json",), targets="clean"),
     "Noise2Noise": Scheme(pairing=("noise2noise.json",), targets="second"),
@@ -45,6 +74,9 @@ SCHEMES = {
     "Noise2Void, 5 % hidden": Scheme(settings={"mask_fraction": 0.05}),
     "N2V2": Scheme(network=("n2v2.json",)),
     "Noise2Void, BasicUNet as in the bundle": Scheme(own_preset=True),
+    # Does the fill of the authors' notebook score higher than that of the paper?
+    "Noise2Void, radius 2": Scheme(settings={"radius": 2}),
+    "Noise2Void, radius 2, own value in 1 of 25": Scheme(settings={"train#pairing": {**_OWN, "radius": 2}}),
 }
 
 
