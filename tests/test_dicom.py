@@ -101,6 +101,16 @@ def test_derived_series_is_a_new_one_of_the_same_patient(tmp_path):
             assert image[keyword].value == source[keyword].value, keyword
 
 
+def test_long_description_keeps_the_mark_of_the_derived_series(tmp_path):
+    for path in dicom_series(tmp_path / "in", stored_values(), oblique_affine()):
+        image = pydicom.dcmread(path)
+        image.SeriesDescription = "x" * 64
+        image.save_as(path)
+    volume = read_volume(tmp_path / "in")
+    save_volume(volume.data, volume, tmp_path / "out")
+    assert by_position(tmp_path / "out")[0].SeriesDescription == "x" * 51 + " N2V denoised"
+
+
 @pytest.mark.parametrize("reader", ["ITKReader", "PydicomReader"])
 def test_monai_reads_the_derived_series_alike(reader, tmp_path):
     from monai.transforms import LoadImage

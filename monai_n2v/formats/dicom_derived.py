@@ -112,7 +112,8 @@ class _Derivation:
     def __init__(self, header: Dataset) -> None:
         self.series_uid = _new_uid()
         self.now = datetime.datetime.now()
-        self.description = f"{header.get('SeriesDescription', '')} N2V denoised".strip()[:64]
+        # 64 characters at most, of which the end must not get lost.
+        self.description = f"{str(header.get('SeriesDescription', ''))[:51]} N2V denoised".strip()
         self.number = int(header.get("SeriesNumber") or 0) + 1000
 
     def derive(self, path: Path, stored: np.ndarray) -> Dataset:

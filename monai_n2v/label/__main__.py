@@ -45,17 +45,19 @@ def main(argv: Sequence[str] | None = None) -> int:
             return 2
         print(_START.format(folder=arguments.folder))  # noqa: T201 - a command
         return 0
+    from monai_n2v.denoising import choose_device
     from monai_n2v.label.stow import connect, denoise_series
     from monai_n2v.models import resolve_model
 
     try:
         network, client = resolve_model(arguments.model), connect(arguments.url)
+        device = choose_device(arguments.device)
     except (ValueError, OSError, ModuleNotFoundError) as error:
         print(error, file=sys.stderr)  # noqa: T201 - a command
         return 2
     try:
-        series, n = denoise_series(client, arguments.series, network, arguments.device)
-    except (ValueError, OSError) as error:  # requests' errors are OSErrors
+        series, n = denoise_series(client, arguments.series, network, device)
+    except (ValueError, OSError) as error:
         print(error, file=sys.stderr)  # noqa: T201 - a command
         return 1
     print(f"{series} {n} instances")  # noqa: T201 - a command

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 import time
 from collections.abc import Mapping
@@ -20,7 +21,7 @@ from monai_n2v.formats.base import Volume
 from monai_n2v.label.options import chosen, switched
 from monai_n2v.models import TrainedNetwork, resolve_model
 from monai_n2v.training import Stack, TrainingPlan
-from monai_n2v.volumes import default_target, read_volume, save_volume, split_name, targets_of
+from monai_n2v.volumes import read_volume, save_volume, split_name, targets_of
 
 __all__ = ["DenoiseTask"]
 
@@ -129,11 +130,12 @@ class DenoiseTask(InferTask):
         # Clients ask for the file in which they keep labels; where the image cannot be written so, it keeps its own.
         suffix = str(chosen(request, "result_extension", ""))
         own = ".nii.gz" if source.is_dir() else split_name(source)[1]
-        target = Path(tempfile.mkdtemp()) / default_target(source).name
-        stem = split_name(target)[0] if not source.is_dir() else target.name
-        target = target.with_name(stem + (suffix if suffix and suffix in targets_of(source) else own))
+        suffix = suffix if suffix and suffix in targets_of(source) else own
+        stem = source.name if source.is_dir() else split_name(source)[0]
+        handle, target = tempfile.mkstemp(suffix, f"{stem}_denoised_")
+        os.close(handle)
         save_volume(output, volume, target, dtype)
         times = {"pre": read - started, "infer": predicted - read, "write": time.time() - predicted}
         latencies = {name: round(value, 2) for name, value in (times | {"total": time.time() - started}).items()}
         told = {"label_names": {}, "latencies": latencies, "centroids": {}, "model": self.name}
-        return str(target), told
+        return target, told
