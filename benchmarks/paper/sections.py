@@ -253,6 +253,22 @@ def medical(rows: Rows) -> list[str]:
     return [*lines, *origins(rows)]
 
 
+def ct(rows: Rows) -> list[str]:
+    """The aorta CT."""
+    lines = [
+        "### Aorta CT",
+        "",
+        "The real CT above by every method; nothing clean exists. After over before: the spread of voxels in the calmest cubes of",
+        "soft tissue and in the lung, and the contrast of the lung's vessels, 1 where they are kept. In HU: the farthest mean of what",
+        f"was removed from a tissue. Filters with sigma {rows[0]['sigma']:g} HU, that of the calm cubes; ours {next((r['steps'] for r in rows if 'steps' in r), 0)} steps with the defaults.",
+        "",
+        *table("method", "calm soft tissue", "lung", "vessels", "tissue mean / HU"),
+    ]
+    for r in rows:
+        lines.append(row(r["method"], r["calm_spread"], r["lung_spread"], f"**{r['vessel_gain']}**", r["worst_tissue"]))
+    return [*lines, *origins(rows)]
+
+
 SECTIONS: dict[str, Callable[[Rows], list[str]]] = {
     "bsd68": bsd68,
     "sweep": sweep,
@@ -260,6 +276,7 @@ SECTIONS: dict[str, Callable[[Rows], list[str]]] = {
     "real": real,
     "failures": failures,
     "medical": medical,
+    "ct": ct,
 }
 
 
