@@ -10,7 +10,8 @@ import shutil
 from pathlib import Path
 
 import pytest
-from serving import FEATURES, Server, make_small, make_studies
+
+from label.serving import FEATURES, Server, make_small, make_studies
 
 try:
     import monailabel.interfaces.app  # noqa: F401

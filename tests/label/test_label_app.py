@@ -4,7 +4,8 @@ from __future__ import annotations
 import nibabel
 import numpy as np
 import pytest
-from serving import AFFINE, phantom_3d, psnr
+
+from label.serving import AFFINE, phantom_3d, psnr
 
 
 def test_info_lists_models_without_bogus_labels_before_anything_was_trained(server):

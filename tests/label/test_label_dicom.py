@@ -16,10 +16,11 @@ import nibabel
 import numpy as np
 import pydicom
 import pytest
-from orthanc import Orthanc, ct_series, why_not
 from pydicom.uid import generate_uid
 from samples import oblique_affine
-from serving import Server, phantom_3d, psnr
+
+from label.orthanc import Orthanc, ct_series, why_not
+from label.serving import Server, phantom_3d, psnr
 
 pytestmark = pytest.mark.skipif(bool(why_not()), reason=why_not())
 

@@ -8,7 +8,8 @@ import sys
 import nibabel
 import numpy as np
 import pytest
-from serving import AFFINE, Server, phantom_3d, psnr
+
+from label.serving import AFFINE, Server, phantom_3d, psnr
 
 
 def bundle_run(server: Server, model: str, image: str) -> nibabel.Nifti1Image:
