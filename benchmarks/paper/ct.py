@@ -41,9 +41,10 @@ def run(scale: str, seed: int = 0, methods: Collection[str] | None = None, missi
             return
 
     if methods is None or "filters" in methods:
-        for method, outputs in filters(noisy, sigma, rician=False, thorough=True):
+        lowest = float(noisy.min())  # some take values below 0 for background
+        for method, outputs in filters(noisy - lowest, sigma, rician=False, thorough=True):
             if method != "Gaussian filter":
-                keep(method, outputs)
+                keep(method, (np.asarray(output) + lowest for output in outputs))
         keep("Gaussian filter, sigma 0.7", (ndimage.gaussian_filter(noisy, 0.7) for _ in range(1)))
     if methods is None or "monai_n2v" in methods:
         keep("monai_n2v 3D", (ours([noisy], seed)[0] for _ in range(1)), seed=seed, steps=STEPS)
