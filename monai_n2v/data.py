@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 import torch
 from monai.data import Dataset, PersistentDataset
-from monai.data.thread_buffer import ThreadBuffer
 from monai.data.utils import pickle_hashing
 from monai.transforms import Randomizable
 
+from monai_n2v.ahead import DrawnAhead
 from monai_n2v.patches import CutRules, HeldImage, PatchStore, check_whole_number
 from monai_n2v.studies import images_of_label_studies
 from monai_n2v.symmetries import flippable_axes
@@ -174,6 +174,7 @@ class PatchLoader:
         self._window: RollingWindow | None = None
         self._store: PatchStore | None = None
         self._told: set[tuple[int, ...]] = set()
+        self._drawing: DrawnAhead | None = None
         budget = default_budget(self.device) if memory_gib is None else int(memory_gib * 2**30)
         images, all_read = self._read_up_to(budget)
         if all_read:
@@ -195,17 +196,24 @@ class PatchLoader:
         self.epoch = int(epoch)
 
     def __iter__(self) -> Iterator[dict[str, torch.Tensor]]:
-        """Yield the batches of the current epoch, ``{key: (B, C, *patch)}`` after the transform."""
+        """Yield the batches of the current epoch, ``{key: (B, C, *patch)}`` after the transform.
+
+        One iteration at a time: it ends those before, which would draw from the same random state.
+        """
         if self._fixed is not None:
             yield from self._fixed
             return
+        if self._drawing is not None:
+            self._drawing.stop()
         window, rng = self._window, self._start_epoch()
         if window is not None:
             self._store = None  # before others take its place
             self._store = self._make_store(window.move_to(self.epoch), merge=False)
         n_drawn, started = 0, time.perf_counter()
         try:
-            for batch in _drawn_ahead((self._draw(rng) for _ in range(self.epoch_length)), self.n_ahead):
+            batches = (self._draw(rng) for _ in range(self.epoch_length))
+            self._drawing = DrawnAhead(batches, self.n_ahead) if self.n_ahead else None
+            for batch in self._drawing or batches:
                 n_drawn += 1
                 if window is not None and n_drawn == self.epoch_length:
                     # Engines take no more than this batch, so nothing behind its yield is sure to run.
@@ -270,21 +278,3 @@ class PatchLoader:
             self._store = self._make_store(held, merge=True)
             for _ in batches:
                 yield self._draw(rng)
-
-
-def _drawn_ahead(batches: Iterator[dict[str, torch.Tensor]], n_ahead: int) -> Iterator[dict[str, torch.Tensor]]:
-    """The same batches, up to ``n_ahead`` of them drawn in a thread before they are asked for."""
-    if n_ahead == 0:
-        yield from batches
-        return
-
-    def outcomes() -> Iterator[dict[str, torch.Tensor] | Exception]:
-        try:
-            yield from batches
-        except Exception as error:  # noqa: BLE001 - raised anew where the batch is asked for; the buffer would lose it
-            yield error
-
-    for outcome in ThreadBuffer(outcomes(), n_ahead):
-        if isinstance(outcome, Exception):
-            raise outcome
-        yield outcome

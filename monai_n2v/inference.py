@@ -113,7 +113,7 @@ class AlignedTileInferer(Inferer):
         self.halo = -(-halo // divisor) * divisor
         self.n_slices = n_slices
         self.amp = amp
-        self._plans: weakref.WeakKeyDictionary[Any, dict[Any, _Plan]] = weakref.WeakKeyDictionary()
+        self._plans: weakref.WeakKeyDictionary[Any, dict[Any, tuple[_Plan, int]]] = weakref.WeakKeyDictionary()
         self.tile_size: tuple[int, ...] | None = None
         if tile_size is not None:
             self.tile_size = tuple(side // divisor * divisor for side in ensure_tuple_rep(tile_size, spatial_dims))
@@ -168,17 +168,32 @@ class AlignedTileInferer(Inferer):
             output = torch.cat([_collect(by_slices(item), item, dim=-1) for item in single.split(1)])
         return output.reshape(batch, -1, *images.shape[2:])
 
+    def __getstate__(self) -> dict[str, Any]:
+        """All but the plans, which belong to networks of this process."""
+        return {name: value for name, value in self.__dict__.items() if name != "_plans"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Begin without plans."""
+        self.__dict__.update(state)
+        self._plans = weakref.WeakKeyDictionary()
+
     def _plan_once(
         self, network: Callable[..., Any], predictor: Predictor, sizes: Sequence[int], image_bytes: int
     ) -> tuple[tuple[int, ...], int]:
-        """`_plan`, which takes longer than a small image's prediction: again only where memory has become short."""
-        if not isinstance(network, torch.nn.Module):
+        """`_plan`, which takes longer than a small image's prediction: again only where there is other memory.
+
+        A plan is kept while what it takes is there, and no much larger tile has become possible.
+        """
+        if not isinstance(network, torch.nn.Module) or self.tile_size is not None:
             return self._plan(predictor, sizes, image_bytes)[:2]
         known = self._plans.setdefault(network, {})
-        key = (*sizes, image_bytes, predictor.device)
-        if key not in known or known[key].budget > _tile_budget(predictor.device, image_bytes)[1]:
-            known[key] = self._plan(predictor, sizes, image_bytes)
-        return known[key][:2]
+        key = (*sizes, image_bytes, predictor.device, self.halo, self.divisor, self.n_slices, self.in_channels)
+        limit = _tile_budget(predictor.device, image_bytes)[1]
+        plan, then = known.get(key, (None, 0))
+        if plan is None or plan.budget > limit or limit > 1.5 * then:
+            plan = self._plan(predictor, sizes, image_bytes)
+            known[key] = plan, limit
+        return plan[:2]
 
     def _plan(self, predictor: Predictor, sizes: Sequence[int], image_bytes: int) -> _Plan:
         """The cheapest tile that there is memory for."""

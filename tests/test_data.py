@@ -226,6 +226,20 @@ def test_error_while_drawing_ahead_surfaces_and_leaves_no_thread():
     assert threading.active_count() == before
 
 
+def test_epoch_begun_while_another_is_held_is_not_disturbed_by_it():
+    pairing = RandN2VMaskd("image", batched=True)
+    found = loader([image((1, 16, 16, 16))], (8, 8, 8), epoch_length=20, transform=pairing, n_ahead=2)
+    found.set_epoch(2)
+    expected = [batch["mask"] for batch in found]
+    for _ in range(5):
+        found.set_epoch(1)
+        held = iter(found)
+        next(held)
+        found.set_epoch(2)
+        assert all(torch.equal(a["mask"], b) for a, b in zip(found, expected, strict=True))
+        held.close()
+
+
 def test_batches_drawn_ahead_and_not_wanted_leave_no_thread():
     before = threading.active_count()
     batches = iter(loader([image((1, 16, 16, 16))], (8, 8, 8), epoch_length=100, n_ahead=2))

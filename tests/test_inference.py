@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import pickle
 
 import pytest
 import torch
@@ -186,6 +187,15 @@ def test_tiles_are_chosen_once_for_a_network_and_anew_where_memory_has_become_sh
         budget[0] = 2**20
         inferer(torch.rand(1, 1, 256, 256), network)
         assert len(sizes) == 4, "less memory"
+        budget[0] = 2**30
+        inferer(torch.rand(1, 1, 256, 256), network)
+        assert len(sizes) == 5, "more memory"
+        again = pickle.loads(pickle.dumps(inferer))
+        assert torch.equal(again(torch.ones(1, 1, 256, 256), network), inferer(torch.ones(1, 1, 256, 256), network))
+        assert len(sizes) == 6, "a copy knows no networks"
+        inferer.tile_size = (64, 64)
+        inferer(torch.rand(1, 1, 256, 256), network)
+        assert len(sizes) == 6, "sides that are told"
 
 
 def test_more_memory_where_halos_cost_more_than_the_image(monkeypatch):

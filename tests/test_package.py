@@ -17,7 +17,7 @@ LAYERS = [
     {"formats.dicom_derived", "charts"},
     {"transforms", "intensity", "losses", "networks", "formats.nifti", "formats.nrrd", "formats.metaimage"}
     | {"formats.tiff", "formats.png", "formats.npy", "formats.dicom", "page", "noise", "scores"},
-    {"patches", "predictor"},
+    {"ahead", "patches", "predictor"},
     {"windows"},
     {"overrides", "averaging", "blindness", "checkpoints", "detail", "distributed", "ema", "engines", "inference"}
     | {"monitoring", "volumes", "wording"},

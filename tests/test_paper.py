@@ -98,7 +98,7 @@ def test_a_row_takes_the_place_of_the_one_it_repeats(tmp_path, monkeypatch):
     assert [(row["psnr"], row["seed"]) for row in store.rows_of("bsd68")] == [(3.0, 0), (2.0, 1)]
     assert all("commit" in row["origin"] for row in store.rows_of("bsd68"))
     of_bsd68 = [line for line in listing().splitlines() if line.startswith("bsd68")]
-    assert "done, 2 rows" in of_bsd68[0]
+    assert "2 rows, waiting: traditional; Noise2Noise; N2V2;" in of_bsd68[0]
     assert "waiting for a GPU" in of_bsd68[1]
     assert len(listing().splitlines()) == sum(len(scales) for _, scales in EXPERIMENTS.values())
 

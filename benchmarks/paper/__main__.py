@@ -35,11 +35,14 @@ def listing() -> str:
     for name, (title, scales) in EXPERIMENTS.items():
         for scale in scales:
             rows = [row for row in rows_of(name) if row["scale"] == scale]
-            trained = [row for row in rows if "steps" in row]
-            state = f"done, {len(rows)} rows" if rows else "not run"
-            if scale == "full" and "reduced" in scales and not trained:
-                state = "waiting for a GPU"
-            lines.append(f"{name:10} {scale:8} {state:18} {title}")
+            of_scale = {str(row.get("method", "")) for row in rows if "steps" in row}
+            methods = importlib.import_module(f"benchmarks.paper.{name}").METHODS
+            left = [m for m in methods if m != "filters" and not any(found.startswith(m) for found in of_scale)]
+            if name in ("real", "failures"):  # rows of images, not of methods
+                left = [] if rows else ["all"]
+            waits = " for a GPU" if scale == "full" and "reduced" in scales else ""
+            state = f"{len(rows)} rows" + (f", waiting{waits}: {'; '.join(left)}" if left else ", done")
+            lines.append(f"{name:10} {scale:8} {title}: {state}")
     return "\n".join(lines)
 
 

@@ -38,10 +38,7 @@ VARIANTS: dict[str, Scheme] = {
     "Noise2Noise": SCHEMES["Noise2Noise"],
     "Noise2Noise, 1.6 % counted": Scheme(SCHEMES["Noise2Noise"].pairing, targets="second", settings=_FEW),
     "Noise2Void": Scheme(),
-    "Noise2Void, 5 %": Scheme(settings={"mask_fraction": 0.05}),
-    "Noise2Void, radius 1": Scheme(settings={"radius": 1}),
     "Noise2Void, 5 %, radius 1": Scheme(settings={"mask_fraction": 0.05, "radius": 1}),
-    "Noise2Void, 5 %, median": Scheme(settings={"mask_fraction": 0.05, "radius": 1, "fill": "median"}),
     "Noise2Void, 5 %, radius 1, own recipe": Scheme(network=("self_2d.json",), own_preset=True, settings={"halo": 24}),
 }
 METHODS = tuple(VARIANTS)
