@@ -17,7 +17,7 @@ from monailabel.utils.others.generic import device_list, name_to_device
 
 from monai_n2v.denoising import denoise_stack
 from monai_n2v.files import as_meta_tensor
-from monai_n2v.formats.base import Volume
+from monai_n2v.formats.base import Volume, where
 from monai_n2v.label.options import chosen, switched
 from monai_n2v.models import TrainedNetwork, resolve_model
 from monai_n2v.training import Stack, TrainingPlan
@@ -109,7 +109,7 @@ class DenoiseTask(InferTask):
             return denoise_stack(stack, model=None, plan=plan, device=device, tta=tta, keep_detail=keep_detail)[0]
         n_axes = volume.data.ndim - 1
         if n_axes < self.spatial_dims:
-            raise ValueError(f"image must have 3 axes for {self.name}, got {n_axes}{name}. Use n2v_denoise_2d.")
+            raise ValueError(f"image must have 3 axes for {self.name}, got {n_axes}{where(name)}. Use n2v_denoise_2d.")
         return self.network().predict(as_meta_tensor(volume, name), device, tta, keep_detail)
 
     def __call__(self, request: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:

@@ -113,7 +113,7 @@ def test_denoised_first_hands_out_denoised_images_and_no_source_of_theirs(traine
         ),
         ("n2v_denoise_3d", "phantom_0", {"dtype": "uint8"}, 400, "dtype must be float32 or input, got uint8."),
         ("n2v_denoise_3d", "phantom_0", {"tta": 3}, 400, "tta must be true or false, got 3."),
-        ("n2v_denoise_3d", "flat_2d", {}, 400, "image must have 3 axes for n2v_denoise_3d, got 2"),
+        ("n2v_denoise_3d", "flat_2d", {}, 400, "image must have 3 axes for n2v_denoise_3d, got 2 for /"),
         ("n2v_denoise_3d", "broken", {}, 400, "broken.nii.gz"),
     ],
 )
