@@ -115,7 +115,10 @@ def run_module(module: str, arguments: list[str], monkeypatch) -> None:
     monkeypatch.setattr(sys, "argv", [module, *arguments])
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # a reader sees them and goes on; other tests are strict about them
-        runpy.run_module(module, run_name="__main__")
+        try:
+            runpy.run_module(module, run_name="__main__")
+        except SystemExit as end:
+            assert not end.code, f"python -m {module} {shlex.join(arguments)}"
 
 
 def run_command(command: str, monkeypatch) -> None:
@@ -125,7 +128,7 @@ def run_command(command: str, monkeypatch) -> None:
     words = [STAND_INS.get(word, word) for word in shlex.split(command)]
     if words[0] == "monai-n2v":
         run_monai_n2v(words[1:])
-    elif words[:2] == ["python", "-m"] and words[2] == "monai.bundle":
+    elif words[:2] == ["python", "-m"] and words[2] in ("monai.bundle", "monai_n2v.label"):
         run_module(words[2], words[3:], monkeypatch)
     elif words[:2] == ["python", "-c"]:
         exec(compile(words[2], command, "exec"), {})
