@@ -115,10 +115,12 @@ def run_module(module: str, arguments: list[str], monkeypatch) -> None:
     monkeypatch.setattr(sys, "argv", [module, *arguments])
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # a reader sees them and goes on; other tests are strict about them
+        code = None
         try:
             runpy.run_module(module, run_name="__main__")
         except SystemExit as end:
-            assert not end.code, f"python -m {module} {shlex.join(arguments)}"
+            code = end.code
+    assert not code, f"python -m {module} {shlex.join(arguments)}"
 
 
 def run_command(command: str, monkeypatch) -> None:

@@ -29,8 +29,8 @@ LAYERS = [
     {"batch", "arguments", "plans"},
     {"cli"},
     {"label.options", "label.studies", "label.folder", "label.stow"},
-    {"label.infer", "label.train", "label.batch", "label.strategies"},
-    {"label.chain"},
+    {"label.infer", "label.train", "label.strategies"},
+    {"label.batch", "label.chain"},
     {"label.app"},
     {"label.__main__"},
 ]

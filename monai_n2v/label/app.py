@@ -3,8 +3,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import re
 import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -21,9 +24,9 @@ from monai_n2v import __version__
 from monai_n2v.label.batch import DenoisingBatchTask
 from monai_n2v.label.chain import SegmentDenoisedTask, chained_name, is_segmenter
 from monai_n2v.label.infer import DenoiseTask
-from monai_n2v.label.options import refusals, switched
+from monai_n2v.label.options import refusals, sentence, switched
 from monai_n2v.label.strategies import DenoisedFirst
-from monai_n2v.label.studies import add_denoised, can_hold_images, has_image, is_denoised
+from monai_n2v.label.studies import add_denoised, can_hold_images, has_image, image_id_of, is_denoised
 from monai_n2v.label.train import TrainDenoiserTask
 from monai_n2v.resources import list_bundles
 
@@ -68,16 +71,25 @@ class DenoisingApp(MONAILabelApp):
     def init_infers(self) -> dict[str, InferTask]:
         """Denoisers, segmenters, and segmenters behind the denoiser."""
         infers: dict[str, InferTask] = dict(self._denoisers)
-        name = self.conf.get("denoiser", "n2v_denoise_3d")
+        name = self.conf.get("denoiser", next(reversed(self._denoisers), ""))
+        if self._denoisers and name not in self._denoisers:
+            raise ValueError(f"denoiser must be of {', '.join(self._denoisers)}, got {name}. Leave it out.")
         for bundle in self._bundles:
             if bundle.name in infers or not is_segmenter(bundle):
                 continue
-            segmenter = BundleInferTask(str(bundle), self.conf)
-            if not segmenter.is_valid():
+            try:
+                segmenter = BundleInferTask(str(bundle), self.conf)
+                if not segmenter.is_valid():
+                    continue
+                chained = (
+                    SegmentDenoisedTask(str(bundle), self.conf, self._denoisers[name]) if self._denoisers else None
+                )
+            except Exception as error:  # noqa: BLE001 - the others are served all the same
+                logger.warning("%s is not served: %s", bundle.name, sentence(error))
                 continue
             infers[bundle.name] = segmenter
-            if name in self._denoisers:
-                infers[chained_name(bundle.name)] = SegmentDenoisedTask(str(bundle), self.conf, self._denoisers[name])
+            if chained is not None:
+                infers[chained_name(bundle.name)] = chained
                 self._chained.append(chained_name(bundle.name))
         logger.info("Models: %s", ", ".join(infers))
         return infers
@@ -103,8 +115,16 @@ class DenoisingApp(MONAILabelApp):
         """
         datastore = datastore or self.datastore()
         with refusals():
-            self._check(request, datastore)
+            try:
+                self._check(request, datastore)
+            except Exception:
+                _remove_upload(request.get("image"))
+                raise
             if request["model"] not in self._denoisers:
+                if request["model"] in self._chained and is_denoised(
+                    datastore, image_id_of(datastore, request["image"])
+                ):
+                    request = {**request, "denoise": False}  # once is enough
                 found: dict[str, Any] = super().infer(request, datastore)
                 return found
             # A denoised image is no label, whatever a client's habit.
@@ -115,11 +135,21 @@ class DenoisingApp(MONAILabelApp):
             return result
 
     def batch_infer(self, request: dict[str, Any], datastore: Datastore | None = None) -> dict[str, Any]:
-        """Run a model on many images."""
-        return self._told(lambda: super(DenoisingApp, self).batch_infer(request, datastore))
+        """Run a model on many images; those at fault are told at the end."""
+        found = self._told(lambda: super(DenoisingApp, self).batch_infer(request, datastore))
+        failed = [f"{image}: {one['error']}" for image, one in found.items() if one and "error" in one]
+        if failed and not self._server_mode:  # a process of its own, whose status tells
+            sys.exit("\n".join([f"{len(failed)} of {len(found)} images failed.", *failed]))
+        return found
 
     def train(self, request: dict[str, Any]) -> dict[str, Any]:
         """Train a denoiser on the noisy images of the studies."""
+        with refusals() if self._server_mode else contextlib.nullcontext():
+            if request.get("model") not in self._trainers:
+                known = ", ".join(self._trainers)
+                raise FileNotFoundError(
+                    f"model must be of {known} to be trained, got {request.get('model')}. Name one."
+                )
         return self._told(lambda: super(DenoisingApp, self).train(request))
 
     def bundle_path(self, model: str | None) -> str | None:
@@ -141,8 +171,9 @@ class DenoisingApp(MONAILabelApp):
                 return work()
         try:
             return work()
-        except (ValueError, TypeError, OSError) as error:
-            sys.exit(str(error))
+        except Exception as error:
+            logger.debug("A task failed", exc_info=True)
+            sys.exit(sentence(error))
 
     def _check_model(self, model: Any) -> None:
         known = list(dict.fromkeys([*self._infers, *self._trainers]))
@@ -162,7 +193,7 @@ class DenoisingApp(MONAILabelApp):
             raise ValueError(f"model must segment for DICOM SEG, got {model}. Use {chained_name('<segmenter>')}.")
         if not isinstance(image, str):
             raise ValueError(f"image must be an id or a file, got {type(image).__name__}. Send the file.")
-        if not is_file and is_denoised(datastore, image):
+        if is_denoised(datastore, image_id_of(datastore, image)):
             raise ValueError(f"image must be noisy, got {image}, which is denoised. Send its source.")
         if switched(request, "save_image", False):
             if is_file:
@@ -172,3 +203,10 @@ class DenoisingApp(MONAILabelApp):
                     "save_image must be false for studies of a DICOMweb server, got true. "
                     "Write a derived series back: python -m monai_n2v.label stow."
                 )
+
+
+def _remove_upload(image: Any) -> None:
+    """Remove a file that MONAI Label has stored for a client: after a refusal it would leave it, a patient's image."""
+    path = Path(str(image))
+    if path.parent == Path(tempfile.gettempdir()) and re.fullmatch(r"tmp\w{8}\..*", path.name):
+        path.unlink(missing_ok=True)

@@ -3,28 +3,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+import logging
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import torch
 from monailabel.interfaces.datastore import Datastore
 from monailabel.interfaces.tasks.batch_infer import BatchInferTask
 
-from monai_n2v.label.options import switched
+from monai_n2v.label.infer import DenoiseTask
+from monai_n2v.label.options import sentence, switched
 from monai_n2v.label.studies import can_hold_images, denoised_id, noisy_images
 
 __all__ = ["DenoisingBatchTask"]
+
+logger = logging.getLogger(__name__)
 
 
 class DenoisingBatchTask(BatchInferTask):
     """MONAI Label's batch inference, but for denoisers: their results are stored as images, and no image goes in twice.
 
+    An image at fault does not keep the others from being done; its result is its ``error``, in one sentence.
+
     Args:
-        denoisers: names of the models that denoise.
+        denoisers: by the name of the model.
         chained: names of the segmenters that see denoised images.
     """
 
-    def __init__(self, denoisers: Collection[str], chained: Collection[str]) -> None:
+    def __init__(self, denoisers: Mapping[str, DenoiseTask], chained: Collection[str]) -> None:
         self.denoisers = denoisers
         self.chained = chained
 
@@ -45,11 +51,22 @@ class DenoisingBatchTask(BatchInferTask):
         if not torch.cuda.is_available():
             request["multi_gpu"] = False  # MONAI Label divides by the number of GPUs
         if request["model"] in self.denoisers:
+            if not switched(request, "train_on_image", False):
+                self.denoisers[request["model"]].network()  # missing weights are told once, not for every image
             request["save_image"] = switched(request, "save_image", True)
             if request["save_image"] and not can_hold_images(datastore):
                 raise ValueError(
                     "save_image must be false for studies of a DICOMweb server, got true. "
                     "Write a derived series back: python -m monai_n2v.label stow."
                 )
-        found: dict[str, Any] = super().__call__(request, datastore, infer)
+
+        def infer_or_tell(one: dict[str, Any], datastore: Datastore) -> dict[str, Any]:
+            try:
+                result: dict[str, Any] = infer(one, datastore)
+            except Exception as error:  # noqa: BLE001 - the others are to be done all the same
+                logger.warning("%s: %s", one.get("image"), sentence(error))
+                return {"error": sentence(error)}
+            return result
+
+        found: dict[str, Any] = super().__call__(request, datastore, infer_or_tell)
         return found

@@ -13,10 +13,9 @@ from monai.transforms import EnsureChannelFirstd, EnsureTyped, LoadImaged, MapTr
 from monailabel.interfaces.tasks.infer_v2 import InferType
 from monailabel.tasks.infer.bundle import BundleInferTask
 from monailabel.transform.pre import LoadImageTensord
-from monailabel.utils.others.generic import name_to_device
 
 from monai_n2v.label.infer import DenoiseTask
-from monai_n2v.label.options import chosen, switched
+from monai_n2v.label.options import device_of, switched
 
 __all__ = ["DenoiseImaged", "SegmentDenoisedTask", "chained_name"]
 
@@ -77,8 +76,7 @@ class SegmentDenoisedTask(BundleInferTask):
             return transforms
         loading = (LoadImaged, LoadImageTensord, EnsureChannelFirstd, EnsureTyped)
         n_loading = next((i for i, t in enumerate(transforms) if not isinstance(t, loading)), len(transforms))
-        device = str(name_to_device(chosen(request, "device", "cuda")))
-        transforms.insert(n_loading, DenoiseImaged(self.key_image, self.denoiser, device))
+        transforms.insert(n_loading, DenoiseImaged(self.key_image, self.denoiser, device_of(request)))
         return transforms
 
 

@@ -13,12 +13,12 @@ from typing import Any
 import numpy as np
 from monai.bundle import ConfigParser
 from monailabel.interfaces.tasks.infer_v2 import InferTask, InferType
-from monailabel.utils.others.generic import device_list, name_to_device
+from monailabel.utils.others.generic import device_list
 
 from monai_n2v.denoising import denoise_stack
 from monai_n2v.files import as_meta_tensor
 from monai_n2v.formats.base import Volume, where
-from monai_n2v.label.options import chosen, switched
+from monai_n2v.label.options import chosen, device_of, number, switched, whole_number
 from monai_n2v.models import TrainedNetwork, resolve_model
 from monai_n2v.training import Stack, TrainingPlan
 from monai_n2v.volumes import read_volume, save_volume, split_name, targets_of
@@ -98,11 +98,12 @@ class DenoiseTask(InferTask):
             FileNotFoundError: before the network was trained.
             ValueError: for options or voxels that cannot be.
         """
-        device = str(name_to_device(chosen(request, "device", "cuda")))
+        device = device_of(request)
         tta, keep_detail = switched(request, "tta", False), switched(request, "keep_detail", True)
         if switched(request, "train_on_image", False):
-            epochs = chosen(request, "max_epochs")
-            budget = float(chosen(request, "max_time", 300)) if epochs is None else None
+            by_epochs = chosen(request, "max_epochs") is not None
+            epochs = whole_number(request, "max_epochs", 1) if by_epochs else None
+            budget = None if by_epochs else number(request, "max_time", 300)
             axes = 2 if self.spatial_dims == 2 else None
             stack = Stack(volume.data, tuple(volume.spacing), name)
             plan = TrainingPlan(epochs, budget, False, axes, 0)
@@ -134,7 +135,11 @@ class DenoiseTask(InferTask):
         stem = source.name if source.is_dir() else split_name(source)[0]
         handle, target = tempfile.mkstemp(suffix, f"{stem}_denoised_")
         os.close(handle)
-        save_volume(output, volume, target, dtype)
+        try:
+            save_volume(output, volume, target, dtype)
+        except BaseException:
+            Path(target).unlink(missing_ok=True)
+            raise
         times = {"pre": read - started, "infer": predicted - read, "write": time.time() - predicted}
         latencies = {name: round(value, 2) for name, value in (times | {"total": time.time() - started}).items()}
         told = {"label_names": {}, "latencies": latencies, "centroids": {}, "model": self.name}

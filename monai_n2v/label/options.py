@@ -1,15 +1,21 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Options as MONAI Label's clients send them."""
+"""Options as MONAI Label's clients send them, and refusals in one sentence."""
 
 from __future__ import annotations
 
 import contextlib
+import logging
+import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+import torch
 from fastapi import HTTPException
+from monailabel.utils.others.generic import name_to_device
 
-__all__ = ["chosen", "refusals", "switched"]
+__all__ = ["chosen", "device_of", "number", "refusals", "sentence", "switched", "whole_number"]
+
+logger = logging.getLogger(__name__)
 
 
 def chosen(request: Mapping[str, Any], name: str, default: Any = None) -> Any:
@@ -34,11 +40,71 @@ def switched(request: Mapping[str, Any], name: str, default: bool) -> bool:
     return value
 
 
+def whole_number(request: Mapping[str, Any], name: str, default: int) -> int:
+    """A whole number from 1 of a request.
+
+    Raises:
+        ValueError: for anything else.
+    """
+    value = chosen(request, name, default)
+    if isinstance(value, bool) or not str(value).isdecimal() or int(value) < 1:
+        raise ValueError(f"{name} must be a whole number from 1, got {value!r}. Leave it out for {default}.")
+    return int(value)
+
+
+def number(request: Mapping[str, Any], name: str, default: float) -> float:
+    """A finite number of a request.
+
+    Raises:
+        ValueError: for anything else.
+    """
+    value = chosen(request, name, default)
+    with contextlib.suppress(TypeError, ValueError):
+        if not isinstance(value, bool) and math.isfinite(float(value)):
+            return float(value)
+    raise ValueError(f"{name} must be a number, got {value!r}. Leave it out for {default:g}.")
+
+
+def device_of(request: Mapping[str, Any]) -> str:
+    """The device of a request, as torch names it; MONAI Label's usual one without.
+
+    Raises:
+        ValueError: for what is none.
+    """
+    value = chosen(request, "device", "cuda")
+    try:
+        return str(torch.device(str(name_to_device(str(value)))))
+    except RuntimeError as error:
+        raise ValueError(f"device must be cpu, cuda or cuda:N, got {value!r}. GET /info/ lists them.") from error
+
+
+def sentence(error: BaseException) -> str:
+    """The sentence that says what is wrong: MONAI wraps an error of a config's part into others of its own."""
+    told = _told(error)
+    if told is None:
+        return f"{type(error).__name__}: {error}".splitlines()[0]
+    return str(told.detail if isinstance(told, HTTPException) else told)
+
+
+def _told(error: BaseException | None) -> BaseException | None:
+    """The outermost error whose words are for users."""
+    while error is not None:
+        if isinstance(error, (HTTPException, ValueError, TypeError, OSError, ArithmeticError)):
+            return error
+        error = error.__cause__ or error.__context__
+    return None
+
+
 @contextlib.contextmanager
 def refusals() -> Iterator[None]:
-    """Answer what is refused in one sentence: 404 for what is missing, 400 for the rest."""
+    """Answer what is refused in one sentence: 404 for what is missing, 400 for other mistakes, 500 for the rest."""
     try:
         yield
-    except (ValueError, TypeError, OSError) as error:
-        status = 404 if isinstance(error, FileNotFoundError) else 400
-        raise HTTPException(status_code=status, detail=str(error)) from error
+    except HTTPException:
+        raise
+    except Exception as error:
+        told = _told(error)
+        status = 500 if told is None else 404 if isinstance(told, FileNotFoundError) else 400
+        if status == 500:
+            logger.exception("A request failed")
+        raise HTTPException(status_code=status, detail=sentence(error)) from error

@@ -14,7 +14,16 @@ from monailabel.datastore.dicom import DICOMWebDatastore
 from monailabel.datastore.local import LocalDatastore
 from monailabel.interfaces.datastore import Datastore
 
-__all__ = ["SUFFIX", "add_denoised", "can_hold_images", "denoised_id", "has_image", "is_denoised", "noisy_images"]
+__all__ = [
+    "SUFFIX",
+    "add_denoised",
+    "can_hold_images",
+    "denoised_id",
+    "has_image",
+    "image_id_of",
+    "is_denoised",
+    "noisy_images",
+]
 
 SUFFIX = "_denoised"
 
@@ -67,6 +76,16 @@ def has_image(datastore: Datastore, image_id: str) -> bool:
         return False
     found = datastore._client.search_for_series(search_filters={"SeriesInstanceUID": image_id})
     return any(item.get("0020000E", {}).get("Value") == [image_id] for item in found)
+
+
+def image_id_of(datastore: Datastore, image: str) -> str:
+    """The id of an image that a client names by its id, or by the path of its file in the studies."""
+    path = Path(image)
+    if not path.exists() or not isinstance(datastore, LocalDatastore):
+        return image
+    name = str(datastore._to_id(path.name)[0])
+    known = name in datastore.list_images() and Path(datastore.get_image_uri(name)).resolve() == path.resolve()
+    return name if known else image
 
 
 def noisy_images(datastore: Datastore, image_ids: Iterable[str] | None = None) -> list[str]:

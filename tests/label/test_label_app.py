@@ -1,6 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 from __future__ import annotations
 
+import tempfile
+from pathlib import Path
+
 import nibabel
 import numpy as np
 import pytest
@@ -112,6 +115,9 @@ def test_denoised_first_hands_out_denoised_images_and_no_source_of_theirs(traine
             "model must segment for DICOM SEG, got n2v_denoise_3d.",
         ),
         ("n2v_denoise_3d", "phantom_0", {"dtype": "uint8"}, 400, "dtype must be float32 or input, got uint8."),
+        ("n2v_denoise_3d", "phantom_0", {"device": 5}, 400, "device must be cpu, cuda or cuda:N, got 5."),
+        ("n2v_denoise_3d", "phantom_0", {"train_on_image": True, "max_epochs": "x"}, 400, "max_epochs must be a whole"),
+        ("n2v_denoise_3d", "phantom_0", {"train_on_image": True, "max_time": "nan"}, 400, "max_time must be a number"),
         ("n2v_denoise_3d", "phantom_0", {"tta": 3}, 400, "tta must be true or false, got 3."),
         ("n2v_denoise_3d", "flat_2d", {}, 400, "image must have 3 axes for n2v_denoise_3d, got 2 for /"),
         ("n2v_denoise_3d", "broken", {}, 400, "broken.nii.gz"),
@@ -140,11 +146,14 @@ def test_constant_image_stays_what_it_is(trained):
     [
         ({"images": "nobody"}, "images must be of the studies, got nobody. GET /datastore/ lists them."),
         ({"max_epochs": 0}, "max_epochs must be a whole number from 1, got 0. Leave it out for 100."),
+        ({"device": "nonsense"}, "device must be cpu, cuda or cuda:N, got 'nonsense'. GET /info/ lists them."),
+        ({"val_split": "x"}, "val_split must be a number, got 'x'. Leave it out for -1."),
+        ({"images": 5}, "images must be ids with commas, got 5. Leave it out for all."),
         ({"resume": "perhaps"}, "resume must be true or false, got 'perhaps'. Send one of them."),
     ],
 )
 def test_wrong_trainings_are_refused_in_one_sentence(server, params, told):
-    answer = server.train("n2v_denoise_3d", device="cpu", **params)
+    answer = server.train("n2v_denoise_3d", **{"device": "cpu", **params})
     assert (answer.status_code, answer.json()["detail"]) == (400, told)
 
 
@@ -155,6 +164,53 @@ def test_training_on_studies_without_images_is_refused(server):
     answer = server.train("n2v_denoise_3d", device="cpu")
     assert answer.status_code == 400
     assert answer.json()["detail"].startswith("studies must hold at least one noisy image, got none")
+
+
+def test_files_at_fault_cost_neither_a_training_nor_a_batch(trained, caplog):
+    (trained.studies / "broken.nii.gz").write_bytes(b"no image")
+    nan = np.full((16, 16, 16), np.nan, np.float32)
+    nibabel.save(nibabel.Nifti1Image(nan, AFFINE), trained.studies / "nan.nii.gz")
+    nibabel.save(nibabel.Nifti1Image(phantom_3d(0)[1][:, :, 3], AFFINE), trained.studies / "flat_2d.nii.gz")
+    trained.instance.datastore().refresh()
+    assert trained.train("n2v_denoise_3d", max_epochs=1, device="cpu").status_code == 200
+    assert "Training on 3 of 6 images, without labels." in caplog.text
+    for name in ("broken", "nan", "flat_2d"):
+        assert f"{name}.nii.gz" in caplog.text
+    answer = trained.batch("n2v_denoise_3d").json()
+    assert {name for name, one in answer.items() if "error" in one} == {"broken", "nan", "flat_2d"}
+    assert "readable NIfTI file" in answer["broken"]["error"]
+    copies = [image_id for image_id in trained.instance.datastore().list_images() if image_id.endswith("_denoised")]
+    assert sorted(copies) == [f"phantom_{k}_denoised" for k in range(3)]
+    refused = trained.train("n2v_denoise_3d", images="broken", device="cpu")
+    assert refused.status_code == 400
+    assert "broken.nii.gz" in refused.json()["detail"]
+
+
+def test_resuming_with_other_settings_is_refused_in_one_sentence(trained):
+    answer = trained.train("n2v_denoise_3d", resume=True, epoch_length=7, max_epochs=100, device="cpu")
+    assert answer.status_code == 400
+    assert "epoch_length must stay 10" in answer.json()["detail"]
+    assert "\n" not in answer.json()["detail"]
+
+
+def test_weights_there_are_used_by_one_training_alone(trained, caplog):
+    for pretrained in (True, False):
+        caplog.clear()
+        answer = trained.train("n2v_denoise_3d", pretrained=pretrained, max_epochs=1, device="cpu")
+        assert answer.status_code == 200
+        assert ("Add Checkpoint Loader" in caplog.text) == pretrained
+        handlers = trained.instance._trainers["n2v_denoise_3d"].bundle_config.get("train#handlers")
+        assert sum(one.get("_target_") == "CheckpointLoader" for one in handlers) == pretrained
+
+
+def test_upload_that_is_refused_does_not_stay(trained, tmp_path):
+    before = set(Path(tempfile.gettempdir()).glob("tmp????????.nii.gz"))
+    (tmp_path / "a.nii.gz").write_bytes((trained.studies / "phantom_0.nii.gz").read_bytes())
+    with (tmp_path / "a.nii.gz").open("rb") as file:
+        form = {"params": '{"save_image": true}'}
+        answer = trained.client.post("/infer/n2v_denoise_3d", files={"file": ("a.nii.gz", file)}, data=form)
+    assert answer.status_code == 400
+    assert set(Path(tempfile.gettempdir()).glob("tmp????????.nii.gz")) == before
 
 
 @pytest.mark.parametrize("suffix", [".png", ".tif", ".nii.gz"])
