@@ -53,11 +53,9 @@ def plan_command_jobs(args: argparse.Namespace) -> list[Job]:
         raise UsageError(str(error)) from error
     if args.model is not None and not args.model.exists():
         raise UsageError(f"--model must be a trained bundle or its weights, got {args.model}. Check the path.")
-    if args.model is not None and any(vars(args)[name] for name in _OF_TRAINING):
-        raise UsageError(
-            "--model must stand alone, got settings of a training too. "
-            f"Drop {', '.join('--' + name.replace('_', '-') for name in _OF_TRAINING)}."
-        )
+    given = ", ".join("--" + name.replace("_", "-") for name in _OF_TRAINING if vars(args)[name])
+    if args.model is not None and given:
+        raise UsageError(f"--model must stand alone, got settings of a training too. Drop {given}.")
     return jobs
 
 

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 from pathlib import Path
 from typing import Any
@@ -48,7 +49,7 @@ class PngSource:
         from PIL.PngImagePlugin import PngInfo
 
         if dtype != "input":
-            logger.info("PNG holds whole numbers only: %s is rounded to the input's type.", path.name)
+            _tell_of_rounding()
         text = PngInfo()
         for key, value in self.info.items():
             if isinstance(value, str):
@@ -57,6 +58,11 @@ class PngSource:
         values = quantize(data.reshape(self.shape).T, self.stored)
         with staged(path) as place:
             Image.fromarray(np.ascontiguousarray(values)).save(place, format="PNG", pnginfo=text, **options)
+
+
+@functools.cache  # once, not for every image of a folder
+def _tell_of_rounding() -> None:
+    logger.info("PNG holds whole numbers only: results are rounded to the input's type.")
 
 
 def read_png(path: Path) -> Volume:
