@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import re
 import sys
@@ -117,22 +116,24 @@ class DenoisingApp(MONAILabelApp):
         with refusals():
             try:
                 self._check(request, datastore)
+                return self._infer(request, datastore)
             except Exception:
                 _remove_upload(request.get("image"))
                 raise
-            if request["model"] not in self._denoisers:
-                if request["model"] in self._chained and is_denoised(
-                    datastore, image_id_of(datastore, request["image"])
-                ):
-                    request = {**request, "denoise": False}  # once is enough
-                found: dict[str, Any] = super().infer(request, datastore)
-                return found
+
+    def _infer(self, request: dict[str, Any], datastore: Datastore) -> dict[str, Any]:
+        model, image = request["model"], request["image"]
+        if model in self._denoisers:
             # A denoised image is no label, whatever a client's habit.
             result: dict[str, Any] = super().infer({**request, "save_label": False}, datastore)
             if switched(request, "save_image", False):
-                added = add_denoised(datastore, request["image"], Path(result["file"]), request["model"])
+                added = add_denoised(datastore, image, Path(result["file"]), model)
                 result["params"] = {**result["params"], "image_id": added}
             return result
+        if model in self._chained and isinstance(image, str) and is_denoised(datastore, image_id_of(datastore, image)):
+            request = {**request, "denoise": False}  # once is enough
+        found: dict[str, Any] = super().infer(request, datastore)
+        return found
 
     def batch_infer(self, request: dict[str, Any], datastore: Datastore | None = None) -> dict[str, Any]:
         """Run a model on many images; those at fault are told at the end."""
@@ -144,13 +145,17 @@ class DenoisingApp(MONAILabelApp):
 
     def train(self, request: dict[str, Any]) -> dict[str, Any]:
         """Train a denoiser on the noisy images of the studies."""
-        with refusals() if self._server_mode else contextlib.nullcontext():
+
+        def work() -> dict[str, Any]:
             if request.get("model") not in self._trainers:
                 known = ", ".join(self._trainers)
                 raise FileNotFoundError(
                     f"model must be of {known} to be trained, got {request.get('model')}. Name one."
                 )
-        return self._told(lambda: super(DenoisingApp, self).train(request))
+            found: dict[str, Any] = super(DenoisingApp, self).train(request)
+            return found
+
+        return self._told(work)
 
     def bundle_path(self, model: str | None) -> str | None:
         """Folder of a trainer's bundle; asked for before a task starts, so an unknown model is refused here.

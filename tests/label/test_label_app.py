@@ -210,6 +210,10 @@ def test_upload_that_is_refused_does_not_stay(trained, tmp_path):
         form = {"params": '{"save_image": true}'}
         answer = trained.client.post("/infer/n2v_denoise_3d", files={"file": ("a.nii.gz", file)}, data=form)
     assert answer.status_code == 400
+    (tmp_path / "b.nii.gz").write_bytes(b"no image")
+    with (tmp_path / "b.nii.gz").open("rb") as file:
+        answer = trained.client.post("/infer/n2v_denoise_3d", files={"file": ("b.nii.gz", file)})
+    assert answer.status_code == 400
     assert set(Path(tempfile.gettempdir()).glob("tmp????????.nii.gz")) == before
 
 
