@@ -20,15 +20,15 @@ def step(stored: dict[str, Any]) -> list[str]:
         "The bundles' BasicUNet: ten steps in the bundle against ten of the bare network on a ready batch, in turns, device",
         "events, medians. Patches and blind spots drawn on the GPU equal those drawn on the CPU bit for bit "
         f"({'checked' if all(stored['equal_to_cpu'].values()) else 'NOT so'} in 2D and 3D,",
-        "uniform and median fill). A step of this network is a few hundred small kernels: what takes time is the host that",
-        "starts them, in the bundle and bare, so bfloat16 gains nothing here.",
+        "uniform and median fill). bfloat16 gains nothing here, so it is not the network's arithmetic that takes the time.",
         "",
         *table("precision", "batch", "bundle ms", "bare ms", "ratio"),
     ]
     for name, r in stored.items():
         if isinstance(r, dict) and "ratio" in r:
             numbers = (f"{r['bundle_step_ms']:.1f}", f"{r['bare_step_ms']:.1f}", f"**{r['ratio']:.2f}**")
-            lines.append(row(name.upper().replace("FLOAT", "float").replace("B", "b"), _batch(r["batch"]), *numbers))
+            dims, precision = name.split()
+            lines.append(row(f"{dims.upper()} {precision}", _batch(r["batch"]), *numbers))
     return lines
 
 

@@ -153,7 +153,7 @@ def _gap(rows: Rows, simulated_rows: Rows) -> list[str]:
     of = {r["method"]: r["psnr"] for r in rows}
     few, all_voxels, blind = (of.get(name, 0.0) for name in ("Noise2Noise, 1.6 % counted", "Noise2Noise", "Noise2Void"))
     lines = [
-        "Why, tested in 2D with the reduced training, one thing changed at a time; blind: every pixel predicted while it is hidden.",
+        "Why, tested in 2D with the reduced training, changed as the names say; blind: every pixel predicted while it is hidden.",
         "",
         *table("learned", "PSNR / dB", "blind / dB"),
         *(row(r["method"], f"**{r['psnr']:.2f}**", number(r.get("psnr_blind"))) for r in rows),
@@ -163,7 +163,7 @@ def _gap(rows: Rows, simulated_rows: Rows) -> list[str]:
         lines += [
             f"One seed. Noise2Noise whose loss counts as few pixels as Noise2Void's loses {all_voxels - few:.2f} of the {all_voxels - blind:.2f} dB: most of the gap is the",
             "number of pixels learned from, not blindness; and a pixel's own value at prediction does no harm (blind is no better).",
-            "Hiding more of them makes up for a part, which is why our defaults hide 5 %.",
+            "Hiding more of them, of direct neighbors' values as our defaults do, makes up for a part.",
         ]
     full = {r["method"]: r for r in simulated_rows if r["scale"] == "full" and r["axes"] == "2D"}
     if "Noise2Void" in full and all_voxels:

@@ -71,6 +71,9 @@ def main() -> None:
         seconds = time.perf_counter() - before
     output = np.squeeze(np.asarray(outputs))
     images = list(output) if task.spatial_dims == 2 else [output]
+    scores = {"psnr_noisy": round(task.score(task.noisy), 3), "psnr": round(task.score(images), 3)}
+    if np.isnan(task.sigma):  # real noise: nothing clean to score by
+        scores = {}
     result = {
         "program": f"careamics {version('careamics')}",
         "torch": torch.__version__,
@@ -84,8 +87,7 @@ def main() -> None:
         "budget_seconds": arguments.seconds,
         "training_seconds": round(trained - started, 1),
         "prediction_seconds": round(seconds, 2),
-        **({} if np.isnan(task.sigma) else {"psnr_noisy": round(task.score(task.noisy), 3)}),
-        **({} if np.isnan(task.sigma) else {"psnr": round(task.score(images), 3)}),
+        **scores,
         "peak_gib": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, 2),
         "omp_num_threads": os.environ.get("OMP_NUM_THREADS"),
     }

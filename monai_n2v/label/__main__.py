@@ -41,9 +41,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         try:
             make_app(arguments.folder)
         except OSError as error:
-            print(error, file=sys.stderr)  # noqa: T201 - a command
+            print(error, file=sys.stderr)
             return 2
-        print(_START.format(folder=arguments.folder))  # noqa: T201 - a command
+        print(_START.format(folder=arguments.folder))
         return 0
     from monai_n2v.denoising import choose_device
     from monai_n2v.label.stow import connect, denoise_series
@@ -53,14 +53,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         network, client = resolve_model(arguments.model), connect(arguments.url)
         device = choose_device(arguments.device)
     except (ValueError, OSError, ModuleNotFoundError) as error:
-        print(error, file=sys.stderr)  # noqa: T201 - a command
+        print(error, file=sys.stderr)
         return 2
     try:
         series, n = denoise_series(client, arguments.series, network, device)
     except (ValueError, OSError) as error:
-        print(error, file=sys.stderr)  # noqa: T201 - a command
+        print(error, file=sys.stderr)
         return 1
-    print(f"{series} {n} instances")  # noqa: T201 - a command
+    print(f"{series} {n} instances")
     return 0
 
 

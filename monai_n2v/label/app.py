@@ -25,7 +25,7 @@ from monai_n2v.label.chain import SegmentDenoisedTask, chained_name, is_segmente
 from monai_n2v.label.infer import DenoiseTask
 from monai_n2v.label.options import refusals, sentence, switched
 from monai_n2v.label.strategies import DenoisedFirst
-from monai_n2v.label.studies import add_denoised, can_hold_images, has_image, image_id_of, is_denoised
+from monai_n2v.label.studies import add_denoised, check_can_add_images, has_image, image_id_of, is_denoised
 from monai_n2v.label.train import TrainDenoiserTask
 from monai_n2v.resources import list_bundles
 
@@ -203,11 +203,7 @@ class DenoisingApp(MONAILabelApp):
         if switched(request, "save_image", False):
             if is_file:
                 raise ValueError(f"image must be of the studies for save_image, got {image}. Add it there first.")
-            if not can_hold_images(datastore):
-                raise ValueError(
-                    "save_image must be false for studies of a DICOMweb server, got true. "
-                    "Write a derived series back: python -m monai_n2v.label stow."
-                )
+            check_can_add_images(datastore)
 
 
 def _remove_upload(image: Any) -> None:

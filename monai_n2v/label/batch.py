@@ -13,7 +13,7 @@ from monailabel.interfaces.tasks.batch_infer import BatchInferTask
 
 from monai_n2v.label.infer import DenoiseTask
 from monai_n2v.label.options import sentence, switched
-from monai_n2v.label.studies import can_hold_images, denoised_id, noisy_images
+from monai_n2v.label.studies import check_can_add_images, denoised_id, noisy_images
 
 __all__ = ["DenoisingBatchTask"]
 
@@ -54,11 +54,8 @@ class DenoisingBatchTask(BatchInferTask):
             if not switched(request, "train_on_image", False):
                 self.denoisers[request["model"]].network()  # missing weights are told once, not for every image
             request["save_image"] = switched(request, "save_image", True)
-            if request["save_image"] and not can_hold_images(datastore):
-                raise ValueError(
-                    "save_image must be false for studies of a DICOMweb server, got true. "
-                    "Write a derived series back: python -m monai_n2v.label stow."
-                )
+            if request["save_image"]:
+                check_can_add_images(datastore)
 
         def infer_or_tell(one: dict[str, Any], datastore: Datastore) -> dict[str, Any]:
             try:

@@ -17,7 +17,7 @@ from monailabel.transform.pre import LoadImageTensord
 from monai_n2v.label.infer import DenoiseTask
 from monai_n2v.label.options import device_of, switched
 
-__all__ = ["DenoiseImaged", "SegmentDenoisedTask", "chained_name"]
+__all__ = ["DenoiseImaged", "SegmentDenoisedTask", "chained_name", "is_segmenter"]
 
 
 def chained_name(segmenter: str) -> str:

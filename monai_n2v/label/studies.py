@@ -17,7 +17,7 @@ from monailabel.interfaces.datastore import Datastore
 __all__ = [
     "SUFFIX",
     "add_denoised",
-    "can_hold_images",
+    "check_can_add_images",
     "denoised_id",
     "has_image",
     "image_id_of",
@@ -99,16 +99,24 @@ def noisy_images(datastore: Datastore, image_ids: Iterable[str] | None = None) -
     return sorted(image_id for image_id in chosen if not is_denoised(datastore, image_id))
 
 
-def can_hold_images(datastore: Datastore) -> bool:
-    """Tell whether images can be added: those of a DICOMweb store would lie in its cache, and be listed nowhere."""
-    return type(datastore) is LocalDatastore
+def check_can_add_images(datastore: Datastore) -> None:
+    """Refuse a datastore to which no image can be added: it would lie in a DICOMweb store's cache, listed nowhere.
+
+    Raises:
+        ValueError: for any but a folder.
+    """
+    if type(datastore) is not LocalDatastore:
+        raise ValueError(
+            "save_image must be false for studies of a DICOMweb server, got true. "
+            "Write a derived series back: python -m monai_n2v.label stow."
+        )
 
 
 def add_denoised(datastore: Datastore, image_id: str, file: Path, model: str) -> str:
     """Add a denoised copy of an image, in the place of an older one.
 
     Args:
-        datastore: for which `can_hold_images`.
+        datastore: that `check_can_add_images` lets pass.
         image_id: the noisy image.
         file: of the denoised one; stays.
         model: that denoised it.

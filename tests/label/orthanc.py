@@ -17,6 +17,8 @@ import pydicom
 from pydicom.uid import CTImageStorage
 from samples import dicom_series
 
+from label.serving import end
+
 PROGRAM = shutil.which("Orthanc", path="/usr/sbin:/usr/bin:/usr/local/sbin:/usr/local/bin")
 PLUGIN = Path("/usr/share/orthanc/plugins/libOrthancDicomWeb.so")
 INTERCEPT = -1024
@@ -82,12 +84,7 @@ class Orthanc:
         raise RuntimeError(f"Orthanc did not start: {log.read_text()[-2000:]}")
 
     def stop(self) -> None:
-        self._process.terminate()
-        try:
-            self._process.wait(20)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
+        end(self._process)
         self._log.close()
 
     def get(self, path: str) -> bytes:

@@ -6,6 +6,7 @@ from __future__ import annotations
 import inspect
 import json
 import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -99,6 +100,16 @@ class Server:
         path.write_bytes(answer.content)
         image = nibabel.load(path)
         return nibabel.Nifti1Image(np.asanyarray(image.dataobj), image.affine, image.header)
+
+
+def end(process: subprocess.Popen) -> None:
+    """End a server, by force where it does not go."""
+    process.terminate()
+    try:
+        process.wait(20)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait(20)
 
 
 def add_segmenter(app_dir: Path, name: str = "toy_segmentation", threshold: float = 525.0) -> None:

@@ -17,7 +17,7 @@ import nibabel.tests
 import numpy as np
 import pytest
 
-from label.serving import make_small, make_studies
+from label.serving import end, make_small, make_studies
 from monai_n2v.files import as_meta_tensor
 from monai_n2v.models import resolve_model
 from monai_n2v.volumes import read_volume
@@ -105,12 +105,7 @@ class LiveServer:
         return sorted(int(path.stem.partition("=")[2]) for path in folder.glob("checkpoint_epoch=*.pt"))
 
     def stop(self) -> None:
-        self.process.terminate()
-        try:
-            self.process.wait(20)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
-            self.process.wait(20)
+        end(self.process)
 
 
 @pytest.fixture(scope="module")
