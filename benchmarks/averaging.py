@@ -29,7 +29,7 @@ OVERLAYS = ["self_3d.json"]
 
 def scores(seed: int, epochs: int, decay_fraction: float) -> dict[str, float]:
     """PSNR of last and averaged weights, without and with averaging over symmetries."""
-    from monai_n2v.bundles import as_image, find_bundle, predict, train
+    from monai_n2v.bundle.run import as_image, find_bundle, predict, train
 
     clean, noisy = colin27_crop(tuple(slice(s.start, s.start + SIDE) for s in COLIN27_CROP), SIGMA)
     bundle, image = find_bundle("n2v_denoise_3d"), as_image(noisy[None], [1.0, 1.0, 1.0])

@@ -38,11 +38,11 @@ def train(folder: Path, memory_gib: float | None, cache_dir: str | None, n_epoch
     from monai.transforms import Compose
 
     from monai_n2v.data import PatchLoader, make_dataset
-    from monai_n2v.files import LoadNoisyd
-    from monai_n2v.intensity import StandardizeIntensityd
+    from monai_n2v.io.images import find_images
     from monai_n2v.networks import N2VUNet
-    from monai_n2v.transforms import RandN2VMaskd
-    from monai_n2v.volumes import find_images
+    from monai_n2v.transforms.files import LoadNoisyd
+    from monai_n2v.transforms.intensity import StandardizeIntensityd
+    from monai_n2v.transforms.pairing import RandN2VMaskd
 
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(message)s")
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

@@ -20,7 +20,7 @@ from scipy import ndimage, signal
 
 from benchmarks.common import save
 from benchmarks.tasks import data_folder
-from monai_n2v.assumption import NoiseCheck, check_noise
+from monai_n2v.noise.check import NoiseCheck, check_noise
 
 Case = tuple[np.ndarray, int | None, dict[str, Any]]
 

@@ -40,7 +40,7 @@ def main() -> None:
     import nibabel
     from serving import Server, add_segmenter, dice
 
-    from monai_n2v.label.folder import make_app
+    from monai_n2v.label.__main__ import make_app
 
     volumes = [colin27_crop(crop, SIGMA, seed=k) for k, crop in enumerate(CROPS)]
     with tempfile.TemporaryDirectory() as folder:

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.tasks import Task
-from monai_n2v.resources import find_config
+from monai_n2v.bundle.resources import find_config
 
 __all__ = ["Recipe", "annealed", "denoise", "fit", "images_of", "run", "step_seconds"]
 
@@ -46,14 +46,14 @@ def annealed(spatial_dims: int, **settings: Any) -> Recipe:
 
 def images_of(task: Task) -> list[Any]:
     """A task's noisy images as the bundles hold them, of one channel and voxels of side 1."""
-    from monai_n2v.bundles import as_image
+    from monai_n2v.bundle.run import as_image
 
     return [as_image(image[None], [1.0] * task.spatial_dims) for image in task.noisy]
 
 
 def denoise(recipe: Recipe, images: Sequence[Any], weights: Path, **overrides: Any) -> list[np.ndarray]:
     """Predict a recipe's images with its trained network."""
-    from monai_n2v.bundles import bundle_name, find_bundle, predict
+    from monai_n2v.bundle.run import bundle_name, find_bundle, predict
 
     bundle = find_bundle(bundle_name(recipe.spatial_dims))
     known = _known(recipe, bundle, "inference.json")
@@ -79,7 +79,7 @@ def fit(
     Returns:
         the record of the training.
     """
-    from monai_n2v.bundles import bundle_name, find_bundle, train
+    from monai_n2v.bundle.run import bundle_name, find_bundle, train
 
     long = not recipe.anneal or steps >= 5000  # short epochs end close to a budget; each ends with a saved network
     n_epochs = max(1, round(steps / (100 if long else EPOCH_LENGTH)))

@@ -23,7 +23,7 @@ CROP = (slice(18, 162), slice(20, 196), slice(20, 164))
 
 def differences(spatial_dims: int, epochs: int, tile: int, halos: list[int], **overrides: Any) -> dict[str, Any]:
     """Largest and typical difference between tiles and the whole volume, per halo."""
-    from monai_n2v.bundles import as_image, bundle_name, find_bundle, predict, train
+    from monai_n2v.bundle.run import as_image, bundle_name, find_bundle, predict, train
 
     bundle = find_bundle(bundle_name(spatial_dims))
     _, noisy = colin27_crop(CROP, SIGMA)

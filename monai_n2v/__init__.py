@@ -4,62 +4,36 @@
 Importing the package loads neither torch nor MONAI; its names are looked up when they are first used.
 """
 
-from __future__ import annotations
+from typing import TYPE_CHECKING
 
-import importlib.util
-import pkgutil
-from typing import TYPE_CHECKING, Any
+import lazy_loader
 
 if TYPE_CHECKING:
-    from monai_n2v.averaging import SymmetricInferer
-    from monai_n2v.data import PatchLoader
-    from monai_n2v.denoising import denoise
-    from monai_n2v.detail import DetailInferer
-    from monai_n2v.inference import AlignedTileInferer
-    from monai_n2v.losses import N2VLoss
-    from monai_n2v.networks import N2VUNet
-    from monai_n2v.resources import find_bundle, find_config
-    from monai_n2v.transforms import RandN2VMask, RandN2VMaskd
+    from monai_n2v.apps.denoise import denoise as denoise
+    from monai_n2v.bundle import find_bundle as find_bundle, find_config as find_config
+    from monai_n2v.data import PatchLoader as PatchLoader
+    from monai_n2v.inferers import (
+        AlignedTileInferer as AlignedTileInferer,
+        DetailInferer as DetailInferer,
+        SymmetricInferer as SymmetricInferer,
+    )
+    from monai_n2v.losses import N2VLoss as N2VLoss
+    from monai_n2v.networks import N2VUNet as N2VUNet
+    from monai_n2v.transforms import RandN2VMask as RandN2VMask, RandN2VMaskd as RandN2VMaskd
 
 __version__ = "0.1.0"
 
-__all__ = [
-    "AlignedTileInferer",
-    "DetailInferer",
-    "N2VLoss",
-    "N2VUNet",
-    "PatchLoader",
-    "RandN2VMask",
-    "RandN2VMaskd",
-    "SymmetricInferer",
-    "__version__",
-    "denoise",
-    "find_bundle",
-    "find_config",
-]
-
-_HOMES = {
-    "AlignedTileInferer": "inference",
-    "DetailInferer": "detail",
-    "N2VLoss": "losses",
-    "N2VUNet": "networks",
-    "PatchLoader": "data",
-    "RandN2VMask": "transforms",
-    "RandN2VMaskd": "transforms",
-    "SymmetricInferer": "averaging",
-    "denoise": "denoising",
-    "find_bundle": "resources",
-    "find_config": "resources",
-}
-
-
-def __getattr__(name: str) -> Any:
-    if name in _HOMES:
-        return getattr(importlib.import_module(f"monai_n2v.{_HOMES[name]}"), name)
-    if not name.startswith("_") and importlib.util.find_spec(f"monai_n2v.{name}") is not None:
-        return importlib.import_module(f"monai_n2v.{name}")
-    raise AttributeError(f"module 'monai_n2v' has no attribute {name!r}")
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__, *(module.name for module in pkgutil.iter_modules(__path__))})
+_ROOMS = ["apps", "bundle", "cli", "data", "handlers", "inferers", "io", "label", "losses", "metrics", "networks"]
+__getattr__, __dir__, __all__ = lazy_loader.attach(
+    __name__,
+    [*_ROOMS, "noise", "report", "transforms"],
+    {
+        "apps.denoise": ["denoise"],
+        "bundle": ["find_bundle", "find_config"],
+        "data": ["PatchLoader"],
+        "inferers": ["AlignedTileInferer", "DetailInferer", "SymmetricInferer"],
+        "losses": ["N2VLoss"],
+        "networks": ["N2VUNet"],
+        "transforms": ["RandN2VMask", "RandN2VMaskd"],
+    },
+)

@@ -49,7 +49,7 @@ def real_data() -> Path:
 @pytest.fixture
 def short_epochs(monkeypatch):
     """One epoch of two steps: these tests look at files and words, not at quality."""
-    import monai_n2v.training as training
+    import monai_n2v.apps.train as training
 
     train = training.train
     monkeypatch.setattr(training, "train", lambda *args, **kwargs: train(*args, **{**kwargs, "epoch_length": 2}))

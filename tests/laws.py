@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from scipy import stats
 
-from monai_n2v.symmetries import Symmetry
+from monai_n2v.transforms.symmetries import Symmetry
 
 
 def distinct_image(shape: Sequence[int]) -> torch.Tensor:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import gzip
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,6 +12,8 @@ import nrrd
 import numpy as np
 import pydicom
 import tifffile
+import torch
+from conftest import phantom
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from pydicom.dataset import FileDataset, FileMetaDataset
@@ -163,3 +166,57 @@ def dicom_series(
             ds.save_as(path, enforce_file_format=True)
         paths.append(path)
     return paths
+
+
+def damaged(kind: str, path) -> None:
+    image = nibabel.Nifti1Image(np.random.default_rng(0).normal(size=(16, 16, 16)).astype(np.float32), np.eye(4))
+    nibabel.save(image, path)
+    content = path.read_bytes()
+    if kind == "empty":
+        path.write_bytes(b"")
+    elif kind == "truncated":
+        path.write_bytes(content[: len(content) // 2])
+    elif kind == "text":
+        path.write_bytes(gzip.compress(b"no image at all" * 100))
+    elif kind == "complex":
+        nibabel.save(nibabel.Nifti1Image(np.ones((9, 9, 9), np.complex64), np.eye(4)), path)
+    elif kind == "rgb":
+        rgb = np.zeros((9, 9, 9), np.dtype([("R", "u1"), ("G", "u1"), ("B", "u1")]))
+        nibabel.save(nibabel.Nifti1Image(rgb, np.eye(4)), path)
+
+
+def headers_are_equal(first: nibabel.Nifti1Image, second: nibabel.Nifti1Image, stored_type: bool) -> None:
+    """Everything a header says about the image, but its storage where the type changes."""
+    assert first.shape == second.shape
+    assert type(first) is type(second)
+    assert np.array_equal(first.affine, second.affine)
+    storage = {"scl_slope", "scl_inter", "vox_offset", *([] if stored_type else ["datatype", "bitpix"])}
+    for field in first.header.structarr.dtype.names:
+        if field not in storage:
+            assert first.header[field].tobytes() == second.header[field].tobytes(), field
+    assert first.header.extensions == second.header.extensions
+
+
+def random_network(network: torch.nn.Module) -> torch.nn.Module:
+    """Batch norm with statistics as after training, so that evaluation is no identity."""
+    generator = torch.Generator().manual_seed(0)
+    for module in network.modules():
+        if isinstance(module, (torch.nn.BatchNorm2d, torch.nn.BatchNorm3d)):
+            module.running_mean.normal_(0, 0.2, generator=generator)
+            module.running_var.uniform_(0.3, 1.5, generator=generator)
+            torch.nn.init.uniform_(module.weight, 0.5, 1.5, generator=generator)
+            torch.nn.init.normal_(module.bias, 0, 0.2, generator=generator)
+    return network.eval()
+
+
+SHAPES = [(112, 120), (48, 52, 56)]
+
+
+def with_air(shape: tuple[int, ...]) -> np.ndarray:
+    """The phantom inside a ball, air of value 0 around it."""
+    axes = np.meshgrid(*(np.linspace(-1, 1, n) for n in shape), indexing="ij")
+    return np.where(sum(a**2 for a in axes) < 0.6, phantom(shape)[0] + 40, 0).astype(np.float32)
+
+
+def white(shape: tuple[int, ...], seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).standard_normal(shape).astype(np.float32)

@@ -13,7 +13,7 @@ from benchmarks.recipes import Recipe
 from benchmarks.speed.curves import TASK_OF, name_of, variants
 from benchmarks.table import text
 from benchmarks.tasks import TASKS, data_folder
-from monai_n2v.resources import bundle_name, find_bundle, find_config
+from monai_n2v.bundle.resources import bundle_name, find_bundle, find_config
 
 needs_data = pytest.mark.skipif(not data_folder().exists(), reason="real images are absent")
 

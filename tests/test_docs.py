@@ -25,7 +25,7 @@ import samples
 from conftest import ROOT, phantom
 from monai.networks.nets import BasicUNet
 
-from monai_n2v.cli import main
+from monai_n2v.cli.main import main
 
 DOCUMENTS = ["README.md", *(str(p.relative_to(ROOT)) for p in sorted(ROOT.glob("bundles/*/docs/README.md")))]
 DOCUMENTS += [str(p.relative_to(ROOT)) for p in sorted(ROOT.glob("docs/*.md"))]
@@ -161,7 +161,7 @@ def test_commands_and_python_of_a_document_run_in_order(document, workspace, mon
     if "bundles/" in document:
         monkeypatch.chdir(workspace / Path(document).parent.parent)
         (workspace / "DIR").rename(Path("DIR").absolute())
-    monkeypatch.setattr("monai_n2v.resources.find_bundle", lambda name: workspace / "bundles" / name)
+    monkeypatch.setattr("monai_n2v.bundle.resources.find_bundle", lambda name: workspace / "bundles" / name)
     network = BasicUNet(3, 1, 1, TINY[3], norm="batch", bias=False)
     names: dict[str, object] = {"noisy": phantom((20, 24, 18))[1], "global_weights": network.state_dict()}
     n_run = 0

@@ -5,8 +5,7 @@ import laws
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 from monai_n2v.losses import N2VLoss
 

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 import torch
 from monai.networks.nets import BasicUNet
+from samples import random_network
 from scipy import ndimage
-from test_inference import random_network
 
-from monai_n2v.inference import AlignedTileInferer, PaddedInferer
+from monai_n2v.inferers.tiled import AlignedTileInferer, PaddedInferer
 from monai_n2v.networks import N2VUNet
 
 N2V2 = {"blur_pool": True, "top_skip": False}

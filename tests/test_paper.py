@@ -16,7 +16,7 @@ from benchmarks.paper.real import neighbors
 from benchmarks.paper.schemes import SCHEMES, trained
 from benchmarks.speed.detail import brain_of, m4raw, noise_powers
 from benchmarks.tasks import Task, data_folder
-from monai_n2v.bundles import bundle_name, find_bundle, find_config
+from monai_n2v.bundle.run import bundle_name, find_bundle, find_config
 
 needs_data = pytest.mark.skipif(not data_folder().exists(), reason="real images are absent")
 SHAPES = {2: (96, 80), 3: (32, 40, 36)}

@@ -16,8 +16,8 @@ import torch
 from benchmarks.common import save
 from benchmarks.gpu.step import milliseconds
 from benchmarks.speed.prediction import make_network
-from monai_n2v.detail import DetailInferer, keep_detail
-from monai_n2v.inference import AlignedTileInferer
+from monai_n2v.inferers.detail import DetailInferer, keep_detail
+from monai_n2v.inferers.tiled import AlignedTileInferer
 
 SIDES = {2: (4096, 4096), 3: (384, 384, 384)}
 

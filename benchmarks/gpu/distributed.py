@@ -33,7 +33,7 @@ def sync_batchnorm_step(rank: int, port: int, spatial_dims: int, folder: str) ->
     """One step of one of two processes, on its half of a batch."""
     from monai.networks.nets import BasicUNet
 
-    from monai_n2v.distributed import parallel
+    from monai_n2v.bundle.distributed import parallel
 
     device = torch.device("cuda:0")
     dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
@@ -87,7 +87,7 @@ def train(spatial_dims: int, amp: bool, out: Path, small: bool) -> None:
     from monai.bundle import ConfigWorkflow
     from monai.data import MetaTensor
 
-    from monai_n2v.bundles import find_bundle, find_config
+    from monai_n2v.bundle.run import find_bundle, find_config
 
     configs = find_bundle(f"n2v_denoise_{spatial_dims}d") / "configs"
     group = [str(configs / "multi_gpu_train.json")] if "RANK" in os.environ else []

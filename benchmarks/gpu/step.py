@@ -20,8 +20,8 @@ from benchmarks.speed.overhead import BATCHES, steps
 
 def check(device: torch.device) -> dict[str, bool]:
     """Patches and masks drawn on the GPU equal those drawn on the CPU, bit for bit."""
-    from monai_n2v.data import PatchLoader
-    from monai_n2v.transforms import RandN2VMaskd
+    from monai_n2v.data.patch_loader import PatchLoader
+    from monai_n2v.transforms.pairing import RandN2VMaskd
 
     equal = {}
     generator = torch.Generator().manual_seed(0)

@@ -20,7 +20,7 @@ from benchmarks.paper.simulated import PRESET, SCALES
 from benchmarks.paper.store import record
 from benchmarks.speed.centers import blind
 from benchmarks.tasks import Task
-from monai_n2v.transforms import RandN2VMaskd
+from monai_n2v.transforms.pairing import RandN2VMaskd
 
 __all__ = ["METHODS", "CountFewd", "run"]
 

@@ -79,7 +79,7 @@ def run(scale: str, seed: int = 0, methods: Collection[str] | None = None) -> No
 
 def read(path: Path) -> np.ndarray:
     """Voxels as the package reads them."""
-    from monai_n2v.volumes import read_volume
+    from monai_n2v.io.images import read_volume
 
     return np.asarray(read_volume(path).data, dtype=np.float32).squeeze()
 

@@ -14,8 +14,8 @@ import numpy as np
 import torch
 
 from benchmarks.recipes import Recipe, denoise, fit
-from monai_n2v.bundles import as_image
-from monai_n2v.transforms import RandN2VMaskd
+from monai_n2v.bundle.run import as_image
+from monai_n2v.transforms.pairing import RandN2VMaskd
 
 __all__ = ["SCHEMES", "RevealFewd", "Scheme", "Trained", "as_images", "trained"]
 

@@ -38,7 +38,7 @@ def main() -> None:
     from careamics import CAREamist
     from careamics.config.factories.n2v_factory import create_n2v_config
 
-    from monai_n2v.inference import AlignedTileInferer
+    from monai_n2v.inferers.tiled import AlignedTileInferer
 
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=3)

@@ -22,7 +22,7 @@ import torch
 from benchmarks.common import save
 from benchmarks.recipes import annealed, fit, images_of
 from benchmarks.tasks import Task, set12
-from monai_n2v.detail import keep_detail
+from monai_n2v.inferers.detail import keep_detail
 
 PHASES = 4
 

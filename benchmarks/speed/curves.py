@@ -23,7 +23,7 @@ from typing import Any
 from benchmarks.common import RESULTS, load, machine, save
 from benchmarks.recipes import Recipe, annealed, run, step_seconds
 from benchmarks.tasks import TASKS
-from monai_n2v.resources import find_config
+from monai_n2v.bundle.resources import find_config
 
 TASK_OF = {2: "set12", 3: "colin27"}
 

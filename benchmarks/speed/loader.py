@@ -26,8 +26,8 @@ MASK = {"mask_fraction": 0.05, "fill": "median", "radius": 1}
 
 def patch_loader(spatial_dims: int, volume: torch.Tensor, device: torch.device) -> Iterator[dict[str, torch.Tensor]]:
     """Batches as the bundles make them."""
-    from monai_n2v.data import PatchLoader
-    from monai_n2v.transforms import RandN2VMaskd
+    from monai_n2v.data.patch_loader import PatchLoader
+    from monai_n2v.transforms.pairing import RandN2VMaskd
 
     batch_size, patch = BATCHES[spatial_dims]
     pairing = RandN2VMaskd("image", batched=True, **MASK)
@@ -41,7 +41,7 @@ def data_loader(
     from monai.data import DataLoader, Dataset
     from monai.transforms import Compose, RandFlipd, RandRotate90d, RandSpatialCropd, ToTensord
 
-    from monai_n2v.transforms import RandN2VMaskd
+    from monai_n2v.transforms.pairing import RandN2VMaskd
 
     batch_size, patch = BATCHES[spatial_dims]
     transforms = Compose(
@@ -62,9 +62,9 @@ def data_loader(
 
 def make_step(spatial_dims: int, device: torch.device) -> Callable[[dict[str, torch.Tensor]], None]:
     """A training step of the command line's network, in bfloat16 where the device is fast at it."""
+    from monai_n2v.inferers.precision import autocast_bfloat16, has_fast_bfloat16
     from monai_n2v.losses import N2VLoss
     from monai_n2v.networks import N2VUNet
-    from monai_n2v.precision import autocast_bfloat16, has_fast_bfloat16
 
     layout = torch.channels_last if spatial_dims == 2 else torch.channels_last_3d
     network = N2VUNet(spatial_dims, features={2: 32, 3: 16}[spatial_dims]).to(device, memory_format=layout)

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from benchmarks.common import save
-from monai_n2v.precision import has_fast_bfloat16
+from monai_n2v.inferers.precision import has_fast_bfloat16
 
 # The paper's batch and a large one in 3D; those that bundles and command line take.
 BATCHES: dict[int, tuple[int, tuple[int, ...]]] = {2: (128, (64, 64)), 3: (4, (64, 64, 64))}
@@ -45,9 +45,9 @@ def steps(
     from monai.bundle import ConfigWorkflow
     from monai.data import MetaTensor
 
-    from monai_n2v.bundles import bundle_name, find_bundle, find_config
+    from monai_n2v.bundle.run import bundle_name, find_bundle, find_config
+    from monai_n2v.inferers.precision import autocast_bfloat16
     from monai_n2v.losses import N2VLoss
-    from monai_n2v.precision import autocast_bfloat16
 
     bundle = find_bundle(bundle_name(spatial_dims))
     volume = torch.randn(1, *(160,) * spatial_dims, generator=torch.Generator().manual_seed(0))
@@ -131,7 +131,7 @@ def overhead(
 
 def masking(n_rounds: int = 200) -> dict[str, Any]:
     """Masking a ready batch of 128 images of 64x64 with 64 blind spots each, on one thread."""
-    from monai_n2v.transforms import RandN2VMaskd
+    from monai_n2v.transforms.pairing import RandN2VMaskd
 
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -156,7 +156,7 @@ def epoch(spatial_dims: int) -> dict[str, Any]:
     import nibabel
     from monai.bundle import ConfigWorkflow
 
-    from monai_n2v.bundles import bundle_name, find_bundle
+    from monai_n2v.bundle.run import bundle_name, find_bundle
 
     bundle = find_bundle(bundle_name(spatial_dims))
     with tempfile.TemporaryDirectory() as folder:

@@ -52,7 +52,7 @@ def make_network(spatial_dims: int, name: str) -> torch.nn.Module:
 
 def make_inferer(spatial_dims: int, name: str) -> Any:
     """The inferer as the configs have it."""
-    from monai_n2v.inference import AlignedTileInferer
+    from monai_n2v.inferers.tiled import AlignedTileInferer
 
     if name == "N2VUNet":
         return AlignedTileInferer(spatial_dims, halo=24, divisor=4)
@@ -61,8 +61,8 @@ def make_inferer(spatial_dims: int, name: str) -> Any:
 
 def reads(inferer: Any, network: torch.nn.Module, size: tuple[int, ...]) -> tuple[tuple[int, ...], int]:
     """Sides of the largest tile, and all voxels that the network sees."""
-    from monai_n2v.predictor import Predictor
-    from monai_n2v.tiles import cut_axis
+    from monai_n2v.inferers.predictor import Predictor
+    from monai_n2v.inferers.tile_plan import cut_axis
 
     padded = [-(-side // inferer.divisor) * inferer.divisor for side in size]
     predictor = Predictor(network, (), {}, False, inferer.divisor, next(network.parameters()).device)
@@ -75,7 +75,7 @@ def reads(inferer: Any, network: torch.nn.Module, size: tuple[int, ...]) -> tupl
 
 def measure(spatial_dims: int, name: str, size: tuple[int, ...], n_rounds: int, device: torch.device) -> dict[str, Any]:
     """Times of a whole prediction, of the same with detail taken back, and of the bare pass on one tile, in turns."""
-    from monai_n2v.detail import DetailInferer
+    from monai_n2v.inferers.detail import DetailInferer
 
     network, inferer = make_network(spatial_dims, name).to(device), make_inferer(spatial_dims, name)
     image = torch.rand(1, 1, *size)

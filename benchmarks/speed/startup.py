@@ -28,7 +28,7 @@ STATEMENTS = {
     "import torch": "import torch",
     "import monai": "import monai",
     "import monai.bundle": "import monai.bundle",
-    "what denoise needs": "import monai_n2v.batch, monai_n2v.bundles, monai_n2v.training",
+    "what denoise needs": "import monai_n2v.apps.folder, monai_n2v.bundle.run, monai_n2v.apps.train",
 }
 
 

@@ -8,6 +8,16 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from monai_n2v.bundle.resources import copy_bundle, list_bundles
+from monai_n2v.io.atomic import staged
+
+_MAIN = '''"""MONAI Label app for Noise2Void, made by ``python -m monai_n2v.label init``.
+
+Put further bundles into ``model/``: segmentation bundles are served as they are and after denoising.
+"""
+
+from monai_n2v.label.app import DenoisingApp  # noqa: F401 - MONAI Label looks for it here
+'''
 _START = "Serve it: monailabel start_server --app {folder} --studies STUDIES"
 
 
@@ -25,6 +35,30 @@ def make_parser() -> argparse.ArgumentParser:
     return parser
 
 
+def make_app(folder: Path) -> Path:
+    """Make the folder of an app; MONAI Label need not be installed.
+
+    Args:
+        folder: must not exist yet, or be empty.
+
+    Returns:
+        ``folder``, with ``main.py`` and the bundles in ``model/``.
+
+    Raises:
+        FileExistsError: where something is in the folder.
+        PermissionError: where it cannot be written.
+    """
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise FileExistsError(f"DIR must not exist yet or be an empty folder, got {folder}. Name another one.")
+    with staged(folder) as stage:
+        stage.mkdir()
+        (stage / "model").mkdir()
+        for name in list_bundles():
+            copy_bundle(name, stage / "model" / name)
+        (stage / "main.py").write_text(_MAIN)
+    return folder
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command.
 
@@ -36,8 +70,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     arguments = make_parser().parse_args(argv)
     if arguments.command == "init":
-        from monai_n2v.label.folder import make_app
-
         try:
             make_app(arguments.folder)
         except OSError as error:
@@ -45,9 +77,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             return 2
         print(_START.format(folder=arguments.folder))
         return 0
-    from monai_n2v.denoising import choose_device
+    from monai_n2v.apps.denoise import choose_device
+    from monai_n2v.bundle.trained import resolve_model
     from monai_n2v.label.stow import connect, denoise_series
-    from monai_n2v.models import resolve_model
 
     try:
         network, client = resolve_model(arguments.model), connect(arguments.url)

@@ -20,14 +20,14 @@ from monailabel.tasks.activelearning.first import First
 from monailabel.tasks.infer.bundle import BundleInferTask
 
 from monai_n2v import __version__
+from monai_n2v.bundle.resources import list_bundles
 from monai_n2v.label.batch import DenoisingBatchTask
-from monai_n2v.label.chain import SegmentDenoisedTask, chained_name, is_segmenter
+from monai_n2v.label.datastore import add_denoised, check_can_add_images, has_image, image_id_of, is_denoised
 from monai_n2v.label.infer import DenoiseTask
 from monai_n2v.label.options import refusals, sentence, switched
+from monai_n2v.label.segment_after import SegmentDenoisedTask, chained_name, is_segmenter
 from monai_n2v.label.strategies import DenoisedFirst
-from monai_n2v.label.studies import add_denoised, check_can_add_images, has_image, image_id_of, is_denoised
 from monai_n2v.label.train import TrainDenoiserTask
-from monai_n2v.resources import list_bundles
 
 __all__ = ["DenoisingApp"]
 

@@ -11,9 +11,9 @@ import torch
 from monailabel.interfaces.datastore import Datastore
 from monailabel.interfaces.tasks.batch_infer import BatchInferTask
 
+from monai_n2v.label.datastore import check_can_add_images, denoised_id, noisy_images
 from monai_n2v.label.infer import DenoiseTask
 from monai_n2v.label.options import sentence, switched
-from monai_n2v.label.studies import check_can_add_images, denoised_id, noisy_images
 
 __all__ = ["DenoisingBatchTask"]
 

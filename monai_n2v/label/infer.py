@@ -15,13 +15,13 @@ from monai.bundle import ConfigParser
 from monailabel.interfaces.tasks.infer_v2 import InferTask, InferType
 from monailabel.utils.others.generic import device_list
 
-from monai_n2v.denoising import denoise_stack
-from monai_n2v.files import as_meta_tensor
-from monai_n2v.formats.base import Volume, where
+from monai_n2v.apps.denoise import denoise_stack
+from monai_n2v.apps.train import Stack, TrainingPlan
+from monai_n2v.bundle.trained import TrainedNetwork, resolve_model
+from monai_n2v.io.images import read_volume, save_volume, split_name, targets_of
+from monai_n2v.io.volume import Volume, where
 from monai_n2v.label.options import chosen, device_of, number, switched, whole_number
-from monai_n2v.models import TrainedNetwork, resolve_model
-from monai_n2v.training import Stack, TrainingPlan
-from monai_n2v.volumes import read_volume, save_volume, split_name, targets_of
+from monai_n2v.transforms.files import as_meta_tensor
 
 __all__ = ["DenoiseTask"]
 

@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 from urllib.parse import urlsplit
 
-from monai_n2v.denoising import choose_device, denoise_with
-from monai_n2v.formats.dicom_derived import DicomSource, read_dataset
-from monai_n2v.models import TrainedNetwork
-from monai_n2v.training import Stack
-from monai_n2v.volumes import read_volume, save_volume
+from monai_n2v.apps.denoise import choose_device, denoise_with
+from monai_n2v.apps.train import Stack
+from monai_n2v.bundle.trained import TrainedNetwork
+from monai_n2v.io.dicom_write import DicomSource, read_dataset
+from monai_n2v.io.images import read_volume, save_volume
 
 if TYPE_CHECKING:
     from pydicom import Dataset

@@ -8,7 +8,7 @@ from typing import Any
 from monailabel.interfaces.datastore import Datastore
 from monailabel.interfaces.tasks.strategy import Strategy
 
-from monai_n2v.label.studies import denoised_id, is_denoised
+from monai_n2v.label.datastore import denoised_id, is_denoised
 
 __all__ = ["DenoisedFirst"]
 

@@ -13,9 +13,9 @@ from monailabel.interfaces.datastore import Datastore
 from monailabel.tasks.train.bundle import BundleTrainTask
 from monailabel.utils.others.generic import device_list
 
+from monai_n2v.io.images import read_volume
+from monai_n2v.label.datastore import noisy_images
 from monai_n2v.label.options import chosen, device_of, number, switched, whole_number
-from monai_n2v.label.studies import noisy_images
-from monai_n2v.volumes import read_volume
 
 __all__ = ["TrainDenoiserTask"]
 

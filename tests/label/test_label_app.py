@@ -227,7 +227,7 @@ def test_images_of_two_axes_by_the_2d_network(trained, suffix, tmp_path):
         from PIL import Image
 
         Image.fromarray(noisy.astype(np.uint8)).save(path)
-    from monai_n2v.volumes import read_volume
+    from monai_n2v.io.images import read_volume
 
     with path.open("rb") as file:
         answer = trained.client.post("/infer/n2v_denoise_2d?output=image", files={"file": (path.name, file)})

@@ -15,7 +15,7 @@ import torch
 from monai.data import MetaTensor
 
 from label.serving import AFFINE, Server, add_segmenter, dice, make_studies, phantom_3d
-from monai_n2v.models import resolve_model
+from monai_n2v.bundle.trained import resolve_model
 
 
 @pytest.fixture
@@ -53,7 +53,7 @@ def test_dice_on_noisy_volumes_rises_and_the_switch_gives_the_segmenters_own_mas
 
 
 def test_chained_denoising_is_that_of_the_denoiser_alone(segmenting):
-    from monai_n2v.label.chain import DenoiseImaged  # needs MONAI Label
+    from monai_n2v.label.segment_after import DenoiseImaged  # needs MONAI Label
 
     alone = segmenting.voxels(segmenting.infer("n2v_denoise_3d", "phantom_0", device="cpu")).get_fdata()
     noisy = MetaTensor(torch.from_numpy(phantom_3d(0)[1])[None], affine=torch.from_numpy(AFFINE))

@@ -179,7 +179,7 @@ def mask_of(seg: pydicom.Dataset) -> np.ndarray:
 
 
 def test_segmentation_after_denoising_as_dicom_seg(served, series, folder, tmp_path):
-    from monai_n2v.volumes import read_volume
+    from monai_n2v.io.images import read_volume
 
     denoised = voxels(served.infer(MODEL, series, device="cpu"), tmp_path / "answer.nii.gz").get_fdata()
     source = pydicom.dcmread(next(folder.iterdir()))
@@ -211,8 +211,8 @@ def test_series_that_came_later_is_denoised(served, orthanc, tmp_path):
 
 def test_stow_writes_a_derived_series(served, orthanc, series, folder, model, capsys, tmp_path):
     from monai_n2v import denoise
-    from monai_n2v.label.studies import noisy_images
-    from monai_n2v.volumes import read_volume
+    from monai_n2v.io.images import read_volume
+    from monai_n2v.label.datastore import noisy_images
 
     before = orthanc.files(series)
     code, out, err = stow(capsys, "--url", orthanc.url + "/", "--series", series, "--model", str(model))
@@ -351,7 +351,7 @@ def test_stow_tells_what_a_server_refuses(orthanc, series, model, capsys, monkey
 @pytest.mark.slow
 def test_stow_of_a_real_series(orthanc, model, real_data, tmp_path):
     from monai_n2v import denoise
-    from monai_n2v.volumes import read_volume
+    from monai_n2v.io.images import read_volume
 
     source = real_data / "dicom_ct_pancreas"
     if not source.is_dir():

@@ -18,9 +18,9 @@ import numpy as np
 import pytest
 
 from label.serving import end, make_small, make_studies
-from monai_n2v.files import as_meta_tensor
-from monai_n2v.models import resolve_model
-from monai_n2v.volumes import read_volume
+from monai_n2v.bundle.trained import resolve_model
+from monai_n2v.io.images import read_volume
+from monai_n2v.transforms.files import as_meta_tensor
 
 requests = pytest.importorskip("requests")  # comes with MONAI Label
 
@@ -32,7 +32,7 @@ class LiveServer:
     """``monailabel start_server`` in a process of its own."""
 
     def __init__(self, folder: Path) -> None:
-        from monai_n2v.label.folder import make_app
+        from monai_n2v.label.__main__ import make_app
 
         self.app_dir, self.log = make_app(folder / "app"), folder / "server.log"
         make_small(self.app_dir)

@@ -20,7 +20,7 @@ import numpy as np
 import pytest
 from serving import AFFINE, add_segmenter, phantom_3d
 
-from monai_n2v.label.folder import make_app
+from monai_n2v.label.__main__ import make_app
 
 FILES = ("activelearning", "batch_infer", "datastore", "info", "logs", "proxy", "session")
 N_TESTS = 25  # of these files in 0.8.5; fewer would mean that the others were not found

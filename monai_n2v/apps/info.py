@@ -1,0 +1,80 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Facts about an image or a trained network, for ``monai-n2v info``."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from monai_n2v.io.images import read_volume, split_name
+
+__all__ = ["describe"]
+
+
+def describe(path: Path, series: str | None = None) -> dict[str, Any]:
+    """Tell what a path is.
+
+    Args:
+        path: an image, a folder with a DICOM series, a trained bundle, or a file of weights.
+        series: of a folder with several series, the one to describe.
+
+    Returns:
+        facts by name, as plain values.
+
+    Raises:
+        FileNotFoundError: where there is no such path, or no network in a bundle.
+        ValueError: for what can be neither read nor run.
+    """
+    if not path.exists():
+        raise FileNotFoundError(f"path must be an existing file, got {path}. Check the path.")
+    is_bundle = path.is_dir() and ((path / "models").is_dir() or (path / "configs").is_dir())
+    if is_bundle or path.suffix in (".pt", ".pth"):
+        return _describe_network(path)
+    return _describe_image(path, series)
+
+
+def _describe_image(path: Path, series: str | None) -> dict[str, Any]:
+    volume = read_volume(path, series)
+    source = volume.source
+    facts: dict[str, Any] = {
+        "kind": "DICOM series" if path.is_dir() else split_name(path)[1].lstrip(".").lower(),
+        "shape": list(volume.data.shape[1:]),
+        "n_volumes": volume.data.shape[0],
+        "spacing_mm": [float(f"{side:.6g}") for side in volume.spacing],
+        "stored_type": str(source.stored),
+        "min": float(volume.data.min()),
+        "max": float(volume.data.max()),
+        "mean": float(volume.data.mean(dtype=np.float64)),
+        "std": float(volume.data.std(dtype=np.float64)),
+        "n_not_finite": int(volume.data.size - np.isfinite(volume.data).sum()),
+    }
+    if source.affine is not None:
+        facts["affine"] = np.round(source.affine, 6).tolist()
+    if volume.notes:
+        facts["notes"] = volume.notes
+    return facts
+
+
+def _describe_network(path: Path) -> dict[str, Any]:
+    from monai.bundle import ConfigParser
+
+    from monai_n2v.bundle.trained import resolve_model
+
+    network = resolve_model(path)
+    parser = ConfigParser()
+    parser.read_config(str(network.bundle / "configs" / "inference.json"))
+    module = parser.get_parsed_content("network_def")
+    metadata = json.loads((network.bundle / "configs" / "metadata.json").read_text())
+    return {
+        "kind": "trained network",
+        "bundle": str(network.bundle),
+        "weights": str(network.weights),
+        "network": type(module).__name__,
+        "spatial_dims": network.spatial_dims,
+        "n_parameters": sum(parameter.numel() for parameter in module.parameters()),
+        "version": metadata.get("version"),
+        "training_data": metadata.get("training_data", "unknown"),
+    }

@@ -1,0 +1,208 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which files a command reads and writes: found, named and checked before any work is done."""
+
+from __future__ import annotations
+
+import fnmatch
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from monai_n2v.io.dicom_read import has_dicom, holds_dicom_only
+from monai_n2v.io.images import check_target, find_images, float_suffix, partners_of, split_name, voxel_files_of
+
+__all__ = ["Extras", "Job", "is_tree", "plan_jobs", "plan_sources"]
+
+
+@dataclass(frozen=True)
+class Extras:
+    """What is written beside a denoised image.
+
+    Attributes:
+        report: whether a report is written, and the folder for it, None standing for that of the image.
+        residual: whether what was removed is written.
+        noise_map: whether the local noise level is written.
+    """
+
+    report: bool = False
+    report_folder: Path | None = None
+    residual: bool = False
+    noise_map: bool = False
+
+
+@dataclass(frozen=True)
+class Job:
+    """One image to denoise.
+
+    Attributes:
+        source: file, or folder of a DICOM series.
+        target: where the denoised image goes.
+        report: folder for its report, or None.
+        residual: where what was removed goes, or None.
+        noise_map: where the local noise level goes, or None.
+    """
+
+    source: Path
+    target: Path
+    report: Path | None = None
+    residual: Path | None = None
+    noise_map: Path | None = None
+
+    @property
+    def stem(self) -> str:
+        """Start of the names of the report's files."""
+        return split_name(self.target)[0]
+
+    @property
+    def outputs(self) -> list[Path]:
+        """Everything that will be written."""
+        images = [p for p in (self.target, self.residual, self.noise_map) if p is not None]
+        reports = [] if self.report is None else [self.report / f"{self.stem}_report.{s}" for s in _REPORT_SUFFIXES]
+        return [*images, *(partner for image in images for partner in partners_of(image)), *reports]
+
+
+_REPORT_SUFFIXES = ("png", "json", "html")
+
+
+def is_tree(path: Path) -> bool:
+    """Tell whether a path is a folder of images rather than one image or DICOM series."""
+    return path.is_dir() and not has_dicom(path)
+
+
+def plan_jobs(
+    source: Path,
+    target: Path,
+    extras: Extras,
+    *,
+    patterns: Sequence[str] = (),
+    force: bool = False,
+    skip_existing: bool = False,
+) -> list[Job]:
+    """Decide what becomes of which image, and refuse what cannot work before any work is done.
+
+    Args:
+        source: an image, a folder with a DICOM series, or a folder of images that is mirrored.
+        target: the denoised image, or the folder that mirrors ``source``.
+        extras: what else is written.
+        patterns: of a tree, only images whose name or relative path matches one of these globs.
+        force: whether existing files are overwritten.
+        skip_existing: whether images whose result exists are left out.
+
+    Returns:
+        the jobs, sorted by source.
+
+    Raises:
+        FileNotFoundError: where there is no such source, or no image in it.
+        FileExistsError: where something to be written exists.
+        ValueError: where a target does not suit its source, or two sources have one target.
+        OSError: where a target cannot be written.
+    """
+    if not source.exists():
+        raise FileNotFoundError(f"IN must be an existing file or folder, got {source}. Check the path.")
+    if is_tree(source):
+        pairs = _mirror(source, target, patterns)
+    elif patterns:
+        raise ValueError(f"--pattern must come with a folder of images, got {source}. Leave it out.")
+    else:
+        pairs = [(source, target)]
+    jobs = [_job(one, other, extras) for one, other in pairs]
+    if skip_existing:
+        jobs = [job for job in jobs if not job.target.exists()]
+    _check_collisions(jobs)
+    for job in jobs:
+        _check(job, force)
+    return jobs
+
+
+def plan_sources(source: Path, patterns: Sequence[str] = ()) -> list[Path]:
+    """List the images to train on.
+
+    Args:
+        source: an image, a folder with a DICOM series, or a folder of images.
+        patterns: of a folder of images, only those whose name or relative path matches one of these globs.
+
+    Returns:
+        their paths, sorted.
+
+    Raises:
+        FileNotFoundError: where there is no such source, or no image in it.
+        ValueError: for a pattern without a folder.
+    """
+    if not source.exists():
+        raise FileNotFoundError(f"IN must be an existing file or folder, got {source}. Check the path.")
+    if is_tree(source):
+        return _matching(source, find_images(source), patterns)
+    if patterns:
+        raise ValueError(f"--pattern must come with a folder of images, got {source}. Leave it out.")
+    return [source]
+
+
+def _mirror(source: Path, target: Path, patterns: Sequence[str]) -> list[tuple[Path, Path]]:
+    if split_name(target)[1] or target.is_file():
+        raise ValueError(f"OUT must be a folder where IN is one, got {target}. Name a folder.")
+    if target.resolve() == source.resolve():
+        raise ValueError(f"OUT must not be IN, got {target} for both. Choose another folder.")
+    found = _matching(source, find_images(source, exclude=target), patterns)
+    return [(path, target / path.relative_to(source)) for path in found]
+
+
+def _matching(source: Path, items: Sequence[dict[str, str]], patterns: Sequence[str]) -> list[Path]:
+    paths = [Path(item["image"]) for item in items]
+    found = [
+        path
+        for path in paths
+        if not patterns
+        or any(fnmatch.fnmatch(name, p) for p in patterns for name in (path.name, str(path.relative_to(source))))
+    ]
+    if not found:
+        raise FileNotFoundError(
+            f"--pattern must match an image below {source}, got {' '.join(patterns)}. Check the pattern."
+        )
+    return found
+
+
+def _job(source: Path, target: Path, extras: Extras) -> Job:
+    stem, suffix = split_name(target)
+    beside = target.parent
+    report = (extras.report_folder or beside) if extras.report else None
+    # What is no image of the source's kind, with negative and broken values, needs a format that holds them.
+    floating = float_suffix(source, suffix)
+    residual = beside / f"{stem}_residual{floating}" if extras.residual else None
+    noise_map = beside / f"{stem}_noise{floating}" if extras.noise_map else None
+    return Job(source, target, report, residual, noise_map)
+
+
+def _check_collisions(jobs: Sequence[Job]) -> None:
+    taken: dict[Path, Path] = {}
+    for job in jobs:
+        for output in job.outputs:
+            other = taken.setdefault(output, job.source)
+            if other != job.source:
+                raise ValueError(
+                    f"IN must give every image a result of its own, got {other} and {job.source}, both to be written "
+                    f"to {output}. Rename one of them."
+                )
+    folders = {job.target for job in jobs if not split_name(job.target)[1]}
+    for job in jobs:
+        inside = folders.intersection(job.target.parents)
+        if inside:
+            raise ValueError(
+                f"IN must not hold images inside the folder of a DICOM series, got {job.source}. "
+                "Move it out, or choose with --pattern."
+            )
+
+
+def _check(job: Job, force: bool) -> None:
+    check_target(job.target, job.source)
+    if job.target.resolve() in job.source.resolve().parents:
+        raise ValueError(f"OUT must not hold IN, got {job.target} for {job.source}. Choose another folder.")
+    read = [path for path in (job.source, *voxel_files_of(job.source)) if path.exists()]
+    for output in job.outputs:
+        if output.exists() and any(output.samefile(path) for path in read):
+            raise ValueError(f"OUT must not be IN, got {output} for both. Choose another name.")
+        if output.is_dir() and not holds_dicom_only(output):
+            raise FileExistsError(
+                f"OUT must be a new folder or one of DICOM files only, got {output} with others. Choose another folder."
+            )
+        if output.exists() and not force:
+            raise FileExistsError(f"OUT must not exist yet, got {output}. Use --force to overwrite it.")

@@ -1,0 +1,170 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``--set KEY=VALUE``: settings of a training that have no option of their own."""
+
+from __future__ import annotations
+
+import difflib
+import functools
+import json
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from monai_n2v.bundle.resources import bundle_name, find_bundle, find_config
+
+__all__ = ["check_settings", "format_setting", "parse_setting"]
+
+# What options of the command line are for.
+_OPTIONS = {
+    "bundle_root": "--output",
+    "dataset_dir": "--input",
+    "output_dir": "--output",
+    "ckpt_path": "--output",
+    "device": "--device",
+    "seed": "--seed",
+    "epochs": "--epochs",
+    "max_time": "--max-time",
+    "footprint": "--footprint",
+    "spatial_dims": "--spatial-dims",
+    "network_def#spatial_dims": "--spatial-dims",
+    "resume": "--resume of monai-n2v train",
+    "checkpoints": "--resume of monai-n2v train",
+    "progress": "--quiet",
+}
+# What configs/anneal.json and configs/in_memory_train.json replace or leave out: it would be ignored.
+_UNUSED = (
+    *("val_dataset_dir", "val_length", "val_interval", "validate", "early_stop", "early_stopper", "best_ckpt_path"),
+    *("best_saver", "lr_scheduler", "histograms", "summary_writer", "log_dir", "rank", "world_size"),
+    *("train#handlers", "train#preprocessing", "train#dataset", "imports", "initialize", "run", "finalize"),
+    *("dataset", "dataloader", "preprocessing", "postprocessing", "handlers", "evaluator"),
+)
+
+
+# As `monai.bundle run` wants them.
+_PYTHON = {"True": "true", "False": "false", "None": "null"}
+
+
+def parse_setting(text: str) -> tuple[str, Any]:
+    """Split ``KEY=VALUE``; the value is JSON, or else a text.
+
+    Args:
+        text: such as ``lr=0.001``, ``fill=uniform`` or ``network_def#kernel_size=5``.
+
+    Returns:
+        the key, with ``#`` between its levels, and the value.
+
+    Raises:
+        ValueError: where there is no key.
+    """
+    key, equals, value = text.partition("=")
+    value = _PYTHON.get(value, value)
+    key = key.strip().replace("::", "#")
+    if not equals or not key:
+        raise ValueError(f"--set must be followed by KEY=VALUE, got {text}. Write for example --set lr=0.001.")
+    try:
+        return key, json.loads(value)
+    except json.JSONDecodeError:
+        return key, value
+
+
+def format_setting(key: str, value: Any) -> str:
+    """Write ``KEY=VALUE`` so that `parse_setting` reads the same."""
+    return f"{key}={value if isinstance(value, str) and parse_setting(f'k={value}')[1] == value else json.dumps(value)}"
+
+
+def check_settings(settings: Mapping[str, Any], parts: bool = False) -> None:
+    """Refuse settings that a training from the command line would ignore.
+
+    Args:
+        settings: values by key of the bundles' ``train.json`` or ``inference.json``.
+        parts: whether to look at all parts of keys such as ``optimizer#betas``, for which MONAI is loaded, rather
+            than at their first.
+
+    Raises:
+        ValueError: for a key that has an option of its own, that is without effect here, or that no config has (the
+            latter names the nearest), and for a text or a single number where numbers or a list belong.
+    """
+    if not settings:
+        return
+    config = _merged_config()
+    known = set(config) - {*_UNUSED, *_OPTIONS, "_desc_"}
+    for key in settings:
+        root = key.partition("#")[0]
+        option = _OPTIONS.get(key) or _OPTIONS.get(root)
+        if option is not None:
+            raise ValueError(f"--set must name a key without an option of its own, got {key}. Use {option}.")
+        if any(f"{key}#".startswith(f"{unused}#") for unused in _UNUSED):
+            raise ValueError(
+                f"--set must name a key that monai-n2v trains with, got {key}. It trains without validation and logs: "
+                "use monai.bundle run, as docs/bundles.md tells."
+            )
+        if root not in known:
+            nearest = difflib.get_close_matches(root, known, n=1)
+            step = f"Did you mean {nearest[0]}?" if nearest else f"Use one of {', '.join(sorted(known))}."
+            raise ValueError(f"--set must name a key of the bundle's configs, got {key}. {step}")
+        _check_kind(key, settings[key], config.get(key))
+    if parts:
+        from monai_n2v.bundle.workflow import check_overrides
+
+        check_overrides(config, settings)
+
+
+def _is_whole(value: Any, lowest: int = 1) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= lowest
+
+
+def _is_above_0(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and value > 0
+
+
+def _all_whole(value: Any) -> bool:
+    return all(map(_is_whole, value)) and len(value) > 0 if isinstance(value, list) else _is_whole(value)
+
+
+# What MONAI or torch would refuse in words of their own, or not at all.
+_RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "lr": (_is_above_0, "above 0"),
+    "grad_clip": (_is_above_0, "above 0 or null"),
+    "features": (_all_whole, "whole numbers of at least 1"),
+    "patch_size": (_all_whole, "whole numbers of at least 1"),
+    "divisor": (_is_whole, "a whole number of at least 1"),
+    "halo": (functools.partial(_is_whole, lowest=0), "a whole number of at least 0"),
+}
+# Numbers that null switches off.
+_NULLABLE = frozenset({"grad_clip"})
+
+
+def _check_kind(key: str, value: Any, default: Any) -> None:
+    """Refuse a text for a number and a number for a list; what Python computes (``$``, ``@``) may be anything."""
+    if isinstance(value, str) and value.startswith(("$", "@", "%")):
+        return
+    if isinstance(default, bool) and not isinstance(value, bool):
+        kind = "true or false"
+    elif isinstance(default, list) and not isinstance(value, list):
+        kind = "a list"
+    elif isinstance(default, (int, float)) and not isinstance(value, (int, float, list)):
+        if value is None and key in _NULLABLE:
+            return
+        kind = "a number"  # or a list of them, one per level or axis
+    elif isinstance(default, dict) and not isinstance(value, dict):
+        kind = "an object"
+    elif key in _RULES and not _RULES[key][0](value):
+        kind = _RULES[key][1]
+    else:
+        return
+    raise ValueError(
+        f"--set {key} must be {kind}, got {json.dumps(value)}. Write for example --set {format_setting(key, default)}."
+    )
+
+
+def _merged_config() -> dict[str, Any]:
+    """What a training from the command line is made of; the bundles for images and volumes differ in numbers only."""
+    configs = find_bundle(bundle_name(3)) / "configs"
+    merged: dict[str, Any] = {}
+    for path in (
+        configs / "inference.json",
+        configs / "train.json",
+        find_config("self_3d.json"),
+        find_config("anneal.json"),
+    ):
+        merged |= json.loads(path.read_text())
+    return merged

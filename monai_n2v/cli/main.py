@@ -1,0 +1,265 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The command ``monai-n2v``: the only place that prints or exits."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import shlex
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from monai_n2v.bundle.settings import format_setting
+from monai_n2v.cli.options import make_parser
+from monai_n2v.cli.validate import UsageError, plan_command_jobs, plan_training
+
+__all__ = ["main"]
+
+logger = logging.getLogger("monai_n2v")
+
+TRACEBACKS = 5  # below DEBUG: what -vv shows
+EXIT_FILE_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, 130
+
+
+_REPORT_PARTS = {"page": "Report", "picture": "Before/after picture", "record": "Record of the run"}
+
+
+class _Format(logging.Formatter):
+    """Says of a warning that it is one."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        text = super().format(record)
+        return f"warning: {text}" if record.levelno == logging.WARNING else text
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command.
+
+    Args:
+        argv: arguments; those of the process by default.
+
+    Returns:
+        0 all done, 1 a file is at fault, 2 asked wrongly, 130 interrupted.
+    """
+    args = make_parser().parse_args(argv)
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_Format())
+    logger.addHandler(handler)
+    levels = [logging.INFO, logging.DEBUG, TRACEBACKS]
+    logger.setLevel(logging.WARNING if args.quiet else levels[min(args.verbose, 2)])
+    commands: dict[str, Callable[[argparse.Namespace], int]] = {
+        "denoise": _denoise,
+        "train": _train,
+        "check": _check,
+        "info": _info,
+        "bundle": _bundle,
+    }
+    try:
+        return commands[args.command](args)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return EXIT_INTERRUPTED
+    except Exception as error:  # noqa: BLE001 - no bad input may end in a traceback
+        if args.verbose > 1:
+            traceback.print_exc()
+        cause = _first_cause(error)
+        known = isinstance(cause, (UsageError, ValueError, TypeError, OSError, FloatingPointError))
+        text = " ".join(str(cause).split())
+        print(
+            f"error: {text}" if known else f"error: {type(cause).__name__}: {text} Use -vv to see where.",
+            file=sys.stderr,
+        )
+        asked_wrongly = isinstance(cause, (UsageError, FileNotFoundError, FileExistsError, PermissionError))
+        return EXIT_USAGE if asked_wrongly else EXIT_FILE_FAILED
+    finally:
+        logger.removeHandler(handler)
+
+
+def _first_cause(error: BaseException) -> BaseException:
+    """The exception MONAI wrapped into its own, unless one of ours stands on top."""
+    while not isinstance(error, (UsageError, ValueError, OSError, FloatingPointError)) and error.__cause__ is not None:
+        error = error.__cause__
+    return error
+
+
+def _denoise(args: argparse.Namespace) -> int:
+    jobs = plan_command_jobs(args)
+    if not jobs:
+        logger.info("Every image has its result already: nothing to do.")
+        return 0
+    from monai_n2v.io.images import read_volume
+
+    # torch and MONAI take seconds to load: a single file is read before.
+    loaded = {job: read_volume(job.source, args.series) for job in jobs[: len(jobs) == 1]}
+    from monai_n2v.apps.folder import Settings, denoise_jobs
+
+    plan = plan_training(args)
+    if args.model is None:
+        epochs = f"for {args.epochs} epoch{'s' if args.epochs != 1 else ''}" if args.epochs else ""
+        length = f"for {args.max_time:g} s" if args.max_time else epochs
+        logger.info("Training on these images alone %s.", length or "for minutes")
+    settings = Settings(
+        plan,
+        args.model,
+        args.per_image,
+        args.dtype,
+        args.keep_padding,
+        args.series,
+        args.footprint == "auto",
+        args.tta,
+        args.keep_detail,
+    )
+    failed = []
+    n_done = 0
+    try:
+        for record in denoise_jobs(jobs, settings, loaded):
+            _tell(args, record, len(jobs))
+            if record["status"] == "failed":
+                failed.append(record["error"])
+            else:
+                n_done += 1
+    finally:
+        if len(jobs) > 1:
+            logger.info("%d of %d images denoised.", n_done, len(jobs))
+        _print_errors(failed)
+    return EXIT_FILE_FAILED if failed else 0
+
+
+def _print_errors(errors: Sequence[str]) -> None:
+    for error in errors:
+        print(f"error: {error}", file=sys.stderr)
+
+
+def _tell(args: argparse.Namespace, record: dict[str, Any], n_jobs: int) -> None:
+    """Say what became of an image."""
+    if args.json:
+        print(json.dumps(record), flush=True)
+    if record["status"] == "failed":
+        return
+    if "steps" in record and (n_jobs == 1 or args.per_image):
+        fast = " --fast" if args.fast else ""
+        dims = f" --spatial-dims {args.spatial_dims}" if args.spatial_dims else ""
+        sides = "x".join(map(str, args.footprint)) if isinstance(args.footprint, tuple) else args.footprint
+        hidden = f" --footprint {sides}" if sides else ""
+        predicted = f"{' --tta' if args.tta else ''}{'' if args.keep_detail else ' --no-keep-detail'}"
+        settings = "".join(f" --set {shlex.quote(format_setting(*item))}" for item in args.set)
+        logger.info(
+            "Trained %d steps in %.0f s; --epochs %d --seed %d%s%s%s%s%s repeats this run.",
+            record["steps"], record["training_seconds"], record["epochs"],
+            args.seed, fast, dims, hidden, predicted, settings,
+        )  # fmt: skip
+    logger.debug("Record: %s", record)
+    logger.info("Denoised image: %s", record["output"])
+    for kind in ("residual", "noise_map"):
+        if kind in record:
+            logger.info("%s: %s", {"residual": "What was removed", "noise_map": "Noise level"}[kind], record[kind])
+    for name, what in _REPORT_PARTS.items():
+        if name in record.get("report", {}):
+            logger.info("%s: %s", what, record["report"][name])
+    for warning in record["faults"]:
+        logger.warning("%s", warning)
+
+
+def _train(args: argparse.Namespace) -> int:
+    from monai_n2v.apps.paths import plan_sources
+    from monai_n2v.io.images import check_writable
+
+    weights = args.output / "models" / "model.pt"
+    try:
+        sources = plan_sources(args.input, args.pattern)
+        check_writable(weights, "MODELDIR")
+        if weights.exists() and not (args.force or args.resume):
+            raise FileExistsError(f"MODELDIR must not hold a network yet, got {weights}. Use --force to overwrite it.")
+    except (ValueError, OSError) as error:
+        raise UsageError(str(error)) from error
+    from monai_n2v.apps.folder import read_stacks
+    from monai_n2v.apps.train import train_network
+
+    plan = plan_training(args)
+    if args.footprint == "auto":
+        raise UsageError("--footprint must be a size in train, got auto. Ask monai-n2v check for one.")
+    stacks, failed = read_stacks(sources, args.series)
+    logger.info("Training one network on %d image(s), on %s.", len(stacks), plan.device)
+    network, record = train_network(stacks, args.output, plan)
+    logger.info("Trained %d steps in %.0f s.", record["steps"], record["training_seconds"])
+    logger.info("Bundle: %s; use it with monai-n2v denoise --model %s", network.bundle, network.bundle)
+    if args.json:
+        print(json.dumps({"output": str(args.output), **record}), flush=True)
+    _print_errors(failed)
+    return EXIT_FILE_FAILED if failed else 0
+
+
+def _refuse_tree(path: Path) -> None:
+    from monai_n2v.apps.paths import is_tree
+
+    if is_tree(path):
+        raise UsageError(
+            f"IN must be one image or a folder with a DICOM series, got the folder {path}. Name a file in it."
+        )
+
+
+def _check(args: argparse.Namespace) -> int:
+    from monai_n2v.io.images import check_source, read_volume
+
+    try:
+        check_source(args.input)
+    except FileNotFoundError as error:
+        raise UsageError(str(error)) from error
+    _refuse_tree(args.input)
+    volume = read_volume(args.input, args.series)
+    residual = None
+    if args.model is not None:
+        from monai_n2v.apps.denoise import choose_device, denoise_with
+        from monai_n2v.bundle.trained import resolve_model
+        from monai_n2v.transforms.axes import Stack
+
+        stack = Stack(volume.data, volume.spacing, str(args.input))
+        residual = volume.data - denoise_with(resolve_model(args.model), stack, choose_device(args.device))
+    from monai_n2v.noise.check import check_noise
+
+    try:
+        check = check_noise(volume.data, volume.spacing, residual)
+    except ValueError as error:
+        raise ValueError(f"{error} File: {args.input}") from error
+    if args.json:
+        print(json.dumps({"input": str(args.input), **check.to_dict()}))
+    else:
+        print("\n".join([*check.sentences, *volume.notes]))
+        if residual is not None and check.verdict == "WARN":
+            print("What a network removed looks correlated, too, where it removed anatomy: train longer and ask again.")
+    return 0
+
+
+def _info(args: argparse.Namespace) -> int:
+    from monai_n2v.apps.info import describe
+
+    if not (args.input / "configs").is_dir() and not (args.input / "models").is_dir():
+        _refuse_tree(args.input)
+    facts = describe(args.input, args.series)
+    if args.json:
+        print(json.dumps(facts))
+    else:
+        for name, value in facts.items():
+            print(f"{name}: {value}")
+    return 0
+
+
+def _bundle(args: argparse.Namespace) -> int:
+    from monai_n2v.bundle.resources import copy_bundle, list_bundles
+
+    if args.action == "list":
+        bundles = list_bundles()
+        print(json.dumps(bundles) if args.json else "\n".join(f"{name}: {task}" for name, task in bundles.items()))
+        return 0
+    folder = copy_bundle(args.name, args.folder)
+    path = shlex.quote(str(folder))
+    logger.info("Bundle: %s", folder)
+    logger.info(
+        "Train it on the images in DIR: python -m monai.bundle run --config_file %s --bundle_root %s --dataset_dir DIR",
+        shlex.quote(str(folder / "configs" / "train.json")), path,
+    )  # fmt: skip
+    return 0

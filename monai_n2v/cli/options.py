@@ -1,0 +1,262 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The options of ``monai-n2v``."""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+from monai_n2v import __version__
+from monai_n2v.bundle.settings import check_settings, parse_setting
+
+__all__ = ["make_parser"]
+
+T = TypeVar("T", int, float)
+
+_FORMATS = "NIfTI, NRRD, MHA/MHD, TIFF, PNG, NPY"
+
+
+class _Parser(argparse.ArgumentParser):
+    """Names the nearest option where one is misspelled; options are not abbreviated."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(allow_abbrev=False, **options)
+
+    def parse_known_args(  # type: ignore[override]
+        self, args: Sequence[str] | None = None, namespace: Any = None
+    ) -> Any:
+        """Look at the options before anything else can be missed."""
+        given = list(sys.argv[1:] if args is None else args)
+        has_commands = any(isinstance(action, argparse._SubParsersAction) for action in self._actions)
+        for text in given:
+            if text == "--" or (has_commands and not text.startswith("-")):
+                break  # what follows are paths, or options of a command
+            option = text.partition("=")[0]
+            if option.startswith("--") and option not in self._option_string_actions:
+                known = [name for name in self._option_string_actions if name.startswith("--")]
+                nearest = difflib.get_close_matches(option, known, n=1)
+                step = f"Did you mean {nearest[0]}?" if nearest else f"See {self.prog} --help."
+                self.error(f"{option} must be an option of {self.prog}, got an unknown one. {step}")
+        return super().parse_known_args(given, namespace)
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """Build the parser; ``command`` of the parsed arguments names what to run."""
+    parser = _Parser(
+        prog="monai-n2v", description="Denoise medical images with a network trained on the noisy images alone."
+    )
+    parser.add_argument("--version", action="version", version=f"monai-n2v {__version__}")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND", dest="command")
+    _add_denoise(commands)
+    _add_train(commands)
+    _add_check(commands)
+    _add_info(commands)
+    _add_bundle(commands)
+    return parser
+
+
+def _add_denoise(commands: argparse._SubParsersAction[_Parser]) -> None:
+    denoise = commands.add_parser(
+        "denoise",
+        help="denoise an image, a DICOM series, or a folder of them",
+        description=f"Denoise an image ({_FORMATS}), a folder with a DICOM series, or a whole folder of images. "
+        "Without --model a network is trained on the images themselves, which takes minutes.",
+    )
+    add = denoise.add_argument
+    add("-i", "--input", required=True, type=Path, metavar="IN", help="noisy image, DICOM folder, or folder of images")
+    add("-o", "--output", required=True, type=Path, metavar="OUT", help="the same kind, denoised; a folder is mirrored")
+    add("--model", type=Path, metavar="DIR|FILE", help="a trained bundle's folder, or its models/model.pt")
+    _add_training_options(denoise)
+    add("--per-image", action="store_true", help="of a folder: a network for every image, not one for all")
+    _add_choice_options(denoise)
+    add(
+        "--dtype",
+        choices=("float32", "input"),
+        default="float32",
+        help="of OUT; input: rounded and clipped to IN's type",
+    )
+    add(
+        "--tta", action="store_true", help="average over flips and turns: a little better, 8 or 16 times the prediction"
+    )
+    add(
+        "--keep-detail",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="take fine detail that no neighborhood predicts back from the measured values (default)",
+    )
+    add(
+        "--keep-padding",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="leave constant padding (CT -1024, masked MR) exactly as it is (default)",
+    )
+    add(
+        "--report",
+        nargs="?",
+        type=Path,
+        const=True,
+        metavar="DIR",
+        help="also write <OUT>_report.png, .html and .json; beside OUT by default",
+    )
+    add("--save-residual", action="store_true", help="also write what was removed, <OUT>_residual")
+    add("--save-noise-map", action="store_true", help="also write the local noise level, <OUT>_noise")
+    existing = denoise.add_mutually_exclusive_group()
+    existing.add_argument("--force", action="store_true", help="overwrite what exists")
+    existing.add_argument("--skip-existing", action="store_true", help="leave out images whose OUT exists")
+    add("--json", action="store_true", help="print one line of JSON per image on standard output")
+    _add_volume(denoise)
+
+
+def _add_train(commands: argparse._SubParsersAction[_Parser]) -> None:
+    train = commands.add_parser(
+        "train",
+        help="train a network on images, for later use with denoise --model",
+        description="Train one network on all images and write a bundle that stands on its own: for denoise --model, "
+        "monai.bundle run, and MONAI Label.",
+    )
+    add = train.add_argument
+    add("-i", "--input", required=True, type=Path, metavar="IN", help="noisy image, DICOM folder, or folder of images")
+    add("-o", "--output", required=True, type=Path, metavar="MODELDIR", help="folder of the bundle to write")
+    _add_training_options(train)
+    _add_choice_options(train)
+    existing = train.add_mutually_exclusive_group()
+    existing.add_argument("--resume", action="store_true", help="go on with an interrupted training in MODELDIR")
+    existing.add_argument("--force", action="store_true", help="overwrite the network in MODELDIR")
+    add("--json", action="store_true", help="print the record of the training as a line of JSON")
+    _add_volume(train)
+
+
+def _add_check(commands: argparse._SubParsersAction[_Parser]) -> None:
+    check = commands.add_parser(
+        "check",
+        help="does Noise2Void suit this image? Asked before any training",
+        description="Measure the noise of an image and tell whether it is independent between voxels, as Noise2Void "
+        "assumes: PASS, WARN or UNSURE, for the image and along each axis, in plain words.",
+    )
+    add = check.add_argument
+    add("input", type=Path, metavar="IN", help="noisy image or DICOM folder")
+    add("--model", type=Path, metavar="DIR|FILE", help="also look at what this trained network removes")
+    add("--device", default="auto", help="for --model: auto (default), cpu, cuda or cuda:N")
+    add("--series", metavar="UID|NUMBER", help="of a DICOM folder with several series: which one")
+    add("--json", action="store_true", help="print JSON")
+    _add_volume(check)
+
+
+def _add_info(commands: argparse._SubParsersAction[_Parser]) -> None:
+    info = commands.add_parser(
+        "info",
+        help="tell what an image or a trained network is",
+        description="Tell what an image, a DICOM folder or a trained network is.",
+    )
+    info.add_argument("input", type=Path, metavar="FILE|MODEL", help="image, DICOM folder, bundle, or models/model.pt")
+    info.add_argument("--series", metavar="UID|NUMBER", help="of a DICOM folder with several series: which one")
+    info.add_argument("--json", action="store_true", help="print JSON")
+    _add_volume(info)
+
+
+def _add_bundle(commands: argparse._SubParsersAction[_Parser]) -> None:
+    bundle = commands.add_parser(
+        "bundle",
+        help="list the MONAI Bundles of this package, or copy one",
+        description="The MONAI Bundles of this package, for monai.bundle run and for changes of your own.",
+    )
+    actions = bundle.add_subparsers(required=True, metavar="ACTION", dest="action")
+    copy = actions.add_parser("copy", help="copy a bundle into a new folder", description="Copy a bundle, untrained.")
+    copy.add_argument("name", metavar="NAME", help="n2v_denoise_2d or n2v_denoise_3d")
+    copy.add_argument("folder", type=Path, metavar="DIR", help="folder to make; must not exist yet, or be empty")
+    _add_volume(copy)
+    listing = actions.add_parser("list", help="name the bundles", description="Name the bundles and their tasks.")
+    listing.add_argument("--json", action="store_true", help="print JSON")
+    _add_volume(listing)
+
+
+def _add_training_options(parser: argparse.ArgumentParser) -> None:
+    budget = parser.add_mutually_exclusive_group()
+    budget.add_argument("--epochs", type=_positive_int, metavar="N", help="length of the training")
+    budget.add_argument("--max-time", type=_positive, metavar="SECONDS", help="length of the training instead")
+    add = parser.add_argument
+    add("--fast", action="store_true", help="a shorter training, in 2D with a smaller network")
+    add(
+        "--spatial-dims",
+        type=int,
+        choices=(2, 3),
+        help="2: slice by slice across the shortest axis; 3: volumes (default)",
+    )
+    add(
+        "--footprint",
+        type=_footprint,
+        metavar="auto|SIZE",
+        help="for correlated noise: hide whole boxes of voxels, such as 3x1x1, or what check suggests (structN2V)",
+    )
+    add(
+        "--set",
+        action="append",
+        type=_setting,
+        default=[],
+        metavar="KEY=VALUE",
+        help="another key of the bundle's configs, such as lr=0.001, fill=uniform or ema=0.999; repeatable",
+    )
+    add("--device", default="auto", help="auto (default), cpu, cuda or cuda:N")
+    add("--seed", type=_seed, default=0, help="same seed, same result on the same machine (default 0)")
+
+
+def _add_choice_options(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("--pattern", action="append", default=[], metavar="GLOB", help="of a folder: only these, such as '*_T1.nii.gz'")
+    add("--series", metavar="UID|NUMBER", help="of a DICOM folder with several series: which one")
+
+
+def _add_volume(parser: argparse.ArgumentParser) -> None:
+    volume = parser.add_mutually_exclusive_group()
+    volume.add_argument("-q", "--quiet", action="store_true", help="only warnings and errors")
+    volume.add_argument("-v", "--verbose", action="count", default=0, help="more; -vv: with tracebacks")
+
+
+def _number(kind: type[T], text: str) -> T:
+    try:
+        return kind(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"must be a number, got {text!r}") from None
+
+
+def _positive(text: str) -> float:
+    value = _number(float, text)
+    if not 0 < value < float("inf"):
+        raise argparse.ArgumentTypeError(f"must be above 0, got {text}")
+    return value
+
+
+def _positive_int(text: str) -> int:
+    value = _number(int, text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"must be at least 1, got {text}")
+    return value
+
+
+def _seed(text: str) -> int:
+    value = _number(int, text)
+    if not 0 <= value < 2**32:
+        raise argparse.ArgumentTypeError(f"must be from 0 to 2**32 - 1, got {text}")
+    return value
+
+
+def _footprint(text: str) -> str | tuple[int, ...]:
+    if text == "auto":
+        return text
+    sides = tuple(_number(int, side) for side in text.lower().split("x"))
+    if len(sides) not in (2, 3) or any(side < 1 or side % 2 == 0 for side in sides):
+        raise argparse.ArgumentTypeError(f"must be auto or odd sides such as 3x1x1, got {text}")
+    return sides
+
+
+def _setting(text: str) -> tuple[str, Any]:
+    try:
+        key, value = parse_setting(text)
+        check_settings({key: value})
+        return key, value
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error).removeprefix("--set ")) from None

@@ -1,0 +1,96 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a command line asks for, checked before the work begins."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from monai_n2v.apps.paths import Job
+    from monai_n2v.apps.train import TrainingPlan
+
+__all__ = ["UsageError", "plan_command_jobs", "plan_training"]
+
+_OF_TRAINING = ("fast", "epochs", "max_time", "spatial_dims", "footprint", "per_image", "set")
+
+
+class UsageError(Exception):
+    """The command was asked wrongly."""
+
+
+def plan_command_jobs(args: argparse.Namespace) -> list[Job]:
+    """Say what is wrong with ``denoise`` before anything heavy is loaded or computed.
+
+    Args:
+        args: of ``monai-n2v denoise``.
+
+    Returns:
+        what to read and write.
+
+    Raises:
+        UsageError: where the command was asked wrongly.
+    """
+    from monai_n2v.apps.paths import Extras, is_tree, plan_jobs
+    from monai_n2v.io.images import check_source
+
+    if args.input.exists() and not is_tree(args.input):
+        check_source(args.input)
+    report_folder = args.report if isinstance(args.report, Path) else None
+    extras = Extras(args.report is not None, report_folder, args.save_residual, args.save_noise_map)
+    try:
+        jobs = plan_jobs(
+            args.input,
+            args.output,
+            extras,
+            patterns=args.pattern,
+            force=args.force,
+            skip_existing=args.skip_existing,
+        )
+    except (ValueError, OSError) as error:
+        raise UsageError(str(error)) from error
+    if args.model is not None and not args.model.exists():
+        raise UsageError(f"--model must be a trained bundle or its weights, got {args.model}. Check the path.")
+    given = ", ".join("--" + name.replace("_", "-") for name in _OF_TRAINING if vars(args)[name])
+    if args.model is not None and given:
+        raise UsageError(f"--model must stand alone, got settings of a training too. Drop {given}.")
+    return jobs
+
+
+def plan_training(args: argparse.Namespace) -> TrainingPlan:
+    """Turn options into a plan; loads torch and MONAI.
+
+    Args:
+        args: of ``monai-n2v denoise`` or ``train``.
+
+    Returns:
+        how to train.
+
+    Raises:
+        UsageError: for a contradiction, an unknown device or an unknown key.
+    """
+    import numpy as np
+
+    from monai_n2v.apps.denoise import choose_device
+    from monai_n2v.apps.train import TrainingPlan
+    from monai_n2v.bundle.settings import check_settings
+
+    try:
+        check_settings(dict(args.set), parts=True)
+        return TrainingPlan(
+            epochs=args.epochs,
+            max_time=args.max_time,
+            fast=args.fast,
+            spatial_dims=args.spatial_dims,
+            seed=args.seed,
+            device=choose_device(args.device),
+            progress=not args.quiet and sys.stderr.isatty(),
+            footprint=np.ones(args.footprint, np.uint8) if isinstance(args.footprint, tuple) else None,
+            checkpoints=args.command == "train",
+            resume=getattr(args, "resume", False),
+            settings=dict(args.set),
+        )
+    except ValueError as error:
+        raise UsageError(str(error)) from error

@@ -1,0 +1,26 @@
+# SPDX-License-Identifier: Apache-2.0
+from .checkpoints import (
+    BestModelSaver as BestModelSaver,
+    ModelSaver as ModelSaver,
+    ResumableCheckpoints as ResumableCheckpoints,
+    load_weights as load_weights,
+    require_checkpoint as require_checkpoint,
+)
+from .monitoring import (
+    ImagePanel as ImagePanel,
+    ListedOutput as ListedOutput,
+    SettingsRecord as SettingsRecord,
+    TrainingBar as TrainingBar,
+    WeightHistograms as WeightHistograms,
+)
+from .scores import ScoreDenoisingd as ScoreDenoisingd, ScoreTable as ScoreTable, image_loss as image_loss
+from .training import (
+    AnnealedBudget as AnnealedBudget,
+    EarlyStop as EarlyStop,
+    EpochSeeder as EpochSeeder,
+    GradientClipper as GradientClipper,
+    LossGuard as LossGuard,
+    PrepareN2VBatch as PrepareN2VBatch,
+    shared_handler as shared_handler,
+)
+from .weight_average import AveragedWeights as AveragedWeights, BufferAverage as BufferAverage

@@ -1,0 +1,289 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a training leaves on disk: weights, the best and the last, and checkpoints to go on from.
+
+In a distributed training all processes read and process 0 alone writes.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, cast
+
+import ignite.distributed as idist
+import torch
+from ignite.engine import Engine, Events
+from ignite.handlers import Checkpoint
+from monai.handlers import CheckpointLoader
+
+from monai_n2v.io.atomic import staged
+
+__all__ = [
+    "BestModelSaver",
+    "ModelSaver",
+    "ResumableCheckpoints",
+    "load_weights",
+    "require_checkpoint",
+]
+
+
+def load_weights(path: str | Path, name: str = "ckpt_path") -> dict[str, torch.Tensor]:
+    """Read a file of network weights, without running code from it.
+
+    Args:
+        path: a flat state dict, as `ModelSaver` writes it.
+        name: of the argument, for messages.
+
+    Returns:
+        the tensors by name, on the CPU.
+
+    Raises:
+        ValueError: for a file that is damaged or holds anything else.
+    """
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except OSError:
+        raise
+    except Exception as error:  # torch raises a dozen kinds for a file that is none of its own
+        raise ValueError(
+            f"{name} must be a file of network weights, got another or a damaged one for {path}. "
+            "Pass the models/model.pt of a training."
+        ) from error
+    if not isinstance(state, dict) or not state or not all(isinstance(v, torch.Tensor) for v in state.values()):
+        raise ValueError(
+            f"{name} must be a file of network weights alone, got more or something else for {path}. "
+            "Pass the models/model.pt of a training, not one of its checkpoints."
+        )
+    return state
+
+
+def require_checkpoint(path: str | Path, network: torch.nn.Module | None = None) -> str:
+    """Return the path of a trained network's weights, or say what is wrong with it.
+
+    Args:
+        path: of the weights.
+        network: that is to take them.
+
+    Returns:
+        the same path.
+
+    Raises:
+        FileNotFoundError: where there is no file.
+        ValueError: where it is damaged, or holds weights of another network.
+    """
+    if not Path(path).is_file():
+        raise FileNotFoundError(
+            f"ckpt_path must be a file of trained weights, got none at {path}. "
+            "Noise2Void learns from your own images: run train.json first, or pass --ckpt_path FILE."
+        )
+    state = load_weights(path)
+    if network is not None:
+        other, n_axes = _unlike(network, state), _axes(_unwrap(network).state_dict())
+        if _axes(state) != n_axes:
+            raise ValueError(
+                f"ckpt_path must hold weights of a {n_axes}D network, got those of a {_axes(state)}D network "
+                f"for {path}. "
+                f"Take the {_axes(state)}D bundle."
+            )
+        if other:
+            raise ValueError(
+                f"ckpt_path must hold weights of the network its bundle configures, got weights of another "
+                f"({len(other)} names or shapes differ, {other[0]} first) for {path}. "
+                "Give the features, network_def and overlays of the training."
+            )
+    return str(path)
+
+
+def _unlike(network: torch.nn.Module, state: Mapping[str, torch.Tensor]) -> list[str]:
+    """Names of the weights that only one of both has, or in another shape."""
+    own = {name: tuple(value.shape) for name, value in _unwrap(network).state_dict().items()}
+    given = {name: tuple(value.shape) for name, value in state.items()}
+    return sorted(name for name in own.keys() | given.keys() if own.get(name) != given.get(name))
+
+
+def _axes(state: Mapping[str, torch.Tensor]) -> int:
+    """Spatial axes of the convolutions that weights belong to."""
+    return max((value.ndim for value in state.values()), default=2) - 2
+
+
+def _unwrap(network: torch.nn.Module) -> torch.nn.Module:
+    parallel = isinstance(network, torch.nn.parallel.DistributedDataParallel)
+    return cast(torch.nn.Module, network.module) if parallel else network
+
+
+class ModelSaver:
+    """Write the trained weights, a flat state dict, when training completes; never after a failure.
+
+    The file appears whole or not at all.
+
+    Args:
+        network: whose weights to save.
+        path: of the file; its folder is made.
+    """
+
+    def __init__(self, network: torch.nn.Module, path: str | Path) -> None:
+        self.network = network
+        self.path = Path(path)
+
+    def attach(self, engine: Engine) -> None:
+        """Attach to a trainer."""
+        engine.add_event_handler(Events.COMPLETED, self)
+
+    def __call__(self, engine: Engine) -> None:
+        """Write the file."""
+        if idist.get_rank() == 0:
+            self.write()
+            engine.logger.info("Saved the trained network: %s", self.path)
+
+    def write(self) -> None:
+        """Write the weights as they are now."""
+        with staged(self.path) as place:
+            torch.save(_unwrap(self.network).state_dict(), place)
+
+
+class BestModelSaver(ModelSaver):
+    """Write the weights whenever validation is better than ever before. Its state belongs into the checkpoints.
+
+    Args:
+        network: whose weights to save.
+        path: of the file; its folder is made.
+        metric: of the evaluator, lower is better.
+    """
+
+    def __init__(self, network: torch.nn.Module, path: str | Path, metric: str = "val_loss") -> None:
+        super().__init__(network, path)
+        self.metric = metric
+        self.best = float("inf")
+
+    def attach(self, engine: Engine) -> None:
+        """Attach to an evaluator."""
+        engine.add_event_handler(Events.COMPLETED, self)
+
+    def __call__(self, engine: Engine) -> None:
+        """Compare the validation that ends."""
+        value = float(engine.state.metrics[self.metric])
+        if value < self.best:
+            self.best = value
+            if idist.get_rank() == 0:
+                self.write()
+
+    def state_dict(self) -> dict[str, float]:
+        """The best value so far."""
+        return {"best": self.best}
+
+    def load_state_dict(self, state: Mapping[str, float]) -> None:
+        """Go on from a state of `state_dict`."""
+        self.best = float(state["best"])
+
+
+class ResumableCheckpoints:
+    """Save everything a run needs to go on, after every epoch, and go on from the latest.
+
+    The trainer's own state is among it, which only a handler can reach while the trainer is being built. Attach it
+    last, so that the epoch's validation and learning rate are in the checkpoint. The checkpoints of the last two epochs
+    stay. A process killed at any moment leaves at least the last completed epoch. Checkpoints of an earlier run in the
+    same folder are set aside (``.old``) when a new one starts, so that it never goes on from them, and removed when it
+    completes.
+
+    Args:
+        folder: of the files ``checkpoint_epoch=N.pt``; each is written whole or not at all.
+        objects: network, optimizer and whatever else has a state, by name.
+        resume: whether to go on from the latest checkpoint.
+        device: where the checkpoint is loaded to.
+
+    Raises:
+        FileNotFoundError: with ``resume``, where there is no checkpoint.
+        ValueError: with ``resume``, where the latest is damaged or of another program.
+    """
+
+    def __init__(
+        self, folder: str | Path, objects: Mapping[str, Any], resume: bool = False, device: torch.device | str = "cpu"
+    ) -> None:
+        self.folder = Path(folder)
+        self.objects = dict(objects)
+        self.device = device
+        self._epoch_length: int | None = None
+        self.latest = self._find_latest() if resume else None
+
+    def _by_epoch(self) -> dict[int, Path]:
+        return {int(path.stem.rpartition("=")[2]): path for path in self.folder.glob("checkpoint_epoch=*.pt")}
+
+    def _find_latest(self) -> str:
+        paths = self._by_epoch()
+        if not paths:
+            raise FileNotFoundError(
+                f"resume must find a checkpoint_epoch=N.pt, got none in {self.folder}. Train without --resume first."
+            )
+        path = paths[max(paths)]
+        try:
+            checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+            names, trainer = set(checkpoint), checkpoint["trainer"]
+        except Exception as error:  # torch raises a dozen kinds for a file that is none of its own
+            raise ValueError(
+                f"resume must find a whole checkpoint, got a damaged or foreign file for {path}. "
+                "Remove it to go on from the epoch before."
+            ) from error
+        if names != {*self.objects, "trainer"}:
+            raise ValueError(
+                f"resume must find a checkpoint of this training, got one of {', '.join(sorted(map(str, names)))} "
+                f"for {path}. Resume with the configs it was started with."
+            )
+        for name, network in self.objects.items():
+            if isinstance(network, torch.nn.Module) and _unlike(network, checkpoint[name]):
+                raise ValueError(
+                    f"resume must find weights of the network that train.json configures, got others for {path}. "
+                    "Resume with the features and network_def it was started with."
+                )
+        self._epoch_length = trainer.get("epoch_length")
+        return str(path)
+
+    def attach(self, engine: Engine) -> None:
+        """Attach to a trainer."""
+        objects = {**self.objects, "trainer": engine}
+        if self.latest is not None:
+            if self._epoch_length not in (None, engine.state.epoch_length):
+                raise ValueError(
+                    f"epoch_length must stay {self._epoch_length} when a training is resumed, got "
+                    f"{engine.state.epoch_length}. Resume with the epoch_length it was started with."
+                )
+            CheckpointLoader(self.latest, objects, map_location=self.device).attach(engine)
+        if idist.get_rank() > 0:
+            return
+        save = Checkpoint(
+            objects, self._write, score_function=lambda e: e.state.epoch, score_name="epoch", n_saved=None
+        )
+        if self.latest is None:
+            engine.add_event_handler(Events.STARTED, self.set_aside)
+        engine.add_event_handler(Events.COMPLETED, self.remove_aside)
+        engine.add_event_handler(Events.EPOCH_COMPLETED, self.prune)
+        engine.add_event_handler(Events.EPOCH_COMPLETED, save)
+
+    def _write(self, state: Mapping[str, Any], name: str, _: Mapping[str, Any] | None = None) -> None:
+        with staged(self.folder / name) as place:
+            torch.save(state, place)
+
+    def set_aside(self, engine: Engine) -> None:
+        """Rename the checkpoints of an earlier run, so that this one, interrupted early, never goes on from them."""
+        earlier = self._by_epoch()
+        for path in earlier.values():
+            path.replace(path.with_name(path.name + ".old"))
+        if earlier:
+            engine.logger.warning(
+                "%s holds a training of %d epochs, which this one replaces. To go on with it instead, stop now, rename "
+                "its .old file, and pass --resume True; to keep both, pass another --output_dir.",
+                self.folder, max(earlier),
+            )  # fmt: skip
+
+    def remove_aside(self, engine: Engine) -> None:  # noqa: ARG002 - Ignite hands it over
+        """Remove the checkpoints of an earlier run."""
+        for path in self.folder.glob("checkpoint_epoch=*.pt.old"):
+            path.unlink()
+
+    def prune(self, engine: Engine) -> None:
+        """Remove all checkpoints but that of the epoch before, which stays until this epoch's is whole."""
+        for epoch, path in self._by_epoch().items():
+            if epoch != engine.state.epoch - 1:
+                path.unlink()
+        for stage in self.folder.glob(".checkpoint_epoch=*"):  # of a process killed while it wrote
+            shutil.rmtree(stage, ignore_errors=True)

@@ -1,0 +1,193 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How a training shows itself: progress, pictures and histograms for TensorBoard, and a record of its settings."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Mapping
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+from ignite.engine import Engine, Events
+from tqdm import tqdm
+
+from monai_n2v.io.atomic import staged
+
+__all__ = ["ImagePanel", "ListedOutput", "SettingsRecord", "TrainingBar", "WeightHistograms"]
+
+_RECORDED = ("monai-n2v", "monai", "torch", "pytorch-ignite", "numpy")
+
+
+class SettingsRecord:
+    """Write the settings of a run, resolved, with command and versions, as ``settings.json`` when it starts.
+
+    Args:
+        folder: of the run.
+        settings: by name; whatever JSON does not know is written as text.
+    """
+
+    def __init__(self, folder: str | Path, settings: Mapping[str, Any]) -> None:
+        self.path = Path(folder) / "settings.json"
+        self.settings = dict(settings)
+
+    def attach(self, engine: Engine) -> None:
+        """Attach to a trainer."""
+        engine.add_event_handler(Events.STARTED, self)
+
+    def __call__(self, engine: Engine) -> None:
+        """Write the file."""
+        record = {
+            "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+            "command": sys.argv,
+            "versions": {name: _version(name) for name in _RECORDED},
+            "settings": self.settings,
+            "max_epochs": engine.state.max_epochs,
+        }
+        with staged(self.path) as place:
+            place.write_text(json.dumps(record, indent=4, default=str) + "\n")
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:  # run from a checkout that is not installed
+        return "unknown"
+
+
+class ImagePanel:
+    """Show validation patches in TensorBoard: noisy, denoised and what was removed, side by side.
+
+    Of volumes the middle slice along the last axis is shown. Gray levels run from the 1st to the 99th percentile of the
+    noisy patch; those of what was removed over three of its standard deviations to either side of zero.
+
+    Args:
+        writer: TensorBoard's ``SummaryWriter``.
+        n_patches: how many patches of the first batch to show, below one another.
+        tag: of the image.
+    """
+
+    def __init__(self, writer: Any, n_patches: int = 4, tag: str = "noisy, denoised, removed") -> None:
+        self.writer = writer
+        self.n_patches = n_patches
+        self.tag = tag
+
+    def attach(self, engine: Engine) -> None:
+        """Attach to an evaluator."""
+        engine.add_event_handler(Events.ITERATION_COMPLETED(event_filter=_first_of_epoch), self)
+
+    def __call__(self, engine: Engine) -> None:
+        """Write the panel of the first batch."""
+        batch, denoised = engine.state.batch, engine.state.output["pred"]
+        # Blind spots hide a part of the image; without any, in other schemes, the label is another image.
+        noisy = batch["label"] if "mask" in batch else batch["image"]
+        rows = [_row(a[0], b[0]) for a, b in zip(noisy[: self.n_patches].cpu().float(), denoised.cpu().float())]
+        width = max(row.shape[1] for row in rows)
+        panel = torch.cat([torch.nn.functional.pad(row, (0, width - row.shape[1])) for row in rows])
+        self.writer.add_image(self.tag, panel, engine.state.epoch, dataformats="HW")
+
+
+def _first_of_epoch(engine: Engine, event: int) -> bool:
+    length = engine.state.epoch_length
+    return length is None or (event - 1) % length == 0
+
+
+def _row(noisy: torch.Tensor, denoised: torch.Tensor) -> torch.Tensor:
+    """One patch as gray levels in [0, 1]: noisy, denoised, removed."""
+    if noisy.ndim == 3:
+        noisy, denoised = noisy[..., noisy.shape[-1] // 2], denoised[..., denoised.shape[-1] // 2]
+    low, high = torch.quantile(noisy.flatten(), torch.tensor([0.01, 0.99])).tolist()
+    removed = noisy - denoised
+    spread = 6 * removed.std(correction=0).item() or 1.0
+    shown = [(image - low) / ((high - low) or 1.0) for image in (noisy, denoised)]
+    return torch.cat([*shown, removed / spread + 0.5], dim=1).clamp(0, 1)
+
+
+class WeightHistograms:
+    """Write histograms of all weights to TensorBoard, once per epoch. They take time and space: off by default.
+
+    Args:
+        writer: TensorBoard's ``SummaryWriter``.
+        network: whose weights.
+        enabled: whether to write them.
+    """
+
+    def __init__(self, writer: Any, network: torch.nn.Module, enabled: bool = False) -> None:
+        self.writer = writer
+        self.network = network
+        self.enabled = enabled
+
+    def attach(self, engine: Engine) -> None:
+        """Attach to a trainer."""
+        if self.enabled:
+            engine.add_event_handler(Events.EPOCH_COMPLETED, self)
+
+    def __call__(self, engine: Engine) -> None:
+        """Write the histograms of the epoch that ends."""
+        for name, weights in self.network.named_parameters():
+            self.writer.add_histogram(name, weights.detach().cpu(), engine.state.epoch)
+
+
+class ListedOutput:
+    """Put the output of every iteration into a list of one, as MONAI's engines do when they decollate.
+
+    Experiment tracking (``--tracking mlflow``) reads the loss from such a list; the bundles decollate nothing, since
+    that costs time at every step. Handlers listed before this one still see the dictionary.
+    """
+
+    def attach(self, engine: Engine) -> None:
+        """Attach to a trainer."""
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self)
+
+    def __call__(self, engine: Engine) -> None:
+        """Wrap the output."""
+        engine.state.output = [engine.state.output]
+
+
+class TrainingBar:
+    """One tqdm bar over the whole run, in percent of its epochs or of its seconds, on standard error.
+
+    Args:
+        max_time: budget in seconds, or None for a budget of epochs.
+        description: shown before the bar.
+    """
+
+    def __init__(self, max_time: float | None = None, description: str = "training") -> None:
+        self.max_time = max_time
+        self.description = description
+        self._bar: Any = None
+        self._started = 0.0
+
+    def attach(self, engine: Engine) -> None:
+        """Attach to a trainer."""
+        engine.add_event_handler(Events.STARTED, self.start)
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self)
+        for event in (Events.COMPLETED, Events.EXCEPTION_RAISED):
+            engine.add_event_handler(event, self.close)
+
+    def start(self, engine: Engine) -> None:  # noqa: ARG002 - Ignite hands it over
+        """Open the bar."""
+        self._started = time.perf_counter()
+        form = "{desc}: {percentage:3.0f}%|{bar}| {elapsed}{postfix}"
+        self._bar = tqdm(total=1.0, desc=self.description, bar_format=form, leave=False)
+
+    def __call__(self, engine: Engine) -> None:
+        """Move the bar."""
+        if self.max_time is None:
+            done = engine.state.iteration / (engine.state.max_epochs * engine.state.epoch_length)
+        else:
+            done = (time.perf_counter() - self._started) / self.max_time
+        output = engine.state.output
+        # Reading the loss makes a GPU wait, so not of every step.
+        if isinstance(output, Mapping) and engine.state.iteration % 10 == 1:
+            self._bar.set_postfix_str(f"loss {output['loss'].item():.4f}", refresh=False)
+        self._bar.update(min(1.0, done) - self._bar.n)
+
+    def close(self, engine: Engine, error: BaseException | None = None) -> None:  # noqa: ARG002
+        """Close the bar."""
+        self._bar.close()
+        if error is not None:
+            raise error

@@ -1,0 +1,146 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Prediction at blind spots, for networks that see every voxel otherwise."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Mapping
+from typing import Any
+
+import torch
+from monai.data import MetaTensor
+from monai.inferers import Inferer
+from monai.transforms import MapTransform
+
+from monai_n2v.transforms.pairing import RandN2VMask
+
+__all__ = ["BlindSpotInferer", "SeparateBlindd"]
+
+
+class BlindSpotInferer(Inferer):
+    """Predict images plainly, and once more at blind spots, whose own values the network does not see.
+
+    The blind spots are the same for images of one shape, whenever and in whatever order they come. Memory: beside the
+    result, a masked copy of the images, the mask and one prediction.
+
+    Args:
+        inferer: what predicts images of any size.
+        spatial_dims: axes of the network; a volume for a 2D network is masked slice by slice, along its last axis.
+        mask_fraction: fraction of the voxels hidden at a time, see `RandN2VMask`.
+        radius: see `RandN2VMask`.
+        fill: see `RandN2VMask`.
+        footprint: see `RandN2VMask`.
+        n_masks: how often voxels are hidden, each time others; more tell the error more exactly.
+        seed: of the blind spots.
+        plain_inferer: what predicts plainly, where that is not ``inferer``; one that consults the measured values, say.
+    """
+
+    def __init__(
+        self,
+        inferer: Inferer,
+        spatial_dims: int,
+        mask_fraction: float = 64 / 4096,
+        radius: int = 5,
+        fill: str = "uniform",
+        footprint: Any = None,
+        n_masks: int = 4,
+        seed: int = 0,
+        plain_inferer: Inferer | None = None,
+    ) -> None:
+        if n_masks < 1:
+            raise ValueError(f"n_masks must be at least 1, got {n_masks}. Use for example 4.")
+        self.inferer = inferer
+        self.plain_inferer = plain_inferer or inferer
+        self.spatial_dims = spatial_dims
+        self.masker = RandN2VMask(mask_fraction, radius, fill, footprint, batched=True)
+        self.n_masks = n_masks
+        self.seed = seed
+
+    def __call__(self, inputs: torch.Tensor, network: Callable[..., Any], *args: Any, **kwargs: Any) -> torch.Tensor:
+        """Predict.
+
+        Args:
+            inputs: ``(B, C, *spatial)``.
+            network: as the inferer takes it, with as many channels out as in.
+            args: further arguments of the network.
+            kwargs: further keyword arguments of the network.
+
+        Returns:
+            ``(B, 2 * C, *spatial)``: plain predictions, then those at blind spots, nan elsewhere. See `SeparateBlindd`.
+
+        Raises:
+            ValueError: for a prediction that is not finite.
+        """
+        images: torch.Tensor = inputs.as_tensor() if isinstance(inputs, MetaTensor) else inputs
+        plain = self._predict(self.plain_inferer, inputs, inputs, network, *args, **kwargs)
+        n_channels = plain.shape[1]
+        output: torch.Tensor = plain.new_full((len(plain), 2 * n_channels, *plain.shape[2:]), torch.nan)
+        output[:, :n_channels] = plain
+        del plain
+        self.masker.set_random_state(self.seed)
+        for _ in range(self.n_masks):
+            masked, spots = self._hide(images)
+            predicted = self._predict(self.inferer, masked, inputs, network, *args, **kwargs)
+            output[:, n_channels:][spots] = predicted[spots]
+        return output
+
+    @staticmethod
+    def _predict(
+        inferer: Inferer,
+        images: torch.Tensor,
+        source: torch.Tensor,
+        network: Callable[..., Any],
+        *args: Any,
+        **kwargs: Any,
+    ) -> torch.Tensor:
+        """Predict images with the voxel sides of ``source``, which averaging over symmetries asks for."""
+        if isinstance(source, MetaTensor) and not isinstance(images, MetaTensor):
+            images = MetaTensor(images, affine=source.affine)
+        output: torch.Tensor = inferer(images, network, *args, **kwargs)
+        # Later a blind prediction of nan could not be told from a voxel that was not hidden.
+        if not torch.isfinite(output).all():
+            name = source.meta.get("filename_or_obj") if isinstance(source, MetaTensor) else None
+            where = f" for {name if isinstance(name, str) else ', '.join(map(str, name))}" if name else ""
+            raise ValueError(
+                f"prediction must be finite, got NaN or infinite voxels{where}: the training diverged. "
+                "Try another seed."
+            )
+        return output.as_tensor() if isinstance(output, MetaTensor) else output
+
+    def _hide(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        if images.ndim - 2 == self.spatial_dims:
+            masked, mask = map(torch.as_tensor, self.masker(images))
+        else:
+            slices = images.movedim(-1, 1)
+            hidden = map(torch.as_tensor, self.masker(slices.flatten(0, 1)))
+            masked, mask = (x.unflatten(0, slices.shape[:2]).movedim(1, -1) for x in hidden)
+        return masked, mask.bool()
+
+
+class SeparateBlindd(MapTransform):
+    """Separate the plain prediction from that at blind spots, as `BlindSpotInferer` returns them.
+
+    The blind prediction goes to ``d["blind"]``, moved by the mean of the plain one, as `RestoreIntensity` will move
+    that. ``d["val_loss"]`` is the mean squared error at blind spots against ``d["image"]`` in standardized units, noise
+    included: what a Noise2Void training validates by. Supervised and Noise2Noise trainings validate by another number,
+    the error of every voxel against the target.
+
+    Args:
+        keys: prediction ``(2 * C, *spatial)``, standardized.
+    """
+
+    def __init__(self, keys: str = "pred") -> None:
+        super().__init__(keys)
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Separate ``data[key]``; returns a new dictionary."""
+        d = dict(data)
+        for key in self.key_iterator(d):
+            plain, blind = d[key].chunk(2)
+            spots = ~torch.isnan(blind)
+            error = (blind[spots] - torch.as_tensor(d["image"])[spots]).double()
+            d["val_loss"] = error.square().mean().item()
+            d["blind"] = blind - plain.flatten(1).mean(dim=1, dtype=torch.float64).to(blind).view(
+                -1, *[1] * (blind.ndim - 1)
+            )
+            d[key] = plain
+        return d

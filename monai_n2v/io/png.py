@@ -1,0 +1,98 @@
+# SPDX-License-Identifier: Apache-2.0
+"""PNG in 8 or 16 bits of gray, its text and resolution kept."""
+
+from __future__ import annotations
+
+import functools
+import logging
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from monai_n2v.io.atomic import staged
+from monai_n2v.io.volume import Volume, check_kind, merge_axes, quantize, unreadable
+
+__all__ = ["SUFFIXES", "PngSource", "read_png"]
+
+logger = logging.getLogger(__name__)
+
+SUFFIXES = (".png",)
+
+_GRAY = {"L": np.uint8, "I;16": np.uint16, "I;16B": np.uint16, "I": np.uint16}
+
+
+class PngSource:
+    """Text and resolution of a PNG file.
+
+    Args:
+        info: as Pillow reads it.
+        stored: uint8 or uint16.
+        shape: ``(width, height)``.
+    """
+
+    affine = None
+
+    def __init__(self, info: dict[str, Any], stored: np.dtype, shape: tuple[int, ...]) -> None:
+        self.info = info
+        self.stored = stored
+        self.shape = shape
+
+    @property
+    def spatial_shape(self) -> tuple[int, ...]:
+        """Voxels along the axes of space, single ones included."""
+        return self.shape
+
+    def write(self, data: np.ndarray, path: Path, dtype: str = "float32") -> None:
+        """See `Source.write`; PNG holds integers only, so ``dtype`` is always that of the input."""
+        from PIL import Image
+        from PIL.PngImagePlugin import PngInfo
+
+        if dtype != "input":
+            _tell_of_rounding()
+        text = PngInfo()
+        for key, value in self.info.items():
+            if isinstance(value, str):
+                text.add_text(key, value)
+        options = {"dpi": self.info["dpi"]} if "dpi" in self.info else {}
+        values = quantize(data.reshape(self.shape).T, self.stored)
+        with staged(path) as place:
+            Image.fromarray(np.ascontiguousarray(values)).save(place, format="PNG", pnginfo=text, **options)
+
+
+@functools.cache  # once, not for every image of a folder
+def _tell_of_rounding() -> None:
+    logger.info("PNG holds whole numbers only: results are rounded to the input's type.")
+
+
+def read_png(path: Path) -> Volume:
+    """Read a PNG image.
+
+    Args:
+        path: ``.png``, 8 or 16 bits of gray without transparency.
+
+    Returns:
+        the volume, its first axis running to the right.
+
+    Raises:
+        ValueError: where it cannot be read or holds colors.
+    """
+    from PIL import Image
+
+    try:
+        with Image.open(path, formats=["PNG"]) as image:
+            image.load()
+            depth, n_frames = path.read_bytes()[24], getattr(image, "n_frames", 1)
+            mode, info = image.mode, {**image.info, **getattr(image, "text", {})}
+            values = np.asarray(image) if mode in _GRAY and "transparency" not in image.info else None
+    except Exception as error:
+        raise unreadable(path, "PNG image", error) from error
+    check_kind(np.dtype(np.uint8), path, colors=values is None)
+    assert values is not None
+    if depth not in (8, 16) or n_frames > 1:
+        found = f"{n_frames} frames" if n_frames > 1 else f"{depth} bits"
+        raise ValueError(f"image must be one of 8 or 16 bits, got {found} for {path}. Convert it first.")
+    values = values.astype(_GRAY[mode]).T
+    data = merge_axes(values, [True, True], path)
+    sides = [25.4 / d for d in info["dpi"]] if "dpi" in info and min(info["dpi"]) > 0 else [1.0, 1.0]
+    return Volume(data, (float(sides[0]), float(sides[1])), PngSource(info, values.dtype, values.shape))

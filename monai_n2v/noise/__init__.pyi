@@ -1,0 +1,3 @@
+# SPDX-License-Identifier: Apache-2.0
+from .check import AxisCheck as AxisCheck, NoiseCheck as NoiseCheck, check_noise as check_noise
+from .measure import Noise as Noise, measure_noise as measure_noise

@@ -1,0 +1,29 @@
+# SPDX-License-Identifier: Apache-2.0
+from .blind_spots import (
+    BlindSpots as BlindSpots,
+    apply_blind_spots as apply_blind_spots,
+    draw_blind_spots as draw_blind_spots,
+)
+from .files import LoadNoisyd as LoadNoisyd, SaveDenoisedd as SaveDenoisedd
+from .footprints import line_footprint as line_footprint
+from .intensity import (
+    RestoreIntensity as RestoreIntensity,
+    RestoreIntensityD as RestoreIntensityD,
+    RestoreIntensityd as RestoreIntensityd,
+    RestoreIntensityDict as RestoreIntensityDict,
+    StandardizeIntensity as StandardizeIntensity,
+    StandardizeIntensityD as StandardizeIntensityD,
+    StandardizeIntensityd as StandardizeIntensityd,
+    StandardizeIntensityDict as StandardizeIntensityDict,
+)
+from .padding import find_padding as find_padding, restore_padding as restore_padding
+from .pairing import (
+    RandN2VMask as RandN2VMask,
+    RandN2VMaskD as RandN2VMaskD,
+    RandN2VMaskd as RandN2VMaskd,
+    RandN2VMaskDict as RandN2VMaskDict,
+    RandSwapPairD as RandSwapPairD,
+    RandSwapPaird as RandSwapPaird,
+    RandSwapPairDict as RandSwapPairDict,
+)
+from .symmetries import list_symmetries as list_symmetries

@@ -1,0 +1,193 @@
+# SPDX-License-Identifier: Apache-2.0
+from __future__ import annotations
+
+import random
+
+import nibabel
+import numpy as np
+import pytest
+import torch
+from conftest import oblique_nifti, phantom
+from monai.data import MetaTensor
+
+import monai_n2v
+from monai_n2v.apps.denoise import check_stack, choose_device
+from monai_n2v.bundle.run import find_bundle, train
+
+FEATURES = {"features": [16, 16, 32, 64, 128, 16]}
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory):
+    """A network of each dimension, trained for a few steps with the bundle's own defaults."""
+    folders = {}
+    for dims, shape in ((2, (48, 40)), (3, (24, 20, 16))):
+        folder = tmp_path_factory.mktemp(f"model{dims}")
+        image = MetaTensor(phantom(shape)[1][None])
+        settings = {
+            "epochs": 1,
+            "epoch_length": 3,
+            "batch_size": 2,
+            "progress": False,
+            "device": "$torch.device('cpu')",
+        }
+        train(find_bundle(f"n2v_denoise_{dims}d"), [image], folder, ["anneal.json", "in_memory_train.json"], **settings)
+        folders[dims] = folder / "models" / "model.pt"
+    return folders
+
+
+@pytest.mark.parametrize("name", ["tta", "keep_detail"])
+def test_a_text_is_no_switch(name):
+    with pytest.raises(ValueError, match=f"{name} must be True or False, got 'no'"):
+        monai_n2v.denoise(np.ones((32, 32), np.float32), **{name: "no"})
+
+
+@pytest.mark.parametrize("kind", ["ndarray", "tensor", "metatensor", "nibabel", "path"])
+def test_same_kind_out_as_in(kind, models, tmp_path):
+    noisy = phantom((22, 20, 16))[1]
+    image = oblique_nifti(noisy)
+    nibabel.save(image, tmp_path / "x.nii.gz")
+    x = {
+        "ndarray": noisy,
+        "tensor": torch.from_numpy(noisy),
+        "metatensor": MetaTensor(noisy[None], meta={"filename_or_obj": "x"}),
+        "nibabel": image,
+        "path": tmp_path / "x.nii.gz",
+    }[kind]
+    before = noisy.copy()
+    out = monai_n2v.denoise(x, model=models[3], device="cpu")
+    assert np.array_equal(noisy, before)
+    if kind == "path":
+        assert out == tmp_path / "x_denoised.nii.gz"
+        out = nibabel.load(out)
+        with pytest.raises(FileExistsError, match="output must not exist yet"):
+            monai_n2v.denoise(x, model=models[3])
+    else:
+        assert type(out) is type(x)
+        assert out.shape == x.shape
+    values = out.get_fdata(dtype=np.float32) if hasattr(out, "dataobj") else np.asarray(out).reshape(noisy.shape)
+    reference = monai_n2v.denoise(noisy, model=models[3], device="cpu")
+    np.testing.assert_allclose(values, reference, atol=1e-4)
+    if kind == "metatensor":
+        assert out.meta["filename_or_obj"] == "x"
+
+
+@pytest.mark.parametrize(
+    ("shape", "dims"), [((40, 36), 2), ((1, 40, 36), 2), ((40, 36, 1), 2), ((30, 28, 3), 2), ((20, 18, 16, 2), 3)]
+)
+def test_shapes_of_arrays(shape, dims, models):
+    out = monai_n2v.denoise(phantom(shape)[1], model=models[dims], device="cpu")
+    assert out.shape == shape
+    assert out.dtype == np.float32
+
+
+def test_volumes_of_arrays_and_channels_of_tensors_are_denoised_alike(models):
+    noisy = np.stack([phantom((20, 18, 16), seed=k)[1] + 100 * k for k in range(2)], axis=-1)
+    whole = monai_n2v.denoise(noisy, model=models[3], device="cpu")
+    tensor = monai_n2v.denoise(torch.from_numpy(np.moveaxis(noisy, -1, 0).copy()), model=models[3], device="cpu")
+    for k in range(2):
+        alone = monai_n2v.denoise(noisy[..., k], model=models[3], device="cpu")
+        np.testing.assert_allclose(whole[..., k], alone, atol=1e-3)
+        np.testing.assert_allclose(tensor[k], alone, atol=1e-3)
+
+
+@pytest.mark.parametrize(("scale", "shift"), [(3.5, 0.0), (1.0, -2000.0), (1e-4, 7.0), (250.0, 1e5)])
+@pytest.mark.parametrize("dims", [2, 3])
+def test_denoise_follows_intensity_scale_and_shift(dims, scale, shift, models):
+    noisy = phantom((40, 36) if dims == 2 else (24, 20, 16))[1].astype(np.float64)
+    plain = monai_n2v.denoise(noisy, model=models[dims], device="cpu")
+    changed = monai_n2v.denoise((scale * noisy + shift).astype(np.float32), model=models[dims], device="cpu")
+    expected = scale * plain.astype(np.float64) + shift
+    rounding = 2 * np.finfo(np.float32).eps * np.abs(expected).max()
+    assert np.abs(changed - expected).max() <= 1e-4 * np.ptp(scale * noisy) + rounding
+
+
+def test_training_on_the_image_itself_is_repeatable_and_leaves_random_states(monkeypatch):
+    import monai_n2v.apps.train as training
+
+    real = training.train
+    monkeypatch.setattr(training, "train", lambda *a, **k: real(*a, **{**k, "epoch_length": 2}))
+    noisy = phantom((40, 36))[1]
+    random.seed(1)
+    torch.manual_seed(1)
+    np.random.seed(1)
+    python_state = random.getstate()
+    states = torch.random.get_rng_state(), np.random.get_state()[1].copy()
+    first = monai_n2v.denoise(noisy, epochs=1, fast=True, device="cpu")
+    assert random.getstate() == python_state
+    assert torch.equal(torch.random.get_rng_state(), states[0])
+    assert np.array_equal(np.random.get_state()[1], states[1])
+    assert np.array_equal(monai_n2v.denoise(noisy, epochs=1, fast=True, device="cpu"), first)
+    assert not np.array_equal(monai_n2v.denoise(noisy, epochs=1, fast=True, device="cpu", seed=1), first)
+
+
+def test_model_may_be_a_bundle_folder_or_its_weights(models, tmp_path):
+    import shutil
+
+    bundle = tmp_path / "bundle"
+    shutil.copytree(find_bundle("n2v_denoise_3d"), bundle)
+    (bundle / "models").mkdir()
+    shutil.copy(models[3], bundle / "models" / "model.pt")
+    noisy = phantom((20, 18, 16))[1]
+    results = [monai_n2v.denoise(noisy, model=m, device="cpu") for m in (models[3], bundle, models[3].parent.parent)]
+    assert np.array_equal(results[0], results[1])
+    assert np.array_equal(results[0], results[2])
+
+
+def test_unfit_models_refused(models, tmp_path):
+    noisy = phantom((20, 18, 16))[1]
+    with pytest.raises(ValueError, match="model must fit an image of 2 axes"):
+        monai_n2v.denoise(noisy[..., 0], model=models[3])
+    with pytest.raises(FileNotFoundError, match="model must be a trained bundle"):
+        monai_n2v.denoise(noisy, model=tmp_path)
+    with pytest.raises(FileNotFoundError, match="Noise2Void has no general weights"):
+        monai_n2v.denoise(noisy, model=tmp_path / "none.pt")
+    (tmp_path / "bad.pt").write_text("no weights")
+    with pytest.raises(ValueError, match="model must be a file of network weights"):
+        monai_n2v.denoise(noisy, model=tmp_path / "bad.pt")
+    state = torch.load(models[3], weights_only=True)
+    torch.save({name: tensor[:1] for name, tensor in state.items() if tensor.ndim}, tmp_path / "other.pt")
+    with pytest.raises(ValueError, match="model must hold weights of the network its bundle configures"):
+        monai_n2v.denoise(noisy, model=tmp_path / "other.pt", device="cpu")
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_thin_volumes_are_cut_across_their_shortest_axis(axis, models):
+    noisy = phantom((30, 28, 4))[1]
+    flat = monai_n2v.denoise(noisy, model=models[2], device="cpu")
+    turned = monai_n2v.denoise(np.moveaxis(noisy, -1, axis), model=models[2], device="cpu")
+    np.testing.assert_allclose(np.moveaxis(turned, axis, -1), flat, atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    "question",
+    [{"model": "x", "epochs": 3}, {"model": "x", "fast": True}, {"epochs": 2, "max_time": 3.0}, {"epochs": 0}],
+)
+def test_contradicting_settings_refused(question):
+    with pytest.raises(ValueError, match="must"):
+        monai_n2v.denoise(phantom((16, 16))[1], **question)
+
+
+def test_place_that_cannot_be_written_refused_before_training(tmp_path):
+    nibabel.save(oblique_nifti(phantom((16, 16, 16))[1]), tmp_path / "x.nii")
+    with pytest.raises(ValueError, match="output must be of the input's kind"):
+        monai_n2v.denoise(tmp_path / "x.nii", output=tmp_path / "x.png")
+
+
+@pytest.mark.parametrize("bad", ["shape", "line", "kind", "text"])
+def test_unfit_inputs_refused(bad):
+    x = {"shape": np.ones((2, 2, 2, 2, 2)), "line": np.ones((9, 1)), "kind": [1, 2], "text": np.full((9, 9), "a")}[bad]
+    with pytest.raises((ValueError, TypeError), match="must"):
+        monai_n2v.denoise(x)
+
+
+def test_check_names_the_file():
+    with pytest.raises(ValueError, match=r"got the constant 3 for scan\.nii"):
+        check_stack(np.full((1, 9, 9), 3.0), "scan.nii")
+
+
+def test_device_auto_and_missing():
+    assert choose_device("auto") in ("cpu", "cuda:0")
+    assert choose_device("cpu") == "cpu"
+    with pytest.raises(ValueError, match="device must be one of this machine"):
+        choose_device("cuda:77")

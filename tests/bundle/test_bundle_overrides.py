@@ -1,0 +1,115 @@
+# SPDX-License-Identifier: Apache-2.0
+"""N2VWorkflow: overrides that nothing reads are refused, and a training leaves its config."""
+
+from __future__ import annotations
+
+import json
+
+import laws
+import pytest
+import torch
+from monai.bundle import ConfigParser, run_workflow
+from tiny import config_files, make_images, short
+
+from monai_n2v.bundle.resources import find_bundle
+from monai_n2v.bundle.workflow import N2VWorkflow, check_overrides
+
+BUNDLE = find_bundle("n2v_denoise_3d")
+
+
+@pytest.fixture(scope="module")
+def config():
+    return ConfigParser.load_config_files(config_files(BUNDLE, "train", "evaluate"))
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        ({"epoch": 5}, "epoch must be a key of the config, got an unknown one. Did you mean epochs?"),
+        ({"train#trainer#max_epoch": 5}, "Did you mean train#trainer#max_epochs?"),
+        ({"train::trainer::max_epoch": 5}, "Did you mean train::trainer::max_epochs?"),
+        ({"trian#trainer#max_epochs": 5}, "Did you mean train?"),
+        ({"network_def#dropuot": 0.1}, "Did you mean network_def#dropout?"),
+        ({"optimizer#weight_decai": 0.1}, "Did you mean optimizer#weight_decay?"),
+        ({"train#handlers#99": {}}, "train#handlers is a list: use an index from 0 to"),
+        ({"train#handlers#1#nothing_like_it": 1}, "train#handlers#1 has"),
+        ({"lr#value": 1}, "lr has no keys of its own: override it as a whole."),
+        ({"validate#inferer#n_mask": 1}, "Did you mean validate#inferer#n_masks?"),
+        ({"train#notes": 1}, "train has dataloader, dataset"),
+        ({"xyzzy": 1}, "The config has amp"),
+        ({"lr": 0.1, "seeds": 1}, "Did you mean seed?"),
+    ],
+)
+def test_key_that_nothing_reads_refused(overrides, message, config):
+    with pytest.raises(ValueError, match="must be a key of the config, got an unknown one") as caught:
+        check_overrides(config, overrides)
+    assert message in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        {"epochs": 5, "train#trainer#max_epochs": 3, "train::handlers::1::_disabled_": True},
+        {"optimizer#weight_decay": 0.1, "network_def#dropout": 0.1, "summary_writer#comment": "x"},
+        {"network_def": {"_target_": "monai_n2v.networks.N2VUNet"}, "network_def#depth": 3},
+        {"base": 0.1, "lr": "$@base * 2"},
+        {"train#postprocessing": None, "train#trainer#postprocessing": "@train#postprocessing"},
+        {"_meta_#version": "9"},
+        {"bundle_root": "x", "dataset_dir": "y", "validate#dataset#data": []},
+    ],
+)
+def test_key_that_something_reads_accepted(overrides, config):
+    before = json.dumps([config, overrides])
+    check_overrides(config, overrides)
+    assert json.dumps([config, overrides]) == before, "looked at, not changed"
+
+
+def test_bundles_and_overlays_override_themselves_only_where_it_counts(root):
+    """Every key of an overlay is one that its config has, or that the overlay refers to."""
+    for dims in (2, 3):
+        folder = root / "bundles" / f"n2v_denoise_{dims}d" / "configs"
+        overlay = json.loads((root / "configs" / f"self_{dims}d.json").read_text())
+        both = ConfigParser.load_config_files([str(folder / "train.json"), str(folder / "inference.json")])
+        check_overrides(both, {key: value for key, value in overlay.items() if key != "_desc_"})
+
+
+@pytest.mark.parametrize("kind", ["train", "inference"])
+def test_misspelled_override_stops_before_anything_is_read(kind, tmp_path):
+    with pytest.raises(ValueError, match="Did you mean dataset_dir"):
+        run_workflow(
+            "monai_n2v.bundle.workflow.N2VWorkflow",
+            config_file=config_files(BUNDLE, kind),
+            workflow_type=kind,
+            datset_dir="/nonexistent",
+            output_dir=str(tmp_path / "out"),
+        )
+    assert not (tmp_path / "out").exists()
+
+
+def test_training_leaves_the_config_that_repeats_it(tmp_path):
+    images = make_images(tmp_path / "images")
+    options = {**short(3), "bundle_root": str(BUNDLE), "dataset_dir": str(images), "lr": 0.01}
+    first, again = tmp_path / "first", tmp_path / "again"
+    workflow = "monai_n2v.bundle.workflow.N2VWorkflow"
+    run_workflow(workflow, config_file=config_files(BUNDLE, "train"), output_dir=str(first), **options)
+    (path,) = first.glob("runs/*/config.json")
+    assert (path.parent / "settings.json").is_file(), "one folder per run"
+    config = json.loads(path.read_text())
+    assert config["lr"] == 0.01
+    assert config["optimizer"]["lr"] == "@lr", "expressions stay what they are"
+    assert config["validate"]["preprocessing"] == config["train"]["preprocessing"], "texts copied by % are filled in"
+    run_workflow(workflow, config_file=str(path), output_dir=str(again))
+    states = (torch.load(folder / "models" / "model.pt", weights_only=True) for folder in (first, again))
+    laws.states_are_equal(*states)
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_config_is_kept_by_the_first_process_of_a_training_only(rank, tmp_path, monkeypatch):
+    monkeypatch.setattr("monai.bundle.ConfigWorkflow.run", lambda self: [])
+    for names in (["train"], ["train", "evaluate"]):
+        places = {"bundle_root": str(BUNDLE), "log_dir": str(tmp_path / names[-1])}
+        flow = N2VWorkflow(config_files(BUNDLE, *names), logging_file=False, rank=rank, **places)
+        flow.initialize()
+        flow.run()
+    kept = {path.parent.name for path in tmp_path.rglob("config.json")}
+    assert kept == ({"train"} if rank == 0 else set())

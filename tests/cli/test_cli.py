@@ -1,0 +1,238 @@
+# SPDX-License-Identifier: Apache-2.0
+from __future__ import annotations
+
+import json
+import os
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import nibabel
+import numpy as np
+import pytest
+from conftest import oblique_nifti, phantom
+from PIL import Image
+from samples import damaged, headers_are_equal
+
+from monai_n2v.cli.main import main
+
+QUICK = ["--fast", "--epochs", "1", "--device", "cpu"]
+
+
+pytestmark = pytest.mark.usefixtures("short_epochs")
+
+
+@pytest.fixture
+def noisy(noisy_folder) -> Path:
+    return noisy_folder / "noisy.nii.gz"
+
+
+def run(capsys, *args) -> tuple[int, str]:
+    try:
+        code = main([str(a) for a in args])
+    except SystemExit as error:
+        code = int(error.code or 0)
+    captured = capsys.readouterr()
+    assert captured.out == "", "stdout belongs to machines"
+    return code, captured.err
+
+
+@pytest.mark.parametrize(("dtype", "stored"), [("float32", np.float32), ("input", np.int16)])
+def test_denoise_keeps_header_and_kind(dtype, stored, tmp_path, capsys):
+    source = oblique_nifti(np.round(phantom((24, 20, 18))[1]).astype(np.int16))
+    nibabel.save(source, tmp_path / "in.nii.gz")
+    out = tmp_path / "deep" / "out.nii.gz"
+    code, err = run(capsys, "denoise", "-i", tmp_path / "in.nii.gz", "-o", out, "--dtype", dtype, *QUICK)
+    assert code == 0, err
+    written = nibabel.load(out)
+    headers_are_equal(nibabel.load(tmp_path / "in.nii.gz"), written, stored_type=dtype == "input")
+    assert written.get_data_dtype() == stored
+    assert "--epochs 1 --seed 0 --fast repeats this run" in err
+
+
+@pytest.mark.parametrize("shape", [(40, 36), (24, 20, 16, 2), (20, 24, 4)])
+def test_denoise_2d_4d_and_thin(shape, tmp_path, capsys):
+    nibabel.save(nibabel.Nifti1Image(phantom(shape)[1], np.eye(4)), tmp_path / "in.nii")
+    code, err = run(capsys, "denoise", "-i", tmp_path / "in.nii", "-o", tmp_path / "out.nii", *QUICK)
+    assert code == 0, err
+    assert nibabel.load(tmp_path / "out.nii").shape == shape
+
+
+def test_report_says_where_the_picture_is(noisy, tmp_path, capsys):
+    out = tmp_path / "out.nii.gz"
+    code, err = run(capsys, "denoise", "-i", noisy, "-o", out, "--report", *QUICK)
+    assert code == 0, err
+    picture = tmp_path / "out_report.png"
+    assert f"Before/after picture: {picture}" in err
+    with Image.open(picture) as opened:
+        assert np.asarray(opened).std() > 20
+    record = json.loads((tmp_path / "out_report.json").read_text())
+    assert record["steps"] == 2
+    assert record["epochs"] == 1
+    assert len(record["config_sha256"]) == len(record["input_sha256"]) == 64
+    assert len(record["losses"]) == 1
+    assert (tmp_path / "out_report.html").stat().st_size < 2_000_000
+    removed = nibabel.load(noisy).get_fdata() - nibabel.load(out).get_fdata()
+    assert record["std_removed"] == pytest.approx(removed.std(), rel=1e-3)
+
+
+def test_epochs_repeat_a_max_time_run(noisy, tmp_path, capsys):
+    first, again = tmp_path / "a.nii", tmp_path / "b.nii"
+    code, err = run(
+        capsys, "denoise", "-i", noisy, "-o", first, "--max-time", 1, "--fast", "--device", "cpu", "--report"
+    )
+    assert code == 0, err
+    epochs = json.loads((tmp_path / "a_report.json").read_text())["epochs"]
+    assert f"--epochs {epochs} --seed 0 --fast repeats this run" in err
+    assert run(capsys, "denoise", "-i", noisy, "-o", again, "--epochs", epochs, "--fast", "--device", "cpu")[0] == 0
+    assert np.array_equal(nibabel.load(first).get_fdata(), nibabel.load(again).get_fdata())
+
+
+def test_quiet_only_warns(noisy, tmp_path, capsys):
+    code, err = run(capsys, "denoise", "-i", noisy, "-o", tmp_path / "x.nii", "-q", *QUICK)
+    assert code == 0
+    assert all(line.startswith("warning: ") for line in err.splitlines())
+
+
+def test_force_overwrites(noisy, tmp_path, capsys):
+    out = tmp_path / "out.nii.gz"
+    out.write_bytes(b"old")
+    code, err = run(capsys, "denoise", "-i", noisy, "-o", out, *QUICK)
+    assert code == 2
+    assert err.strip().splitlines()[-1] == f"error: OUT must not exist yet, got {out}. Use --force to overwrite it."
+    assert out.read_bytes() == b"old"
+    assert run(capsys, "denoise", "-i", noisy, "-o", out, "--force", *QUICK)[0] == 0
+    assert nibabel.load(out).shape == (32, 36, 24)
+
+
+def bad_file(kind: str, folder: Path) -> Path:
+    path = folder / "bad.nii.gz"
+    data = phantom((12, 12, 12))[1]
+    if kind in ("nan", "inf"):
+        data[3, 3, 3] = float(kind)
+    elif kind == "constant":
+        data[:] = 5
+    elif kind == "small":
+        data = data[:7, :6, :5]
+    elif kind == "suffix":
+        path = folder / "bad.mgz"
+    elif kind == "no voxels":
+        data = data[:0]
+    nibabel.save(nibabel.Nifti1Image(data, np.eye(4)), folder / "ok.nii.gz")
+    (folder / "ok.nii.gz").rename(path)
+    if kind in ("empty", "truncated", "text", "complex", "rgb"):
+        damaged(kind, path)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [
+        ("nan", "got 1 NaN or infinite voxels"),
+        ("inf", "got 1 NaN or infinite voxels"),
+        ("constant", "image must vary, got the constant 5"),
+        ("small", "at least 8 voxels"),
+        ("no voxels", "2 or 3 spatial axes"),
+        ("empty", "which is empty"),
+        ("truncated", "readable NIfTI"),
+        ("text", "readable NIfTI"),
+        ("complex", "complex voxels"),
+        ("rgb", "RGB voxels"),
+        ("suffix", "path must end in"),
+    ],
+)
+def test_file_at_fault_exits_1_with_one_line(kind, message, tmp_path, capsys):
+    path = bad_file(kind, tmp_path)
+    code, err = run(capsys, "denoise", "-i", path, "-o", tmp_path / "out.nii.gz", *QUICK)
+    assert code == 1
+    last = err.strip().splitlines()[-1]
+    assert last.startswith("error: ")
+    assert message in last
+    assert str(path) in last
+    assert "Traceback" not in err
+    assert sorted(p.name for p in tmp_path.iterdir()) == [path.name]
+
+
+def wrong_questions(noisy: Path, folder: Path) -> dict[str, list]:
+    locked = folder / "locked"
+    locked.mkdir()
+    locked.chmod(stat.S_IRUSR | stat.S_IXUSR)
+    (folder / "file").touch()
+    io = ["-i", noisy, "-o", folder / "x.nii"]
+    return {
+        "missing": ["-i", folder / "none.nii", "-o", folder / "x.nii"],
+        "folder": ["-i", folder, "-o", folder / "x.nii"],
+        "suffix": ["-i", noisy, "-o", folder / "x.png"],
+        "same": ["-i", noisy, "-o", noisy, "--force"],
+        "locked": ["-i", noisy, "-o", locked / "x.nii"],
+        "below a file": ["-i", noisy, "-o", folder / "file" / "x.nii"],
+        "device": [*io, "--device", "tpu9"],
+        "model": [*io, "--model", folder / "none"],
+        "model and length": [*io, "--model", folder, "--epochs", "2"],
+        "two lengths": [*io, "--epochs", "2", "--max-time", "3"],
+        "negative": [*io, "--max-time", "-3"],
+        "not a number": [*io, "--max-time", "abc"],
+        "zero": [*io, "--epochs", "0"],
+        "seed": [*io, "--seed", "-1"],
+        "unknown": [*io, "--nothing"],
+        "nothing": [],
+    }
+
+
+NAMES = [
+    *("missing", "folder", "suffix", "same", "locked", "below a file", "device", "model", "model and length"),
+    *("two lengths", "negative", "not a number", "zero", "seed", "unknown", "nothing"),
+]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_asked_wrongly_exits_2(name, noisy, tmp_path, capsys):
+    if name == "locked" and os.access(os.devnull, os.W_OK) and os.geteuid() == 0:
+        pytest.skip("root may write anywhere")
+    questions = wrong_questions(noisy, tmp_path)
+    assert set(questions) == set(NAMES)
+    before = sorted(tmp_path.rglob("*"))
+    code, err = run(capsys, "denoise", *questions[name])
+    assert code == 2
+    assert "error: " in err.strip().splitlines()[-1]
+    assert "Traceback" not in err
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_very_verbose_shows_the_traceback(tmp_path, capsys):
+    path = bad_file("constant", tmp_path)
+    code, err = run(capsys, "denoise", "-i", path, "-o", tmp_path / "x.nii", "-vv")
+    assert code == 1
+    assert "Traceback" in err
+
+
+def test_interrupt_exits_130_and_leaves_nothing(noisy, tmp_path, capsys, monkeypatch):
+    import monai_n2v.bundle.trained as models
+
+    def interrupt(*args, **kwargs):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(models, "predict", interrupt)
+    code, err = run(capsys, "denoise", "-i", noisy, "-o", tmp_path / "x.nii", *QUICK)
+    assert code == 130
+    assert "interrupted" in err
+    assert not (tmp_path / "x.nii").exists()
+
+
+def test_help_and_version_are_quick():
+    for option in ("--help", "--version"):
+        done = subprocess.run(
+            [sys.executable, "-X", "importtime", "-m", "monai_n2v.cli", option],
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        assert "monai-n2v" in done.stdout
+        assert "torch" not in done.stderr
+
+
+def test_training_into_a_place_below_a_file_is_refused_before_any_work(noisy_folder, tmp_path, capsys):
+    (tmp_path / "text.txt").write_text("not a folder")
+    assert main(["train", "-i", str(noisy_folder), "-o", str(tmp_path / "text.txt" / "x"), "--epochs", "1"]) == 2
+    assert "MODELDIR must be writable" in capsys.readouterr().err.splitlines()[-1]

@@ -1,0 +1,312 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The table of docs/errors.md, row by row: bad input ends in one clear line and the right exit code, nothing lost."""
+
+from __future__ import annotations
+
+import errno
+import gzip
+import os
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import nibabel
+import nrrd
+import numpy as np
+import pydicom
+import pytest
+import tifffile
+import torch
+from conftest import phantom
+from PIL import Image
+from samples import dicom_series, metaimage, oblique_affine
+
+from monai_n2v.cli.main import main
+
+
+class Case(NamedTuple):
+    """A row of the table."""
+
+    what: str  # the first column of docs/errors.md
+    code: int
+    message: str  # what the last line says, after "error: "; the third column
+    make: Callable[[Path], list]  # makes the files in a folder, returns options in place of -i IN -o OUT
+    command: tuple[str, ...] = ("denoise", "--device", "cpu")
+    of_a_file: bool = True  # whether the line names one
+
+
+DATA = phantom((12, 11, 10))[1]
+ZIPPED = gzip.compress(b"no image")
+
+
+def nifti(folder: Path, data: np.ndarray, name: str = "in.nii.gz") -> Path:
+    nibabel.save(nibabel.Nifti1Image(data, np.eye(4)), folder / name)
+    return folder / name
+
+
+def changed(voxel: float) -> np.ndarray:
+    data = DATA.copy()
+    data[3, 3, 3] = voxel
+    return data
+
+
+def io(path: Path, out: str | None = None) -> list:
+    suffix = "".join(Path(path.name).suffixes[-2:]) if path.name.endswith(".gz") else path.suffix
+    return ["-i", path, "-o", path.parent / (out or f"out{suffix}")]
+
+
+def cut(path: Path, part: float = 0.5) -> Path:
+    content = path.read_bytes()
+    path.write_bytes(content[: int(part * len(content))])
+    return path
+
+
+def written(path: Path, content: bytes) -> Path:
+    path.write_bytes(content)
+    return path
+
+
+def rgb_nifti(folder: Path) -> list:
+    colors = np.zeros((9, 9, 9), np.dtype([("R", "u1"), ("G", "u1"), ("B", "u1")]))
+    return io(nifti(folder, colors))
+
+
+def huge_nifti(folder: Path) -> list:
+    path = nifti(folder, np.zeros((2, 2, 2), np.float32), "in.nii")
+    content = bytearray(path.read_bytes())
+    content[42:48] = np.array([30000, 30000, 30000], "<i2").tobytes()
+    path.write_bytes(content)
+    return io(path)
+
+
+def lonely_header(folder: Path) -> list:
+    nibabel.save(nibabel.Nifti1Pair(DATA, np.eye(4)), folder / "in.hdr")
+    (folder / "in.img").unlink()
+    return io(folder / "in.hdr")
+
+
+def nrrd_file(folder: Path, **header) -> Path:
+    nrrd.write(str(folder / "in.nrrd"), DATA, {"encoding": "raw", **header})
+    return folder / "in.nrrd"
+
+
+def color_nrrd(folder: Path) -> list:
+    nrrd.write(str(folder / "in.nrrd"), np.zeros((3, 9, 9), np.uint8), {"kinds": ["RGB-color", "domain", "domain"]})
+    return io(folder / "in.nrrd")
+
+
+def mha(folder: Path, name: str = "in.mha") -> Path:
+    metaimage(folder / name, DATA, oblique_affine())
+    return folder / name
+
+
+def lonely_mhd(folder: Path) -> list:
+    path = mha(folder, "in.mhd")
+    for raw in folder.glob("*raw"):
+        raw.unlink()
+    return io(path)
+
+
+def vector_mha(folder: Path) -> list:
+    text = "ObjectType = Image\nNDims = 2\nDimSize = 8 8\nElementType = MET_UCHAR\nElementNumberOfChannels = 3\n"
+    content = text.encode() + b"ElementDataFile = LOCAL\n" + bytes(192)
+    return io(written(folder / "in.mha", content))
+
+
+def tiff(folder: Path, data: np.ndarray = DATA, **options) -> Path:
+    tifffile.imwrite(folder / "in.tif", data, **options)
+    return folder / "in.tif"
+
+
+def mixed_tiff(folder: Path) -> list:
+    with tifffile.TiffWriter(folder / "in.tif") as writer:
+        for shape in ((9, 9), (12, 8)):
+            writer.write(np.zeros(shape, np.uint8), photometric="minisblack", metadata=None)
+    return io(folder / "in.tif")
+
+
+def png(folder: Path, mode: str = "L") -> Path:
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (20, 20), dtype=np.uint8)).convert(mode).save(
+        folder / "in.png"
+    )
+    return folder / "in.png"
+
+
+def npy(folder: Path, data: np.ndarray, **options) -> list:
+    np.save(folder / "in.npy", data, **options)
+    return io(folder / "in.npy")
+
+
+def series(folder: Path, spoil: Callable[[list[Path]], object] = lambda paths: None) -> list:
+    data = np.random.default_rng(0).integers(0, 99, (12, 11, 8)).astype(np.int16)
+    spoil(dicom_series(folder / "in", data, oblique_affine()))
+    return ["-i", folder / "in", "-o", folder / "out"]
+
+
+def edited(**values) -> Callable[[list[Path]], None]:
+    def edit(paths: list[Path]) -> None:
+        ds = pydicom.dcmread(paths[2])
+        for keyword, value in values.items():
+            setattr(ds, keyword, value)
+        ds.save_as(paths[2])
+
+    return edit
+
+
+def loop(folder: Path) -> list:
+    (folder / "in.nii").symlink_to(folder / "in.nii")
+    return io(folder / "in.nii")
+
+
+def existing(folder: Path) -> list:
+    nifti(folder, DATA, "out.nii.gz")
+    return io(nifti(folder, DATA))
+
+
+def weights(folder: Path, content: object, data: np.ndarray = DATA) -> list:
+    torch.save(content, folder / "model.pt")
+    return [*io(nifti(folder, data)), "--model", folder / "model.pt"]
+
+
+DENOISE = ("denoise", "--device", "cpu")
+COPY = ("bundle", "copy")
+
+
+def setting(what: str, message: str, text: str) -> Case:
+    """A setting refused before any file is looked at."""
+    return Case(what, 2, message, lambda f: [*io(nifti(f, DATA)), "--set", text], of_a_file=False)
+
+
+CASES = [
+    Case("IN does not exist", 2, "IN must be an existing file or folder", lambda f: io(f / "none.nii")),
+    Case("OUT exists", 2, "OUT must not exist yet", existing),
+    Case("OUT is IN", 2, "OUT must not be IN", lambda f: [*io(nifti(f, DATA), "in.nii.gz"), "--force"]),
+    Case("OUT of another kind", 2, "output must be of the input's kind", lambda f: io(nifti(f, DATA), "out.mha")),
+    Case("OUT is a folder", 2, "output must be a file, got the folder", lambda f: _with_folder(f)),
+    Case("folder without images", 2, "dataset_dir must hold images", lambda f: _empty_folder(f)),
+    Case("--model does not exist", 2, "--model must be a trained bundle", lambda f: _no_model(f)),
+    Case("--model holds no weights", 1, "model must be a file of network weights", lambda f: weights(f, [1, 2])),
+    Case("--model of another network", 1, "model must hold weights of the network", lambda f: weights(f, _other(3))),
+    Case("3D --model for an image", 1, "model must fit an image of 2 axes", lambda f: weights(f, _other(3), DATA[0])),
+    Case("--series with a file", 1, "series must come with a folder", lambda f: [*io(nifti(f, DATA)), "--series", "3"]),
+    Case("unknown suffix", 1, "path must end in", lambda f: io(written(f / "in.mgz", b"x"))),
+    Case("file of zero bytes", 1, "which is empty", lambda f: io(written(f / "in.nii.gz", b""))),
+    Case("link to itself", 2, "IN must be an existing file or folder", loop),
+    Case("truncated gzip", 1, "readable NIfTI file", lambda f: io(cut(nifti(f, DATA)))),
+    Case("truncated NIfTI", 1, "readable NIfTI file", lambda f: io(cut(nifti(f, DATA, "in.nii")))),
+    Case("text named .nii", 1, "readable NIfTI file", lambda f: io(written(f / "in.nii", b"no image " * 99))),
+    Case("zipped text named .nii.gz", 1, "readable NIfTI file", lambda f: io(written(f / "in.nii.gz", ZIPPED))),
+    Case("header of terabytes", 1, "image must fit into memory", huge_nifti),
+    Case(".hdr without .img", 1, "readable NIfTI file", lonely_header),
+    Case("RGB NIfTI", 1, "got RGB voxels", rgb_nifti),
+    Case("complex NIfTI", 1, "got complex voxels", lambda f: io(nifti(f, DATA.astype(np.complex64)))),
+    Case("NaN", 1, "got 1 NaN or infinite voxels", lambda f: io(nifti(f, changed(np.nan)))),
+    Case("infinite voxels", 1, "got 1 NaN or infinite voxels", lambda f: io(nifti(f, changed(np.inf)))),
+    Case("constant image", 1, "image must vary", lambda f: io(nifti(f, np.full((9, 9, 9), 5.0, np.float32)))),
+    Case("a line of voxels", 1, "2 or 3 spatial axes", lambda f: io(nifti(f, DATA[:, :1, :1]))),
+    Case("fewer than 8 voxels along every axis", 1, "at least 8 voxels", lambda f: io(nifti(f, DATA[:7, :6, :5]))),
+    Case("truncated NRRD", 1, "readable NRRD file", lambda f: io(cut(nrrd_file(f), 0.8))),
+    Case("colored NRRD", 1, "got RGB voxels", color_nrrd),
+    Case("truncated MHA", 1, "readable MetaImage", lambda f: io(cut(mha(f)))),
+    Case("MHD without its voxels", 1, "readable MetaImage", lonely_mhd),
+    Case("MHA of vectors", 1, "got 3 components", vector_mha),
+    Case("truncated TIFF", 1, "readable TIFF file", lambda f: io(cut(tiff(f, compression="zlib"), 0.9))),
+    Case("RGB TIFF", 1, "got RGB voxels", lambda f: io(tiff(f, np.zeros((9, 9, 3), np.uint8), photometric="rgb"))),
+    Case("TIFF of several sizes", 1, "path must hold one image or stack, got 2", mixed_tiff),
+    Case("truncated PNG", 1, "readable PNG image", lambda f: io(cut(png(f)))),
+    Case("RGB PNG", 1, "got RGB voxels", lambda f: io(png(f, "RGB"))),
+    Case("PNG of one bit", 1, "got RGB voxels", lambda f: io(png(f, "P"))),
+    Case("pickled NPY", 1, "readable NumPy array", lambda f: npy(f, np.array([{}], object), allow_pickle=True)),
+    Case("NPY of texts", 1, "one real number per voxel", lambda f: npy(f, np.full((9, 9), "a"))),
+    Case("DICOM series with a missing slice", 1, "evenly spaced slices", lambda f: series(f, lambda p: p[3].unlink())),
+    Case("two DICOM series", 1, "path must hold one series, got 2", lambda f: series(f, edited(SeriesInstanceUID="1"))),
+    Case("DICOM of mixed sizes", 1, "series must have one Rows", lambda f: series(f, edited(Rows=9))),
+    Case("truncated DICOM", 1, "readable DICOM image", lambda f: series(f, lambda p: cut(p[2], 0.9))),
+    Case("multi-frame DICOM", 1, "one frame per file", lambda f: series(f, edited(NumberOfFrames=2))),
+    Case("RGB DICOM", 1, "got RGB voxels", lambda f: series(f, edited(SamplesPerPixel=3))),
+    Case("misspelled option", 2, "Did you mean --epochs?", lambda f: [*io(f / "x"), "--epoch", "3"], DENOISE, False),
+    setting("misspelled key of --set", "Did you mean epoch_length?", "epoch_lenght=3"),
+    setting("misspelled part of a key of --set", "Did you mean optimizer#betas?", "optimizer#beta=3"),
+    setting("--set of what has an option", "Use --seed", "seed=3"),
+    setting("--set of what monai-n2v leaves out", "use monai.bundle run", "early_stop=3"),
+    Case("--set with an unfit value", 1, "fill must be", lambda f: [*io(nifti(f, DATA)), "--set", "fill=blue"]),
+    Case("bundle copy of an unknown name", 2, "Did you mean n2v_denoise_3d?", lambda f: ["n2v3d", f], COPY, False),
+    Case("bundle copy into a folder in use", 2, "DIR must not exist yet", lambda f: _used(f), COPY),
+]  # fmt: skip
+
+
+def _used(folder: Path) -> list:
+    nifti(folder, DATA)
+    return ["n2v_denoise_2d", folder]
+
+
+def _with_folder(folder: Path) -> list:
+    (folder / "out.nii.gz").mkdir()
+    return [*io(nifti(folder, DATA)), "--force"]
+
+
+def _empty_folder(folder: Path) -> list:
+    (folder / "in").mkdir()
+    return ["-i", folder / "in", "-o", folder / "out"]
+
+
+def _no_model(folder: Path) -> list:
+    return [*io(nifti(folder, DATA)), "--model", folder / "none"]
+
+
+def _other(n_axes: int) -> dict[str, torch.Tensor]:
+    return {"layer.weight": torch.zeros(1, 1, *(3,) * n_axes)}
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.what)
+def test_bad_input_ends_in_one_line_and_loses_nothing(case, tmp_path, capsys):
+    folder = tmp_path / "with blank ünd ä"
+    folder.mkdir()
+    options = case.make(folder)
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    length = ["--epochs", "1"] if case.command[0] == "denoise" and "--model" not in options else []
+    try:
+        code = main([*case.command, *map(str, options), *length])
+    except SystemExit as error:  # the usage comes before the line
+        code = error.code
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    last = captured.err.strip().splitlines()[-1]
+    assert re.match(r"(monai-n2v [a-z ]+: )?error: ", last)
+    assert case.message in last
+    assert str(folder) in last or not case.of_a_file
+    assert code == case.code
+    assert "Traceback" not in captured.err
+    assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
+
+
+@pytest.mark.parametrize("fault", [OSError(errno.ENOSPC, "No space left on device"), PermissionError(13, "Denied")])
+def test_full_disk_or_lost_permission_leaves_nothing(fault, tmp_path, capsys, monkeypatch):
+    def fail(*args, **kwargs):
+        raise fault
+
+    import monai_n2v.apps.train as training
+
+    train = training.train
+    monkeypatch.setattr(training, "train", lambda *args, **kwargs: train(*args, **{**kwargs, "epoch_length": 2}))
+    np.save(tmp_path / "x.npy", DATA)
+    monkeypatch.setattr(np, "save", fail)
+    options = ["-i", tmp_path / "x.npy", "-o", tmp_path / "out" / "y.npy", "--fast", "--epochs", "1", "--device", "cpu"]
+    code, err = main(["denoise", *map(str, options)]), capsys.readouterr().err
+    assert code == 1, err
+    assert fault.strerror in err.strip().splitlines()[-1]
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+@pytest.mark.skipif(hasattr(os, "geteuid") and os.geteuid() == 0, reason="root may write anywhere")
+def test_read_only_folder_refused_before_any_work(tmp_path, capsys):
+    path = nifti(tmp_path, DATA)
+    (tmp_path / "locked").mkdir(mode=0o500)
+    assert main(["denoise", "-i", str(path), "-o", str(tmp_path / "locked" / "x.nii.gz")]) == 2
+    assert "output must be writable" in capsys.readouterr().err
+
+
+def test_table_in_the_docs_has_these_rows(root):
+    rows = re.findall(r"^\| ([^|]+) \| (\d) \| `([^`]+)` \|$", (root / "docs" / "errors.md").read_text(), re.MULTILINE)
+    assert [(case.what, str(case.code), case.message) for case in CASES] == rows
