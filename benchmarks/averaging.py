@@ -29,21 +29,22 @@ OVERLAYS = ["self_3d.json"]
 
 def scores(seed: int, epochs: int, decay_fraction: float) -> dict[str, float]:
     """PSNR of last and averaged weights, without and with averaging over symmetries."""
-    from monai_n2v.bundle.run import as_image, find_bundle, predict, train
+    from monai_n2v.bundle import Denoiser, find_bundle, resolve_model, train
+    from monai_n2v.transforms.files import as_meta_tensor
 
     clean, noisy = colin27_crop(tuple(slice(s.start, s.start + SIDE) for s in COLIN27_CROP), SIGMA)
-    bundle, image = find_bundle("n2v_denoise_3d"), as_image(noisy[None], [1.0, 1.0, 1.0])
+    bundle, image = find_bundle("n2v_denoise_3d"), as_meta_tensor(noisy[None], [1.0, 1.0, 1.0])
     found: dict[str, float] = {}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        overlays = [*OVERLAYS, "anneal.json", "in_memory_train.json"]
+        overlays = [*OVERLAYS, "anneal.json"]
         options = {"epochs": epochs, "seed": seed, "progress": False, "checkpoints": True, "ema": DECAY}
-        train(bundle, [image], folder, overlays, decay_fraction=decay_fraction, **options)
+        train(bundle, [{"image": image}], folder, overlays, decay_fraction=decay_fraction, **options)
         last = torch.load(folder / "checkpoints" / f"checkpoint_epoch={epochs}.pt", weights_only=True)["model"]
         torch.save(last, folder / "last.pt")
         for weights, path in {"last": folder / "last.pt", "ema": folder / "models" / "model.pt"}.items():
             for tta in (False, True):
-                output = predict(bundle, image, path, [*OVERLAYS, "in_memory_inference.json"], tta=tta)
+                output = Denoiser(resolve_model(path), overlays=OVERLAYS, tta=tta)(image)
                 found[f"{weights}{' + tta' if tta else ''}"] = round(psnr(output[0], clean), 3)
     return found
 

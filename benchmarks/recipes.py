@@ -46,20 +46,20 @@ def annealed(spatial_dims: int, **settings: Any) -> Recipe:
 
 def images_of(task: Task) -> list[Any]:
     """A task's noisy images as the bundles hold them, of one channel and voxels of side 1."""
-    from monai_n2v.bundle.run import as_image
+    from monai_n2v.transforms.files import as_meta_tensor
 
-    return [as_image(image[None], [1.0] * task.spatial_dims) for image in task.noisy]
+    return [as_meta_tensor(image[None], [1.0] * task.spatial_dims) for image in task.noisy]
 
 
 def denoise(recipe: Recipe, images: Sequence[Any], weights: Path, **overrides: Any) -> list[np.ndarray]:
     """Predict a recipe's images with its trained network."""
-    from monai_n2v.bundle.run import bundle_name, find_bundle, predict
+    from monai_n2v.bundle import Denoiser, resolve_model
 
-    bundle = find_bundle(bundle_name(recipe.spatial_dims))
-    known = _known(recipe, bundle, "inference.json")
+    network = resolve_model(weights)
+    known = _known(recipe, network.bundle, "inference.json")
     known.pop("amp", None)
-    overlays = [*recipe.overlays, "in_memory_inference.json"]
-    return [predict(bundle, image, weights, overlays, **known, **overrides)[0] for image in images]
+    denoiser = Denoiser(network, overlays=recipe.overlays, **known, **overrides)
+    return [denoiser(image)[0] for image in images]
 
 
 def fit(
@@ -79,21 +79,23 @@ def fit(
     Returns:
         the record of the training.
     """
-    from monai_n2v.bundle.run import bundle_name, find_bundle, train
+    from monai_n2v.bundle.resources import bundle_name, find_bundle
+    from monai_n2v.bundle.run import train
 
     long = not recipe.anneal or steps >= 5000  # short epochs end close to a budget; each ends with a saved network
     n_epochs = max(1, round(steps / (100 if long else EPOCH_LENGTH)))
     length = max(1, round(steps / n_epochs)) if long else EPOCH_LENGTH
     budget: dict[str, Any] = {"max_time": max_time} if max_time else {"epochs": n_epochs}
-    overlays = [*recipe.overlays, *(["anneal.json"] if recipe.anneal else []), "in_memory_train.json"]
+    overlays = [*recipe.overlays, *(["anneal.json"] if recipe.anneal else [])]
+    labels = [{}] * len(images) if targets is None else [{"label": target} for target in targets]
+    data = [{"image": image, **label} for image, label in zip(images, labels, strict=True)]
     if recipe.anneal:
         budget["progress"] = False
     else:
-        labels = [{}] * len(images) if targets is None else [{"label": target} for target in targets]
-        budget["validate#dataset#data"] = [{"image": x, **label} for x, label in zip(images, labels, strict=True)]
+        budget["validate#dataset#data"] = data
     bundle = find_bundle(bundle_name(recipe.spatial_dims))
     known = _known(recipe, bundle, "train.json")
-    return train(bundle, images, folder, overlays, **known, **budget, epoch_length=length, seed=seed, targets=targets)
+    return train(bundle, data, folder, overlays, **known, **budget, epoch_length=length, seed=seed)
 
 
 def _known(recipe: Recipe, bundle: Path, config: str) -> dict[str, Any]:

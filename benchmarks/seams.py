@@ -23,20 +23,21 @@ CROP = (slice(18, 162), slice(20, 196), slice(20, 164))
 
 def differences(spatial_dims: int, epochs: int, tile: int, halos: list[int], **overrides: Any) -> dict[str, Any]:
     """Largest and typical difference between tiles and the whole volume, per halo."""
-    from monai_n2v.bundle.run import as_image, bundle_name, find_bundle, predict, train
+    from monai_n2v.bundle.resources import bundle_name, find_bundle
+    from monai_n2v.bundle.run import Denoiser, train
+    from monai_n2v.bundle.trained import resolve_model
+    from monai_n2v.transforms.files import as_meta_tensor
 
     bundle = find_bundle(bundle_name(spatial_dims))
     _, noisy = colin27_crop(CROP, SIGMA)
-    image = as_image(noisy[None], [1.0, 1.0, 1.0])
+    image = as_meta_tensor(noisy[None], [1.0, 1.0, 1.0])
     with tempfile.TemporaryDirectory() as folder:
-        overlays = ["anneal.json", "in_memory_train.json"]
-        record = train(bundle, [image], Path(folder), overlays, epochs=epochs, progress=False, **overrides)
-        weights = Path(folder) / "models" / "model.pt"
+        data = [{"image": image}]
+        record = train(bundle, data, Path(folder), ["anneal.json"], epochs=epochs, progress=False, **overrides)
 
         def denoise(tile_size: int, halo: int) -> torch.Tensor:
             sides = [tile_size] * spatial_dims
-            output = predict(bundle, image, weights, ["in_memory_inference.json"], tile_size=sides, halo=halo)
-            return torch.from_numpy(output)
+            return torch.from_numpy(Denoiser(resolve_model(folder), tile_size=sides, halo=halo)(image))
 
         whole = denoise(256, 16)
         rows = []

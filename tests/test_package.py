@@ -48,7 +48,7 @@ def test_imports_go_one_way():
             target = ROOMS.index(other.partition(".")[0])
             crossings += target != room
             assert target <= room, f"{module} imports {other}"
-    assert crossings > 100, "the test sees no imports"
+    assert crossings > 50, "the test sees no imports"
     within = {module: [o for o in others if o in modules] for module, others in imports.items()}
     tuple(TopologicalSorter(within).static_order())  # raises CycleError
 

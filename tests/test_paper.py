@@ -16,7 +16,7 @@ from benchmarks.paper.real import neighbors
 from benchmarks.paper.schemes import SCHEMES, trained
 from benchmarks.speed.detail import brain_of, m4raw, noise_powers
 from benchmarks.tasks import Task, data_folder
-from monai_n2v.bundle.run import bundle_name, find_bundle, find_config
+from monai_n2v.bundle.resources import bundle_name, find_bundle, find_config
 
 needs_data = pytest.mark.skipif(not data_folder().exists(), reason="real images are absent")
 SHAPES = {2: (96, 80), 3: (32, 40, 36)}
@@ -51,7 +51,7 @@ def test_bsd68_is_as_noisy_as_in_the_paper_and_its_parts_have_the_same_noise():
 
 def of_training(name: str, preset: str = "paper/bsd68.json") -> dict:
     scheme, merged = SCHEMES[name], {}
-    names = [preset, *scheme.network, *scheme.pairing, "anneal.json", "in_memory_train.json", "in_memory_pairs.json"]
+    names = [preset, *scheme.network, *scheme.pairing, "anneal.json"]
     for path in (find_bundle(bundle_name(2)) / "configs" / "train.json", *map(find_config, names)):
         merged |= json.loads(path.read_text())
     return merged
@@ -63,6 +63,7 @@ def test_schemes_are_one_program_with_the_pairing_swapped():
         differing = {key for key, value in of_training(name).items() if blind.get(key) != value}
         assert differing <= {
             "_desc_", "+settings", "target_dir", "val_target_dir", "train#pairing", "train#dataset#data",
+            "train#preprocessing",
             "train#dataloader#label_key", "validate#dataset#data", "validate#dataloader#label_key",
         }  # fmt: skip
 

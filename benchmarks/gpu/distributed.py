@@ -87,7 +87,7 @@ def train(spatial_dims: int, amp: bool, out: Path, small: bool) -> None:
     from monai.bundle import ConfigWorkflow
     from monai.data import MetaTensor
 
-    from monai_n2v.bundle.run import find_bundle, find_config
+    from monai_n2v.bundle import find_bundle
 
     configs = find_bundle(f"n2v_denoise_{spatial_dims}d") / "configs"
     group = [str(configs / "multi_gpu_train.json")] if "RANK" in os.environ else []
@@ -95,7 +95,7 @@ def train(spatial_dims: int, amp: bool, out: Path, small: bool) -> None:
     volume = torch.randn(1, *(side,) * spatial_dims, generator=torch.Generator().manual_seed(0))
     data = [{"image": MetaTensor(volume * 10 + 100)}]
     flow = ConfigWorkflow(
-        config_file=[str(configs / "train.json"), str(find_config("in_memory_train.json")), *group],
+        config_file=[str(configs / "train.json"), *group],
         workflow_type="train",
         logging_file=False,
         bundle_root=str(configs.parent),

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from benchmarks.recipes import Recipe, denoise, fit
-from monai_n2v.bundle.run import as_image
+from monai_n2v.transforms.files import as_meta_tensor
 from monai_n2v.transforms.pairing import RandN2VMaskd
 
 __all__ = ["SCHEMES", "RevealFewd", "Scheme", "Trained", "as_images", "trained"]
@@ -82,7 +82,7 @@ SCHEMES = {
 
 def as_images(arrays: Sequence[np.ndarray]) -> list[Any]:
     """Arrays as the bundles hold them, of one channel and voxels of side 1."""
-    return [as_image(np.ascontiguousarray(x[None], dtype=np.float32), [1.0] * x.ndim) for x in arrays]
+    return [as_meta_tensor(np.ascontiguousarray(x[None], dtype=np.float32), [1.0] * x.ndim) for x in arrays]
 
 
 @dataclass(frozen=True)

@@ -45,13 +45,13 @@ def steps(
     from monai.bundle import ConfigWorkflow
     from monai.data import MetaTensor
 
-    from monai_n2v.bundle.run import bundle_name, find_bundle, find_config
+    from monai_n2v.bundle.resources import bundle_name, find_bundle, find_config
     from monai_n2v.inferers.precision import autocast_bfloat16
     from monai_n2v.losses import N2VLoss
 
     bundle = find_bundle(bundle_name(spatial_dims))
     volume = torch.randn(1, *(160,) * spatial_dims, generator=torch.Generator().manual_seed(0))
-    overlays = [*overlays, "anneal.json", "in_memory_train.json"]
+    overlays = [*overlays, "anneal.json"]
     flow = ConfigWorkflow(
         config_file=[str(bundle / "configs" / "train.json"), *map(str, map(find_config, overlays))],
         workflow_type="train",
@@ -156,7 +156,7 @@ def epoch(spatial_dims: int) -> dict[str, Any]:
     import nibabel
     from monai.bundle import ConfigWorkflow
 
-    from monai_n2v.bundle.run import bundle_name, find_bundle
+    from monai_n2v.bundle.resources import bundle_name, find_bundle
 
     bundle = find_bundle(bundle_name(spatial_dims))
     with tempfile.TemporaryDirectory() as folder:

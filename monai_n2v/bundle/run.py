@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The bundles as programs: running them on images in memory through MONAI's ConfigWorkflow."""
+"""The bundles as programs: trained and run on files and on loaded images, through MONAI's ConfigWorkflow."""
 
 from __future__ import annotations
 
@@ -7,38 +7,44 @@ import contextlib
 import logging
 import random
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import monai.utils.misc
 import numpy as np
 import torch
-from ignite.engine import Events
-from monai.data import MetaTensor
+from ignite.engine import Engine, Events
 
-from monai_n2v.bundle.resources import bundle_name, find_bundle, find_config
+from monai_n2v.bundle.options import PredictionOptions
+from monai_n2v.bundle.resources import find_config
+from monai_n2v.bundle.trained import TrainedNetwork
 from monai_n2v.bundle.workflow import N2VWorkflow
+from monai_n2v.io.volume import Volume
 
-__all__ = ["as_image", "bundle_name", "find_bundle", "find_config", "predict", "train"]
+__all__ = ["Denoiser", "train", "untouched_process"]
 
-
-def as_image(data: np.ndarray, spacing: Sequence[float]) -> MetaTensor:
-    """Wrap channel-first voxels with their spacing, as the bundles' loaders would."""
-    sides = [*spacing, 1.0, 1.0, 1.0][:3]
-    return MetaTensor(torch.from_numpy(data), affine=torch.diag(torch.tensor([*sides, 1.0], dtype=torch.float64)))
+# Told of every image: its item of the data list, and what became of it.
+Done = Callable[[Mapping[str, Any], Mapping[str, Any] | Exception], None]
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep the global random states of the caller, and MONAI's notices to bundle authors away from users."""
-    bundle_logger, ignite_logger = logging.getLogger("monai.bundle.workflows"), logging.getLogger("ignite")
-    levels = bundle_logger.level, ignite_logger.level
-    bundle_logger.setLevel(logging.ERROR)
-    ignite_logger.setLevel(logging.CRITICAL)
+def untouched_process() -> Iterator[None]:
+    """Leave random states, cudnn's flags, warnings and loggers of the caller's process as they were.
+
+    Inside, MONAI's notices to the authors of bundles and Ignite's reports of errors are not shown.
+    """
+    loggers = [logging.getLogger("monai.bundle.workflows"), logging.getLogger("ignite")]
+    levels = [logger.level for logger in loggers]
     python_state, numpy_state, torch_state = random.getstate(), np.random.get_state(), torch.random.get_rng_state()
     cuda_states = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
-    deterministic, benchmark = torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark
+    cudnn = torch.backends.cudnn
+    flags = cudnn.deterministic, cudnn.benchmark
+    # What a Compose made later draws from.
+    monai_seed = monai.utils.misc._seed
     try:
+        for logger, level in zip(loggers, (logging.ERROR, logging.CRITICAL)):
+            logger.setLevel(level)
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", module="monai")
             warnings.filterwarnings("ignore", message=".*bundle.*", category=UserWarning)
@@ -49,75 +55,44 @@ def _quiet() -> Iterator[None]:
         torch.random.set_rng_state(torch_state)
         if cuda_states:
             torch.cuda.set_rng_state_all(cuda_states)
-        torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = deterministic, benchmark
-        bundle_logger.setLevel(levels[0])
-        ignite_logger.setLevel(levels[1])
-
-
-class _Items(Sequence[dict[str, MetaTensor]]):
-    """The data list of images, each asked for when it is needed."""
-
-    def __init__(self, images: Sequence[MetaTensor]) -> None:
-        self.images = images
-
-    def __len__(self) -> int:
-        return len(self.images)
-
-    def __getitem__(self, index: Any) -> Any:
-        return {"image": self.images[index]}
+        cudnn.deterministic, cudnn.benchmark = flags
+        monai.utils.misc._seed = monai_seed
+        for logger, level in zip(loggers, levels):
+            logger.setLevel(level)
 
 
 def train(
     bundle: Path,
-    images: Sequence[MetaTensor],
+    data: Sequence[Mapping[str, Any]],
     output_dir: Path,
     overlays: Sequence[str] = (),
-    targets: Sequence[MetaTensor] | None = None,
     **overrides: Any,
 ) -> dict[str, Any]:
-    """Train a bundle's network on images in memory.
+    """Train a bundle's network.
 
     Args:
         bundle: folder of the bundle.
-        images: ``(C, *spatial)`` each, noisy; of another sequence than a list each is asked for when it is needed.
+        data: the data list, ``[{"image": image}, ...]``; an image is whatever `LoadNoisyd` takes. Schemes that learn
+            from pairs (``supervised.json``, ``noise2noise.json``) have a ``label`` beside each image.
         output_dir: where the bundle writes ``models/model.pt``.
         overlays: names in ``configs/``, laid over the bundle's ``train.json`` in order.
-        targets: for schemes that learn from pairs, one for every image, of its shape; they are
-            standardized by the image's statistics (``in_memory_pairs.json``, laid over all else).
         overrides: config entries by id; see `check_overrides`.
 
     Returns:
         the record of the run: ``epochs``, ``epoch_length``, ``steps``, ``bfloat16``, and ``losses``, the mean loss of
         every epoch.
     """
-    overlays = [*overlays, *(["in_memory_pairs.json"] if targets is not None else [])]
-    configs = [str(bundle / "configs" / "train.json"), *(str(find_config(name)) for name in overlays)]
-    data: Sequence[dict[str, MetaTensor]]
-    if targets is not None:
-        data = [{"image": image, "label": target} for image, target in zip(images, targets, strict=True)]
-    else:
-        data = [{"image": image} for image in images] if isinstance(images, list) else _Items(images)
-    entries: dict[str, Any] = {"bundle_root": str(bundle), "output_dir": str(output_dir)}
-    entries["train#dataset#data"] = data
-    with _quiet():
-        workflow = N2VWorkflow(
-            config_file=configs,
-            meta_file=str(bundle / "configs" / "metadata.json"),
-            logging_file=False,
-            workflow_type="train",
-            save_config=False,  # the caller keeps its bundle's configs
-            **entries,
-            **overrides,
-        )
-        workflow.initialize()
-        trainer = workflow.parser.get_parsed_content("train#trainer")
+    entries = {**overrides, "output_dir": str(output_dir), "train#dataset#data": data}
+    with untouched_process():
+        workflow = _initialized("train", bundle, overlays, entries)
+        trainer = workflow.get("train#trainer")
         losses: list[float] = []
         trainer.add_event_handler(
             Events.EPOCH_COMPLETED, lambda engine: losses.append(float(engine.state.metrics["train_loss"]))
         )
         workflow.run()
         workflow.finalize()
-        amp = workflow.parser.get_parsed_content("train#inferer").amp
+        amp = workflow.get("train#inferer").amp
     state = trainer.state
     return {
         "epochs": state.max_epochs,
@@ -128,39 +103,132 @@ def train(
     }
 
 
-def predict(
-    bundle: Path, image: MetaTensor, ckpt_path: Path, overlays: Sequence[str] = (), **overrides: Any
-) -> np.ndarray:
-    """Denoise an image in memory by a bundle's inference.
+def _initialized(kind: str, bundle: Path, overlays: Sequence[str], entries: dict[str, Any]) -> N2VWorkflow:
+    """A bundle's ``train.json`` or ``inference.json`` with overlays and entries laid over it, ready to run."""
+    configs = [bundle / "configs" / f"{kind}.json", *(find_config(name) for name in overlays)]
+    options: dict[str, Any] = {"bundle_root": str(bundle), **entries}
+    workflow = N2VWorkflow(
+        config_file=[str(path) for path in configs],
+        meta_file=str(bundle / "configs" / "metadata.json"),
+        logging_file=False,
+        workflow_type=kind,
+        save_config=False,  # the caller keeps its bundle's configs
+        **options,
+    )
+    workflow.initialize()
+    return workflow
+
+
+class Denoiser:
+    """A bundle's inference, made ready once for any number of images: one workflow, one loaded network.
 
     Args:
-        bundle: folder of the bundle.
-        image: ``(C, *spatial)``, noisy.
-        ckpt_path: weights of the trained network.
+        network: the trained network.
+        options: how it denoises.
+        check: called with every volume before it is denoised; raises a ValueError for one that is to be refused.
         overlays: names in ``configs/``, laid over the bundle's ``inference.json`` in order.
-        overrides: config entries by id.
+        overrides: further config entries by id.
 
-    Returns:
-        float32, of the shape and in the units of ``image``.
+    Attributes:
+        options: by name, as they are in force: ``tta``, ``keep_detail``, ``keep_padding``.
 
     Raises:
-        FileNotFoundError: where the weights are missing.
+        ValueError: for an option that the bundle does not have, or weights of another network.
     """
-    configs = [str(bundle / "configs" / "inference.json"), *(str(find_config(name)) for name in overlays)]
-    entries: dict[str, Any] = {"bundle_root": str(bundle), "ckpt_path": str(ckpt_path)}
-    entries["dataset#data"] = [{"image": image}]
-    with _quiet():
-        workflow = N2VWorkflow(
-            config_file=configs,
-            meta_file=str(bundle / "configs" / "metadata.json"),
-            logging_file=False,
-            workflow_type="inference",
-            **entries,
-            **overrides,
-        )
-        workflow.initialize()
-        workflow.run()
-        workflow.finalize()
-        evaluator = workflow.parser.get_parsed_content("evaluator")
-    pred: torch.Tensor = evaluator.state.output[0]["pred"]
-    return pred.cpu().numpy()
+
+    def __init__(
+        self,
+        network: TrainedNetwork,
+        options: PredictionOptions | None = None,
+        check: Callable[[Volume], None] | None = None,
+        overlays: Sequence[str] = (),
+        **overrides: Any,
+    ) -> None:
+        keys = (options or PredictionOptions()).keys()
+        unknown = next((key for key in keys if key not in network.keys), None)
+        if unknown is not None:
+            raise ValueError(
+                f"{unknown} must come with a bundle whose inference.json has it, got {network.bundle}. "
+                f"Train again, or leave {unknown} out."
+            )
+        entries = {**overrides, **keys, "ckpt_path": str(network.weights), "dataset#data": [], "check": check}
+        with untouched_process(), _called_model():
+            self._workflow = _initialized("inference", network.bundle, overlays, entries)
+            self._dataset, self._evaluator = self._workflow.get("dataset"), self._workflow.get("evaluator")
+        known = [name for name in ("tta", "keep_detail", "keep_padding") if name in network.keys]
+        self.options: dict[str, bool] = {name: bool(self._workflow.get(name)) for name in known}
+
+    def __call__(self, image: Any, target: Path | None = None) -> np.ndarray:
+        """Denoise one image.
+
+        Args:
+            image: whatever `LoadNoisyd` takes.
+            target: where the result of an image that came from a file is written, too.
+
+        Returns:
+            float32 ``(C, *spatial)``, in the units of the image.
+
+        Raises:
+            ValueError: for an image that cannot be denoised.
+            OSError: where it cannot be read, or the result cannot be written.
+        """
+        found: list[Mapping[str, Any] | Exception] = []
+        item = {"image": image} if target is None else {"image": image, "target": str(target)}
+        self.run([item], lambda _, outcome: found.append(outcome))
+        if isinstance(found[0], Exception):
+            raise found[0]
+        pred: np.ndarray = found[0]["pred"].numpy()
+        return pred
+
+    def run(self, items: Sequence[Mapping[str, Any]], done: Done) -> None:
+        """Denoise images one after the other; one that fails does not stop the others.
+
+        Args:
+            items: the data list: ``image`` is whatever `LoadNoisyd` takes; ``target`` is where a file's result goes.
+            done: called after every image with its item and the outcome: ``{"pred": tensor (C, *spatial), ...}``, or
+                the exception. It may let go of the image: nothing here keeps it.
+        """
+        left = list(items)
+        while left:
+            outcomes = _Outcomes(left, done)
+            self._dataset.data, self._evaluator.state.epoch_length = left, len(left)
+            with untouched_process(), self._evaluator.add_event_handler(Events.ITERATION_COMPLETED, outcomes):
+                try:
+                    self._run()
+                except Exception as error:  # noqa: BLE001 - whatever a file may hold, the others are done
+                    outcomes.failed(error)
+                finally:
+                    self._dataset.data, self._evaluator.state.batch, self._evaluator.state.output = [], None, None
+            left = left[outcomes.n_done :]
+
+    def _run(self) -> None:
+        with _called_model():
+            self._workflow.run()
+
+
+class _Outcomes:
+    """Hand on what became of every image."""
+
+    def __init__(self, items: Sequence[Mapping[str, Any]], done: Done) -> None:
+        self.items, self.done, self.n_done = items, done, 0
+
+    def __call__(self, engine: Engine) -> None:
+        """After an image: hand it on and let go of it."""
+        output = engine.state.output[0]
+        engine.state.batch = engine.state.output = None
+        self.done(self.items[self.n_done], output)
+        self.n_done += 1
+
+    def failed(self, error: Exception) -> None:
+        """After a failure: the image is done with."""
+        self.n_done += 1
+        self.done(self.items[self.n_done - 1], error)
+
+
+@contextlib.contextmanager
+def _called_model() -> Iterator[None]:
+    """Call the weights what users of this package call them."""
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(str(error).replace("ckpt_path must", "model must", 1)) from error

@@ -30,7 +30,7 @@ _OPTIONS = {
     "checkpoints": "--resume of monai-n2v train",
     "progress": "--quiet",
 }
-# What configs/anneal.json and configs/in_memory_train.json replace or leave out: it would be ignored.
+# What configs/anneal.json replaces or the command line does itself: it would be ignored.
 _UNUSED = (
     *("val_dataset_dir", "val_length", "val_interval", "validate", "early_stop", "early_stopper", "best_ckpt_path"),
     *("best_saver", "lr_scheduler", "histograms", "summary_writer", "log_dir", "rank", "world_size"),

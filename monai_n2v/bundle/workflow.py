@@ -99,6 +99,11 @@ class N2VWorkflow(ConfigWorkflow):
         with _sentence_last():
             return super().initialize()
 
+    def get(self, key: str) -> Any:
+        """A component of the config, made when it is first asked for; what goes wrong is told in one sentence."""
+        with _sentence_last():
+            return self.parser.get_parsed_content(key)
+
     def run(self) -> Any:
         """Run the config; a training's is kept first, in ``log_dir``.
 

@@ -15,7 +15,7 @@ from typing import Any
 
 from monai_n2v.bundle.settings import format_setting
 from monai_n2v.cli.options import make_parser
-from monai_n2v.cli.validate import UsageError, plan_command_jobs, plan_training
+from monai_n2v.cli.validate import UsageError, plan_command_jobs, prediction_options, training_options
 
 __all__ = ["main"]
 
@@ -94,34 +94,28 @@ def _denoise(args: argparse.Namespace) -> int:
     from monai_n2v.io.images import read_volume
 
     # torch and MONAI take seconds to load: a single file is read before.
-    loaded = {job: read_volume(job.source, args.series) for job in jobs[: len(jobs) == 1]}
+    loaded = {str(job.source): read_volume(job.source, args.series) for job in jobs[: len(jobs) == 1]}
     from monai_n2v.apps.folder import Settings, denoise_jobs
 
-    plan = plan_training(args)
+    training, prediction = training_options(args), prediction_options(args)
     if args.model is None:
         epochs = f"for {args.epochs} epoch{'s' if args.epochs != 1 else ''}" if args.epochs else ""
         length = f"for {args.max_time:g} s" if args.max_time else epochs
         logger.info("Training on these images alone %s.", length or "for minutes")
-    settings = Settings(
-        plan,
-        args.model,
-        args.per_image,
-        args.dtype,
-        args.keep_padding,
-        args.series,
-        args.footprint == "auto",
-        args.tta,
-        args.keep_detail,
-    )
-    failed = []
+    settings = Settings(training, prediction, args.model, args.per_image, args.series)
+    failed: list[str] = []
     n_done = 0
+
+    def tell(record: dict[str, Any]) -> None:
+        nonlocal n_done
+        _tell(args, record, len(jobs))
+        if record["status"] == "failed":
+            failed.append(record["error"])
+        else:
+            n_done += 1
+
     try:
-        for record in denoise_jobs(jobs, settings, loaded):
-            _tell(args, record, len(jobs))
-            if record["status"] == "failed":
-                failed.append(record["error"])
-            else:
-                n_done += 1
+        denoise_jobs(jobs, settings, tell, loaded)
     finally:
         if len(jobs) > 1:
             logger.info("%d of %d images denoised.", n_done, len(jobs))
@@ -145,7 +139,7 @@ def _tell(args: argparse.Namespace, record: dict[str, Any], n_jobs: int) -> None
         dims = f" --spatial-dims {args.spatial_dims}" if args.spatial_dims else ""
         sides = "x".join(map(str, args.footprint)) if isinstance(args.footprint, tuple) else args.footprint
         hidden = f" --footprint {sides}" if sides else ""
-        predicted = f"{' --tta' if args.tta else ''}{'' if args.keep_detail else ' --no-keep-detail'}"
+        predicted = f"{' --tta' if args.tta else ''}{'' if args.keep_detail is not False else ' --no-keep-detail'}"
         settings = "".join(f" --set {shlex.quote(format_setting(*item))}" for item in args.set)
         logger.info(
             "Trained %d steps in %.0f s; --epochs %d --seed %d%s%s%s%s%s repeats this run.",
@@ -176,15 +170,15 @@ def _train(args: argparse.Namespace) -> int:
             raise FileExistsError(f"MODELDIR must not hold a network yet, got {weights}. Use --force to overwrite it.")
     except (ValueError, OSError) as error:
         raise UsageError(str(error)) from error
-    from monai_n2v.apps.folder import read_stacks
+    from monai_n2v.apps.folder import read_images
     from monai_n2v.apps.train import train_network
 
-    plan = plan_training(args)
+    options = training_options(args)
     if args.footprint == "auto":
         raise UsageError("--footprint must be a size in train, got auto. Ask monai-n2v check for one.")
-    stacks, failed = read_stacks(sources, args.series)
-    logger.info("Training one network on %d image(s), on %s.", len(stacks), plan.device)
-    network, record = train_network(stacks, args.output, plan)
+    images, failed = read_images(sources, args.series)
+    logger.info("Training one network on %d image(s), on %s.", len(images), options.device)
+    network, record = train_network(images, args.output, options)
     logger.info("Trained %d steps in %.0f s.", record["steps"], record["training_seconds"])
     logger.info("Bundle: %s; use it with monai-n2v denoise --model %s", network.bundle, network.bundle)
     if args.json:
@@ -213,12 +207,11 @@ def _check(args: argparse.Namespace) -> int:
     volume = read_volume(args.input, args.series)
     residual = None
     if args.model is not None:
-        from monai_n2v.apps.denoise import choose_device, denoise_with
-        from monai_n2v.bundle.trained import resolve_model
-        from monai_n2v.transforms.axes import Stack
+        from monai_n2v.apps.denoise import denoise_image
+        from monai_n2v.bundle.options import PredictionOptions
 
-        stack = Stack(volume.data, volume.spacing, str(args.input))
-        residual = volume.data - denoise_with(resolve_model(args.model), stack, choose_device(args.device))
+        prediction = PredictionOptions(device=args.device)
+        residual = volume.data - denoise_image(volume, model=args.model, prediction=prediction)[0]
     from monai_n2v.noise.check import check_noise
 
     try:

@@ -76,7 +76,6 @@ def _add_denoise(commands: argparse._SubParsersAction[_Parser]) -> None:
     add(
         "--dtype",
         choices=("float32", "input"),
-        default="float32",
         help="of OUT; input: rounded and clipped to IN's type",
     )
     add(
@@ -85,13 +84,11 @@ def _add_denoise(commands: argparse._SubParsersAction[_Parser]) -> None:
     add(
         "--keep-detail",
         action=argparse.BooleanOptionalAction,
-        default=True,
         help="take fine detail that no neighborhood predicts back from the measured values (default)",
     )
     add(
         "--keep-padding",
         action=argparse.BooleanOptionalAction,
-        default=True,
         help="leave constant padding (CT -1024, masked MR) exactly as it is (default)",
     )
     add(

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from monai_n2v.apps.paths import Job
-    from monai_n2v.apps.train import TrainingPlan
+    from monai_n2v.bundle.options import PredictionOptions, TrainingOptions
 
-__all__ = ["UsageError", "plan_command_jobs", "plan_training"]
+__all__ = ["UsageError", "plan_command_jobs", "prediction_options", "training_options"]
 
 _OF_TRAINING = ("fast", "epochs", "max_time", "spatial_dims", "footprint", "per_image", "set")
 
@@ -59,27 +59,24 @@ def plan_command_jobs(args: argparse.Namespace) -> list[Job]:
     return jobs
 
 
-def plan_training(args: argparse.Namespace) -> TrainingPlan:
-    """Turn options into a plan; loads torch and MONAI.
+def training_options(args: argparse.Namespace) -> TrainingOptions:
+    """The options of a training; loads torch and MONAI.
 
     Args:
         args: of ``monai-n2v denoise`` or ``train``.
-
-    Returns:
-        how to train.
 
     Raises:
         UsageError: for a contradiction, an unknown device or an unknown key.
     """
     import numpy as np
 
-    from monai_n2v.apps.denoise import choose_device
-    from monai_n2v.apps.train import TrainingPlan
+    from monai_n2v.apps.inspect import choose_device
+    from monai_n2v.bundle.options import TrainingOptions
     from monai_n2v.bundle.settings import check_settings
 
     try:
         check_settings(dict(args.set), parts=True)
-        return TrainingPlan(
+        return TrainingOptions(
             epochs=args.epochs,
             max_time=args.max_time,
             fast=args.fast,
@@ -87,10 +84,29 @@ def plan_training(args: argparse.Namespace) -> TrainingPlan:
             seed=args.seed,
             device=choose_device(args.device),
             progress=not args.quiet and sys.stderr.isatty(),
-            footprint=np.ones(args.footprint, np.uint8) if isinstance(args.footprint, tuple) else None,
+            footprint=np.ones(args.footprint, np.uint8) if isinstance(args.footprint, tuple) else args.footprint,
             checkpoints=args.command == "train",
             resume=getattr(args, "resume", False),
             settings=dict(args.set),
         )
     except ValueError as error:
         raise UsageError(str(error)) from error
+
+
+def prediction_options(args: argparse.Namespace) -> PredictionOptions:
+    """The options of a prediction; what was not asked for is left to the bundle.
+
+    Args:
+        args: of ``monai-n2v denoise``.
+
+    Raises:
+        UsageError: for an unknown device.
+    """
+    from monai_n2v.apps.inspect import choose_device
+    from monai_n2v.bundle.options import PredictionOptions
+
+    try:
+        device = choose_device(args.device)
+    except ValueError as error:
+        raise UsageError(str(error)) from error
+    return PredictionOptions(device, args.tta or None, args.keep_detail, args.keep_padding, args.dtype)

@@ -8,12 +8,14 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from monai.data import Dataset, PersistentDataset
+import torch
+from monai.data import Dataset, MetaTensor, PersistentDataset
 from monai.data.utils import pickle_hashing
+from torch.utils.data import default_collate
 
 from monai_n2v.io.images import find_images, split_name, voxel_files_of
 
-__all__ = ["find_pairs", "find_scored_images", "images_of_label_studies", "make_dataset", "match_images"]
+__all__ = ["collate_one", "find_pairs", "find_scored_images", "images_of_label_studies", "make_dataset", "match_images"]
 
 
 def match_images(
@@ -221,3 +223,27 @@ def _file_state(name: str | Path) -> str:
     except (OSError, ValueError):
         return str(name)
     return "\n".join([str(path), *(f"{one} {state.st_mtime_ns} {state.st_size}" for one, state in states)])
+
+
+def collate_one(items: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Make a batch of one image, as MONAI's ``list_data_collate`` does, but as views: that one copies every voxel.
+
+    Args:
+        items: one dictionary.
+
+    Returns:
+        its tensors with an axis in front, everything else in a list of one.
+    """
+    (item,) = items
+    batch: dict[str, Any] = {}
+    for key, value in item.items():
+        if isinstance(value, MetaTensor):
+            batch[key] = MetaTensor(
+                value.as_tensor()[None],
+                meta=default_collate([dict(value.meta)]),
+                applied_operations=[value.applied_operations],
+            )
+            batch[key].is_batch = True
+        else:
+            batch[key] = value[None] if isinstance(value, torch.Tensor) else [value]
+    return batch

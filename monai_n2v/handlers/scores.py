@@ -39,8 +39,9 @@ class ScoreDenoisingd(MapTransform):
     predictions, the noisy image restored, and the blind prediction restored, or a reference and the mean of those
     before. Channels are scored one by one; the scores are their means.
 
-    It takes what `SeparateBlindd` leaves, and ``clean`` and ``repeat_<k>`` as `find_scored_images` names them. It gives
-    ``d["scores"]``, a dictionary of the numbers that `metrics.reference` describes; ``d["blind"]`` is taken out.
+    It takes the image as it was read (``noisy``), what `SeparateBlindd` leaves (``blind``), and ``clean`` and
+    ``repeat_<k>`` as `find_scored_images` names them. It gives ``d["scores"]``, a dictionary of the numbers that
+    `metrics.reference` describes; ``d["blind"]`` is taken out.
 
     Args:
         keys: denoised image ``(C, *spatial)``, restored.
@@ -75,7 +76,7 @@ class ScoreDenoisingd(MapTransform):
         restore, image, blind = RestoreIntensity(keep_mean=False), d["image"], d.pop("blind")
         for key in self.key_iterator(d):
             denoised = d[key].cpu().numpy()
-            noisy = restore(image, image.meta).cpu().numpy()
+            noisy = d["noisy"].cpu().numpy()
             # One kind of reference after the other, so that few volumes are held at a time.
             found = self._score_clean(noisy, denoised, d.get("clean"))
             ranges = [scores["data_range"] for scores in found]

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -74,10 +75,10 @@ def read_volume(path: str | Path, series: str | None = None) -> Volume:
     path = Path(path)
     check_source(path)
     if path.is_dir():
-        return dicom_read.read_dicom(path, series)
+        return replace(dicom_read.read_dicom(path, series), path=str(path))
     if series is not None:
         raise ValueError(f"series must come with a folder of DICOM files, got the file {path}. Leave it out.")
-    return _READERS[_family(split_name(path)[1])](path)
+    return replace(_READERS[_family(split_name(path)[1])](path), path=str(path))
 
 
 def check_source(path: Path) -> None:

@@ -83,12 +83,14 @@ class Volume:
         spacing: voxel sides in mm (pixels where the format has no unit), one per axis of ``data`` after the first.
         source: what it came from.
         notes: what a user should know about how the file was read, in whole sentences.
+        path: the file or folder it was read from; empty where it came from none.
     """
 
     data: np.ndarray
     spacing: tuple[float, ...]
     source: Source
     notes: list[str] = field(default_factory=list)
+    path: str = ""
 
 
 def where(name: object) -> str:

@@ -77,7 +77,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             return 2
         print(_START.format(folder=arguments.folder))
         return 0
-    from monai_n2v.apps.denoise import choose_device
+    from monai_n2v.apps.inspect import choose_device
     from monai_n2v.bundle.trained import resolve_model
     from monai_n2v.label.stow import connect, denoise_series
 

@@ -10,18 +10,16 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from monai.bundle import ConfigParser
 from monailabel.interfaces.tasks.infer_v2 import InferTask, InferType
 from monailabel.utils.others.generic import device_list
 
-from monai_n2v.apps.denoise import denoise_stack
-from monai_n2v.apps.train import Stack, TrainingPlan
+from monai_n2v.apps.denoise import denoise_image
+from monai_n2v.bundle.options import PredictionOptions, TrainingOptions
 from monai_n2v.bundle.trained import TrainedNetwork, resolve_model
-from monai_n2v.io.images import read_volume, save_volume, split_name, targets_of
-from monai_n2v.io.volume import Volume, where
+from monai_n2v.io.images import read_volume, split_name, targets_of
+from monai_n2v.io.volume import where
 from monai_n2v.label.options import chosen, device_of, number, switched, whole_number
-from monai_n2v.transforms.files import as_meta_tensor
 
 __all__ = ["DenoiseTask"]
 
@@ -43,13 +41,14 @@ class DenoiseTask(InferTask):
         parser.read_meta(str(bundle / "configs" / "metadata.json"))
         self.bundle = bundle
         self.spatial_dims = int(parser.get_parsed_content("spatial_dims"))
+        switches = ("tta", "keep_detail", "keep_padding")
+        self._defaults = {name: bool(parser.get_parsed_content(name)) for name in switches if name in parser}
         options = {
             "device": device_list(),
             "dtype": ["float32", "input"],
             "save_image": False,
             "overwrite": False,
-            "tta": False,
-            "keep_detail": True,
+            **self._defaults,
             "train_on_image": False,
             "max_time": 300,
         }
@@ -83,51 +82,42 @@ class DenoiseTask(InferTask):
             )
         return resolve_model(self.bundle)
 
-    def denoise(self, volume: Volume, request: Mapping[str, Any], name: str = "") -> np.ndarray:
-        """Denoise voxels.
-
-        Args:
-            volume: as read.
-            request: options of the client.
-            name: of the image, for messages.
-
-        Returns:
-            float32, of the shape and in the units of ``volume.data``.
+    def prediction(self, request: Mapping[str, Any]) -> PredictionOptions:
+        """Options of a prediction, as a client asks for them; what it does not name is the bundle's.
 
         Raises:
-            FileNotFoundError: before the network was trained.
-            ValueError: for options or voxels that cannot be.
+            ValueError: for options that cannot be.
         """
-        device = device_of(request)
-        tta, keep_detail = switched(request, "tta", False), switched(request, "keep_detail", True)
-        if switched(request, "train_on_image", False):
-            by_epochs = chosen(request, "max_epochs") is not None
-            epochs = whole_number(request, "max_epochs", 1) if by_epochs else None
-            budget = None if by_epochs else number(request, "max_time", 300)
-            axes = 2 if self.spatial_dims == 2 else None
-            stack = Stack(volume.data, tuple(volume.spacing), name)
-            plan = TrainingPlan(epochs, budget, False, axes, 0)
-            return denoise_stack(stack, model=None, plan=plan, device=device, tta=tta, keep_detail=keep_detail)[0]
-        n_axes = volume.data.ndim - 1
-        if n_axes < self.spatial_dims:
-            raise ValueError(f"image must have 3 axes for {self.name}, got {n_axes}{where(name)}. Use n2v_denoise_2d.")
-        return self.network().predict(as_meta_tensor(volume, name), device, tta, keep_detail)
+        switches = {name: switched(request, name, self._defaults[name]) for name in self._defaults}
+        return PredictionOptions(device_of(request), dtype=str(chosen(request, "dtype", "float32")), **switches)
 
     def __call__(self, request: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
         """Denoise ``request["image"]``, a path.
 
         Returns:
             the file of the result, the caller's to remove, and what is told of it.
+
+        Raises:
+            FileNotFoundError: before the network was trained.
+            ValueError: for options or voxels that cannot be.
         """
         started = time.time()
-        source = Path(str(request["image"]))
-        dtype = str(chosen(request, "dtype", "float32"))
-        if dtype not in ("float32", "input"):
-            raise ValueError(f"dtype must be float32 or input, got {dtype}. Leave it out for float32.")
+        source, prediction = Path(str(request["image"])), self.prediction(request)
+        training = None
+        if switched(request, "train_on_image", False):
+            by_epochs = chosen(request, "max_epochs") is not None
+            epochs = whole_number(request, "max_epochs", 1) if by_epochs else None
+            budget = None if by_epochs else number(request, "max_time", 300)
+            training = TrainingOptions(epochs, budget, spatial_dims=2 if self.spatial_dims == 2 else None)
+        else:
+            self.network()  # refuses before the image is read
         volume = read_volume(source)
+        n_axes = volume.data.ndim - 1
+        if training is None and n_axes < self.spatial_dims:
+            raise ValueError(
+                f"image must have 3 axes for {self.name}, got {n_axes}{where(source)}. Use n2v_denoise_2d."
+            )
         read = time.time()
-        output = self.denoise(volume, request, str(source))
-        predicted = time.time()
         # Clients ask for the file in which they keep labels; where the image cannot be written so, it keeps its own.
         suffix = str(chosen(request, "result_extension", ""))
         own = ".nii.gz" if source.is_dir() else split_name(source)[1]
@@ -136,11 +126,12 @@ class DenoiseTask(InferTask):
         handle, target = tempfile.mkstemp(suffix, f"{stem}_denoised_")
         os.close(handle)
         try:
-            save_volume(output, volume, target, dtype)
+            model = None if training is not None else self.bundle
+            denoise_image(volume, model=model, training=training, prediction=prediction, target=Path(target))
         except BaseException:
             Path(target).unlink(missing_ok=True)
             raise
-        times = {"pre": read - started, "infer": predicted - read, "write": time.time() - predicted}
-        latencies = {name: round(value, 2) for name, value in (times | {"total": time.time() - started}).items()}
+        times = {"pre": read - started, "infer": time.time() - read, "total": time.time() - started}
+        latencies = {name: round(value, 2) for name, value in times.items()}
         told = {"label_names": {}, "latencies": latencies, "centroids": {}, "model": self.name}
         return target, told

@@ -12,11 +12,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 from urllib.parse import urlsplit
 
-from monai_n2v.apps.denoise import choose_device, denoise_with
-from monai_n2v.apps.train import Stack
+from monai_n2v.apps.denoise import denoise_image
+from monai_n2v.apps.inspect import choose_device
+from monai_n2v.bundle.options import PredictionOptions
 from monai_n2v.bundle.trained import TrainedNetwork
 from monai_n2v.io.dicom_write import DicomSource, read_dataset
-from monai_n2v.io.images import read_volume, save_volume
+from monai_n2v.io.images import read_volume
 
 if TYPE_CHECKING:
     from pydicom import Dataset
@@ -97,10 +98,9 @@ def denoise_series(client: Any, series: str, network: TrainedNetwork, device: st
         try:
             volume = read_volume(noisy)
             _check_noisy(cast(DicomSource, volume.source).header, series)  # of a folder
-            output = denoise_with(network, Stack(volume.data, tuple(volume.spacing)), device)
+            denoise_image(volume, model=network.weights, prediction=PredictionOptions(device), target=denoised)
         except ValueError as error:  # the user never saw that folder
             raise ValueError(str(error).replace(str(noisy), f"series {series}")) from error
-        save_volume(output, volume, denoised)
         instances = [read_dataset(path) for path in sorted(denoised.iterdir())]
         return _store(client, study, instances), len(instances)
 

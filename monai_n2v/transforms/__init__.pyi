@@ -1,4 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
+from .axes import RestoreAxesd as RestoreAxesd, ShortestAxisLastd as ShortestAxisLastd
 from .blind_spots import (
     BlindSpots as BlindSpots,
     apply_blind_spots as apply_blind_spots,
@@ -16,7 +17,11 @@ from .intensity import (
     StandardizeIntensityd as StandardizeIntensityd,
     StandardizeIntensityDict as StandardizeIntensityDict,
 )
-from .padding import find_padding as find_padding, restore_padding as restore_padding
+from .padding import (
+    RestorePaddingd as RestorePaddingd,
+    find_padding as find_padding,
+    restore_padding as restore_padding,
+)
 from .pairing import (
     RandN2VMask as RandN2VMask,
     RandN2VMaskD as RandN2VMaskD,

@@ -1,73 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Volumes of one image, in memory or read when needed, as a network is to learn from them."""
+"""Which axis of a volume a 2D network is led along: the shortest, which is brought to the end and back."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Hashable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from monai.data import MetaTensor
+from monai.transforms import MapTransform
 
-from monai_n2v.bundle.run import as_image
-
-__all__ = ["MIN_DEPTH", "LazyStack", "Stack", "choose_dims", "last_axis", "to_image"]
+__all__ = ["MIN_DEPTH", "RestoreAxesd", "ShortestAxisLastd", "choose_dims", "slice_axis"]
 
 # Below this many voxels an axis holds too little context for a 3D network: such volumes are denoised slice by slice.
 MIN_DEPTH = 8
-
-
-@dataclass(frozen=True)
-class Stack:
-    """Volumes of one image, as a network is to learn from them.
-
-    Attributes:
-        volumes: ``(n_volumes, *spatial)`` with 2 or 3 spatial axes.
-        spacing: voxel sides in mm, one per spatial axis.
-        name: for messages.
-    """
-
-    volumes: np.ndarray
-    spacing: tuple[float, ...]
-    name: str = ""
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Of the volumes."""
-        return self.volumes.shape
-
-    @property
-    def statistics(self) -> tuple[float, float]:
-        """Mean and standard deviation of all voxels."""
-        return float(self.volumes.mean(dtype=np.float64)), float(self.volumes.std(dtype=np.float64))
-
-    def let_go(self, read: Callable[[], np.ndarray]) -> LazyStack:
-        """The same volumes, to be read again when needed."""
-        return LazyStack(read, self.shape, self.statistics, self.spacing, self.name)
-
-
-@dataclass(frozen=True)
-class LazyStack:
-    """A `Stack` whose volumes are read whenever they are asked for, since all together exceed memory.
-
-    Attributes:
-        read: gives the volumes.
-        shape: of the volumes.
-        statistics: mean and standard deviation of all voxels.
-        spacing: as of a `Stack`.
-        name: for messages.
-    """
-
-    read: Callable[[], np.ndarray]
-    shape: tuple[int, ...]
-    statistics: tuple[float, float]
-    spacing: tuple[float, ...]
-    name: str = ""
-
-    @property
-    def volumes(self) -> np.ndarray:
-        """The volumes, read now."""
-        return self.read()
 
 
 def choose_dims(shapes: Sequence[tuple[int, ...]], asked: int | None = None) -> int:
@@ -89,24 +35,64 @@ def choose_dims(shapes: Sequence[tuple[int, ...]], asked: int | None = None) -> 
     return asked or (3 if n_axes == 3 and min(min(shape) for shape in shapes) >= MIN_DEPTH else 2)
 
 
-def to_image(stack: Stack | LazyStack, spatial_dims: int) -> tuple[MetaTensor, int]:
-    """Turn volumes so that the axis a 2D network passes over, the shortest, is the last, as the bundles want it.
+def slice_axis(shape: Sequence[int], spatial_dims: int) -> int:
+    """The axis across which a network cuts slices: the shortest, of equally short ones the last.
 
     Args:
-        stack: the volumes.
+        shape: spatial shape in voxels.
         spatial_dims: axes of the network.
 
     Returns:
-        float32 ``(n_volumes, *spatial)``, and the axis of ``stack.volumes`` that is now last.
+        an index; the last axis where the network has as many axes as the image.
     """
-    axis = last_axis(stack.shape, spatial_dims)
-    sides = list(stack.spacing)
-    sides.append(sides.pop(axis - 1))
-    return as_image(np.ascontiguousarray(np.moveaxis(stack.volumes, axis, -1), dtype=np.float32), sides), axis
+    n_axes = len(shape)
+    return n_axes - 1 if spatial_dims >= n_axes else n_axes - 1 - int(np.argmin(shape[::-1]))
 
 
-def last_axis(shape: Sequence[int], spatial_dims: int) -> int:
-    """The axis of volumes of this shape, ``(n_volumes, *spatial)``, that `to_image` puts last."""
-    n_axes = len(shape) - 1
-    # Of equally short axes the last.
-    return n_axes if spatial_dims == n_axes else n_axes - int(np.argmin(shape[:0:-1]))
+class ShortestAxisLastd(MapTransform):
+    """Bring the shortest axis of a volume to the end, where a 2D network passes over it slice by slice.
+
+    Images of as many axes as the network has stay as they are. The metadata's ``slice_axis`` remembers the axis;
+    `RestoreAxesd` brings it back. The affine follows.
+
+    Args:
+        keys: images ``(C, *spatial)``, all of the shape of the first.
+        spatial_dims: axes of the network.
+    """
+
+    def __init__(self, keys: Any = "image", spatial_dims: int = 3) -> None:
+        super().__init__(keys)
+        self.spatial_dims = spatial_dims
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Turn ``data[key]``; returns a new dictionary with views."""
+        d = dict(data)
+        for key in self.key_iterator(d):
+            image = d[key] if isinstance(d[key], MetaTensor) else MetaTensor(d[key])
+            n_axes = image.ndim - 1
+            axis = slice_axis(image.shape[1:], self.spatial_dims)
+            order = [*(i for i in range(n_axes) if i != axis), axis, *range(n_axes, image.affine.shape[-1])]
+            meta = {**image.meta, "affine": image.affine[:, order], "slice_axis": axis}
+            d[key] = MetaTensor(image.as_tensor().movedim(1 + axis, -1), meta=meta)
+        return d
+
+
+class RestoreAxesd(MapTransform):
+    """Undo `ShortestAxisLastd` on predictions.
+
+    Args:
+        keys: predictions ``(C, *spatial)``.
+        source_key: the turned image, whose metadata remembers the axis.
+    """
+
+    def __init__(self, keys: Any = "pred", source_key: str = "image") -> None:
+        super().__init__(keys)
+        self.source_key = source_key
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Turn ``data[key]`` back; returns a new dictionary with views."""
+        d = dict(data)
+        axis = int(d[self.source_key].meta["slice_axis"])
+        for key in self.key_iterator(d):
+            d[key] = d[key].movedim(-1, 1 + axis)
+        return d

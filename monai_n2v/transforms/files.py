@@ -3,7 +3,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,10 @@ from monai_n2v.io.volume import Volume
 
 __all__ = ["LoadNoisyd", "SaveDenoisedd", "as_meta_tensor"]
 
+# Of the files read last, all but their voxels: who writes the result of one need not read it again.
+_HEADERS: dict[str, Volume] = {}
+_MOST_HEADERS = 4
+
 
 class LoadNoisyd(MapTransform):
     """Read images of every format of `read_volume`, channel-first, with further axes as channels.
@@ -25,80 +30,117 @@ class LoadNoisyd(MapTransform):
     would silently keep a part, and reads whole DICOM series in stored orientation.
 
     Args:
-        keys: paths to read.
+        keys: paths to read; a `Volume` that was read before is taken as it is, and so is a tensor ``(C, *spatial)``.
+        original_key: where the image of the first key goes as well; no later transform changes it. None for nowhere.
+        check: called with every volume that was read; raises a ValueError for one that is to be refused.
 
     Raises:
         ValueError: on reading, for a file that is damaged or no image of real numbers.
     """
 
-    def __init__(self, keys: str = "image") -> None:
+    def __init__(
+        self,
+        keys: Any = "image",
+        original_key: str | None = None,
+        check: Callable[[Volume], None] | None = None,
+    ) -> None:
         super().__init__(keys)
+        self.original_key = original_key
+        self.check = check
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Read ``data[key]``; returns a new dictionary."""
-        d = dict(data)
+        d, fault = dict(data), None
         for key in self.key_iterator(d):
-            path, fault = str(d[key]), None
             try:
-                d[key] = as_meta_tensor(read_volume(path), path)
+                d[key] = self._load(d[key])
             except (ValueError, OSError) as error:
                 fault = error
             # Raised outside the handler, it stands first in the chain of exceptions, where MONAI's own stand on top.
             if fault is not None:
                 raise fault.with_traceback(None) from None
+        if self.original_key is not None:
+            d[self.original_key] = d[self.keys[0]]
         return d
 
+    def _load(self, image: Any) -> MetaTensor:
+        if isinstance(image, (str, Path)):
+            image = read_volume(image)
+        if not isinstance(image, Volume):
+            return image if isinstance(image, MetaTensor) else MetaTensor(torch.as_tensor(image))
+        if self.check is not None:
+            self.check(image)
+        _HEADERS.pop(image.path, None)
+        _HEADERS[image.path] = replace(image, data=np.empty(0, np.float32))
+        while len(_HEADERS) > _MOST_HEADERS:
+            del _HEADERS[next(iter(_HEADERS))]
+        return as_meta_tensor(image.data, image.spacing, image.source.affine, image.path)
 
-def as_meta_tensor(volume: Volume, path: str) -> MetaTensor:
-    """Wrap a volume as the bundles take images.
+
+def as_meta_tensor(
+    data: np.ndarray, spacing: Sequence[float], affine: np.ndarray | None = None, path: str = ""
+) -> MetaTensor:
+    """Wrap voxels as the bundles take images.
 
     Args:
-        volume: as read.
+        data: ``(C, *spatial)``, float32.
+        spacing: voxel sides, one per spatial axis.
+        affine: ``(4, 4)``, from voxel index to space; one of the spacing alone for None, and for images of two axes.
         path: where from, for metadata and messages.
 
     Returns:
-        ``(C, *spatial)``, float32, with the affine of the file, or one of its spacing.
+        the same voxels.
     """
-    affine = volume.source.affine
-    if affine is None or volume.data.ndim != 4:
-        affine = np.diag([*volume.spacing, 1.0, 1.0][:3] + [1.0])
-    meta = {"filename_or_obj": path, "original_channel_dim": 0}
-    return MetaTensor(torch.from_numpy(volume.data), affine=torch.from_numpy(affine.copy()), meta=meta)
+    if affine is None or data.ndim != 4:
+        affine = np.diag([*spacing, 1.0, 1.0][:3] + [1.0])
+    return MetaTensor(torch.from_numpy(data), affine=torch.from_numpy(affine.copy()), meta={"filename_or_obj": path})
 
 
 class SaveDenoisedd(SaveImaged):
     """Save predictions in the manner of their source (see `save_volume`), float32 where the format holds it.
 
-    Below ``output_dir`` the folders of ``data_root_dir`` are kept. It is a ``SaveImaged`` so that hosts which leave out
-    a bundle's saving, as MONAI Label does, recognize it.
+    An image goes to ``data["target"]``, where an item of the data list names one. Else it goes below ``output_dir``,
+    where the folders of ``data_root_dir`` are kept. An image that came from no file is not saved.
+
+    It is a ``SaveImaged`` so that hosts which leave out a bundle's saving recognize it.
 
     Args:
         keys: prediction ``(C, *spatial)``.
         output_dir: where to write.
         data_root_dir: folder the sources lie in; sources elsewhere are written right below ``output_dir``.
         source_key: the image whose metadata names the source.
+        dtype: ``"float32"``, or ``"input"`` for the source's type, rounded and clipped.
 
     Raises:
-        ValueError: on saving, where two sources of one run would be written to one place.
+        ValueError: for another ``dtype``; on saving, where two sources of one run would be written to one place.
     """
 
     def __init__(
-        self, keys: str = "pred", output_dir: str = "./denoised", data_root_dir: str = "", source_key: str = "image"
+        self,
+        keys: str = "pred",
+        output_dir: str = "./denoised",
+        data_root_dir: str = "",
+        source_key: str = "image",
+        dtype: str = "float32",
     ) -> None:
         super().__init__(keys, output_dir=output_dir, resample=False, print_log=False)
+        if dtype not in ("float32", "input"):
+            raise ValueError(f"dtype must be float32 or input, got {dtype}. Leave it out for float32.")
         self.output_dir = Path(output_dir)
         self.data_root_dir = Path(data_root_dir)
         self.source_key = source_key
+        self.dtype = dtype
         self._sources: dict[Path, Path] = {}
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Save ``data[key]``; returns a new dictionary of the same content."""
         d = dict(data)
-        for key in self.key_iterator(d):
-            path = Path(str(d[self.source_key].meta["filename_or_obj"]))
-            target = self._target(path)
+        name = d[self.source_key].meta.get("filename_or_obj")
+        for key in self.key_iterator(d) if name else ():
+            target = Path(d["target"]) if d.get("target") else self._target(Path(name))
             # Only the file itself knows all that is to be kept.
-            save_volume(np.asarray(d[key].cpu(), dtype=np.float32), read_volume(path), target)
+            volume = _HEADERS.get(str(name)) or read_volume(name)
+            save_volume(d[key].float().cpu().numpy(), volume, target, self.dtype)
         return d
 
     def _target(self, source: Path) -> Path:

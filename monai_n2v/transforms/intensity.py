@@ -15,6 +15,8 @@ from monai.data import MetaTensor
 from monai.transforms import MapTransform, Transform
 from monai.utils import TransformBackends, ensure_tuple_rep
 
+from monai_n2v.io.volume import where
+
 __all__ = [
     "RestoreIntensity",
     "RestoreIntensityD",
@@ -193,6 +195,9 @@ class RestoreIntensityd(MapTransform):
         source_key: the standardized image whose metadata holds the statistics, one for all keys or one per key.
         keep_mean: see :py:class:`RestoreIntensity`.
         allow_missing_keys: whether absent keys are passed over.
+
+    Raises:
+        ValueError: on restoring, for a prediction that is not finite.
     """
 
     backend = RestoreIntensity.backend
@@ -213,6 +218,12 @@ class RestoreIntensityd(MapTransform):
         d = dict(data)
         for key, source_key in self.key_iterator(d, self.source_keys):
             d[key] = self.restore(d[key], d[source_key].meta)
+            if not torch.isfinite(d[key]).all():
+                name = d[source_key].meta.get("filename_or_obj") or ""
+                raise ValueError(
+                    f"prediction must be finite, got NaN or infinite voxels{where(name)}: the training diverged. "
+                    "Try another seed."
+                )
         return d
 
 

@@ -3,10 +3,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable, Mapping
+from typing import Any
+
 import numpy as np
+import torch
+from monai.transforms import MapTransform
 from scipy import ndimage
 
-__all__ = ["find_padding", "restore_padding"]
+__all__ = ["RestorePaddingd", "find_padding", "restore_padding"]
 
 # Side of the smallest solid block that counts, by number of axes.
 _BLOCK = {2: 5, 3: 3}
@@ -63,7 +68,7 @@ def _outer(solid: np.ndarray) -> np.ndarray:
     return outer
 
 
-def restore_padding(noisy: np.ndarray, denoised: np.ndarray) -> None:
+def restore_padding(noisy: np.ndarray, denoised: np.ndarray, keep_mean: bool = True) -> None:
     """Put padding back into a denoised image, in place, and give the other voxels the mean they had.
 
     A network leaves an offset, which `RestoreIntensity` takes off on average over all voxels; where padding takes none
@@ -72,13 +77,49 @@ def restore_padding(noisy: np.ndarray, denoised: np.ndarray) -> None:
     Args:
         noisy: one image, 2 or 3 axes.
         denoised: of the same shape.
+        keep_mean: whether the other voxels are given the mean they had.
     """
     padding = find_padding(noisy)
     if padding is None:
         return
     planes = list(zip(noisy, denoised, padding))  # views: one plane at a time bounds the memory
     n_measured = padding.size - int(padding.sum())
-    missing = sum(float((before[~out] - after[~out]).sum(dtype=np.float64)) for before, after, out in planes)
+    missing = 0.0
+    if keep_mean:
+        missing = sum(float((before[~out] - after[~out]).sum(dtype=np.float64)) for before, after, out in planes)
     for before, after, out in planes:
         after += np.float32(missing / max(1, n_measured))
         after[out] = before[out]
+
+
+class RestorePaddingd(MapTransform):
+    """Put constant padding back into predictions, exactly as it was (see `find_padding`).
+
+    Args:
+        keys: predictions ``(C, *spatial)``, float32, in the units of the source.
+        source_key: the noisy image, as it was read.
+        enabled: whether to.
+        keep_mean: see `restore_padding`.
+
+    Raises:
+        ValueError: for ``enabled`` other than true or false.
+    """
+
+    def __init__(
+        self, keys: Any = "pred", source_key: str = "noisy", enabled: bool = True, keep_mean: bool = True
+    ) -> None:
+        super().__init__(keys)
+        if not isinstance(enabled, bool):  # the text "false", from a command line, would count as true
+            raise ValueError(f"keep_padding must be True or False, got {enabled!r}. Pass the boolean, not the text.")
+        self.source_key, self.enabled, self.keep_mean = source_key, enabled, keep_mean
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Restore the padding of ``data[key]``; returns a new dictionary."""
+        d = dict(data)
+        for key in self.key_iterator(d) if self.enabled else ():
+            noisy = d[self.source_key].float().cpu().numpy()
+            denoised = np.array(d[key].float().cpu().numpy(), order="C")
+            for before, after in zip(noisy, denoised):
+                restore_padding(before, after, self.keep_mean)
+            d[key] = torch.from_numpy(denoised)
+        return d

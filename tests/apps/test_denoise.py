@@ -11,8 +11,8 @@ from conftest import oblique_nifti, phantom
 from monai.data import MetaTensor
 
 import monai_n2v
-from monai_n2v.apps.denoise import check_stack, choose_device
-from monai_n2v.bundle.run import find_bundle, train
+from monai_n2v.apps.inspect import check_image, choose_device
+from monai_n2v.bundle import find_bundle, train
 
 FEATURES = {"features": [16, 16, 32, 64, 128, 16]}
 
@@ -31,7 +31,7 @@ def models(tmp_path_factory):
             "progress": False,
             "device": "$torch.device('cpu')",
         }
-        train(find_bundle(f"n2v_denoise_{dims}d"), [image], folder, ["anneal.json", "in_memory_train.json"], **settings)
+        train(find_bundle(f"n2v_denoise_{dims}d"), [{"image": image}], folder, ["anneal.json"], **settings)
         folders[dims] = folder / "models" / "model.pt"
     return folders
 
@@ -183,7 +183,7 @@ def test_unfit_inputs_refused(bad):
 
 def test_check_names_the_file():
     with pytest.raises(ValueError, match=r"got the constant 3 for scan\.nii"):
-        check_stack(np.full((1, 9, 9), 3.0), "scan.nii")
+        check_image(np.full((1, 9, 9), 3.0), "scan.nii")
 
 
 def test_device_auto_and_missing():

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import nibabel
@@ -15,6 +16,7 @@ from monai.bundle import ConfigWorkflow
 from samples import dicom_series, oblique_affine
 
 from monai_n2v.cli.main import main
+from monai_n2v.inferers.detail import DetailInferer
 from monai_n2v.io.images import read_volume
 
 QUICK = ["--fast", "--epochs", "1", "--device", "cpu"]
@@ -96,9 +98,7 @@ def test_skip_existing_leaves_results_alone(tree, tmp_path, capsys):
 
 
 def test_interrupt_keeps_what_is_done_and_nothing_half(tree, tmp_path, capsys, monkeypatch):
-    import monai_n2v.bundle.trained as models
-
-    predict, calls = models.predict, []
+    predict, calls = DetailInferer.__call__, []
 
     def interrupted(*args, **kwargs):
         calls.append(1)
@@ -106,7 +106,7 @@ def test_interrupt_keeps_what_is_done_and_nothing_half(tree, tmp_path, capsys, m
             raise KeyboardInterrupt
         return predict(*args, **kwargs)
 
-    monkeypatch.setattr(models, "predict", interrupted)
+    monkeypatch.setattr(DetailInferer, "__call__", interrupted)
     out = tmp_path / "out"
     code, _, err = run(capsys, "denoise", "-i", tree, "-o", out, *QUICK)
     assert code == 130
@@ -271,22 +271,35 @@ def test_footprint_across_slices_refused(tmp_path, capsys):
 
 
 @pytest.mark.parametrize("command", ["denoise", "train"])
-def test_folder_that_exceeds_memory_gives_the_same_network(command, tree, tmp_path, capsys, monkeypatch):
-    import monai_n2v.apps.folder as batch
+def test_folder_is_handed_to_the_bundle_as_files(command, tree, tmp_path, capsys, monkeypatch):
     import monai_n2v.apps.train as training
 
-    def run_into(out: Path) -> list[dict]:
-        code, records, err = run(capsys, command, "-i", tree, "-o", out, *QUICK, "--json")
-        assert code == 0, err
-        return records
-
-    plain = run_into(tmp_path / "plain")
     trained_on, train = [], training.train
-    monkeypatch.setattr(training, "train", lambda *args, **kw: (trained_on.append(args[1]), train(*args, **kw))[1])
-    monkeypatch.setattr(batch, "default_budget", lambda device: 30_000)
-    lazy = run_into(tmp_path / "lazy")
-    assert [record["losses"] for record in lazy] == [record["losses"] for record in plain]
-    assert not isinstance(trained_on[0], list), "the images were held"
-    if command == "denoise":
-        a, b = (read_volume(tmp_path / name / "sub ä" / "b.nii").data for name in ("plain", "lazy"))
-        assert np.array_equal(a, b)
+    monkeypatch.setattr(training, "train", lambda *args, **kw: (trained_on.extend(args[1]), train(*args, **kw))[1])
+    code, _, err = run(capsys, command, "-i", tree, "-o", tmp_path / "out", *QUICK, "--json")
+    assert code == 0, err
+    assert [Path(item["image"]).name for item in trained_on] == ["a.nii.gz", "series", "b.nii"], "images were held"
+
+
+def test_one_workflow_and_one_network_serve_a_folder(tree, tmp_path, capsys, monkeypatch):
+    import gc
+
+    import monai_n2v.bundle.run as bundle_run
+
+    assert run(capsys, "train", "-i", tree / "a.nii.gz", "-o", tmp_path / "m", *QUICK)[0] == 0
+    for k in range(4):
+        shutil.copy(tree / "a.nii.gz", tree / f"copy{k}.nii.gz")
+    (tree / "aa.nii.gz").write_bytes(b"no image")
+    workflows, loads, collections = [], [], []
+    workflow, load, collect = bundle_run.N2VWorkflow, torch.load, gc.collect
+    monkeypatch.setattr(bundle_run, "N2VWorkflow", lambda **kw: (workflows.append(1), workflow(**kw))[1])
+    monkeypatch.setattr(torch, "load", lambda *args, **kw: (loads.append(args[0]), load(*args, **kw))[1])
+    monkeypatch.setattr(gc, "collect", lambda *args: (collections.append(1), collect(*args))[1])
+    options = ["--model", tmp_path / "m", "--device", "cpu", "--json"]
+    code, records, _ = run(capsys, "denoise", "-i", tree, "-o", tmp_path / "out", *options)
+    assert code == 1
+    assert [record["status"] for record in records].count("done") == 7
+    assert len(workflows) == 1
+    assert collections == []
+    # Checked once, loaded at the start, and again after the file that failed.
+    assert len(loads) <= 3

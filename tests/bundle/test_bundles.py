@@ -18,7 +18,7 @@ from PIL import Image
 from samples import damaged
 from tiny import SMALL, run, workflow
 
-from monai_n2v.bundle.run import find_bundle, find_config, predict, train
+from monai_n2v.bundle import Denoiser, find_bundle, find_config, resolve_model, train
 from monai_n2v.handlers.checkpoints import ResumableCheckpoints
 from monai_n2v.transforms.files import SaveDenoisedd
 
@@ -145,16 +145,15 @@ def test_thin_real_volume_trains_and_denoises(spatial_dims, nibabel_data, tmp_pa
     small = {"device": "$torch.device('cpu')"}
     train(
         bundle,
-        [image],
+        [{"image": image}],
         tmp_path,
-        ["anneal.json", "in_memory_train.json"],
+        ["anneal.json"],
         **SMALL[spatial_dims],
         epochs=2,
         progress=False,
         **small,
     )
-    output = predict(bundle, image, tmp_path / "models" / "model.pt", ["in_memory_inference.json"],
-                     features=SMALL[spatial_dims]["features"], **small)  # fmt: skip
+    output = Denoiser(resolve_model(tmp_path), features=SMALL[spatial_dims]["features"])(image)
     assert output.shape == (2, 17, 21, 3)
     assert np.isfinite(output).all()
 
@@ -165,10 +164,10 @@ def test_multi_channel_images_train_and_denoise(spatial_dims, tmp_path):
     noisy = np.stack([phantom(shape, seed=k)[1] * (1 + 9 * k) for k in range(2)])
     bundle = find_bundle(f"n2v_denoise_{spatial_dims}d")
     options = {"in_channels": 2, "device": "$torch.device('cpu')"}
-    train(bundle, [MetaTensor(noisy)], tmp_path, ["in_memory_train.json"], **SMALL[spatial_dims], epochs=1,
-          **{"validate#dataset#data": [{"image": MetaTensor(noisy)}]}, **options)  # fmt: skip
-    output = predict(bundle, MetaTensor(noisy), tmp_path / "models" / "model.pt", ["in_memory_inference.json"],
-                     features=SMALL[spatial_dims]["features"], **options)  # fmt: skip
+    data = [{"image": MetaTensor(noisy)}]
+    train(bundle, data, tmp_path, [], **SMALL[spatial_dims], epochs=1, **{"validate#dataset#data": data}, **options)
+    denoiser = Denoiser(resolve_model(tmp_path), in_channels=2, features=SMALL[spatial_dims]["features"])
+    output = denoiser(MetaTensor(noisy))
     assert output.shape == noisy.shape
     for k in range(2):
         assert abs(output[k].mean() - noisy[k].mean()) < noisy[k].std()

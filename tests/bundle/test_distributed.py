@@ -26,8 +26,7 @@ from ignite.engine import Events
 from monai.bundle import ConfigWorkflow
 from tiny import SMALL, run, workflow
 
-from monai_n2v.bundle import distributed
-from monai_n2v.bundle.run import find_bundle, find_config
+from monai_n2v.bundle import distributed, find_bundle, find_config
 from monai_n2v.handlers import BufferAverage
 from monai_n2v.io.images import find_images
 

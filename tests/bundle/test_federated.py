@@ -17,7 +17,7 @@ from monai.fl.utils.constants import ExtraItems, ModelType, WeightType
 from monai.fl.utils.exchange_object import ExchangeObject
 from tiny import SMALL, run, workflow
 
-from monai_n2v.bundle.run import find_bundle
+from monai_n2v.bundle import find_bundle
 from monai_n2v.handlers.checkpoints import load_weights
 
 SHAPES = {2: (40, 52), 3: (24, 28, 20)}

@@ -15,7 +15,7 @@ from ignite.engine import Events
 from monai.bundle import ConfigWorkflow
 from tiny import SMALL, run
 
-from monai_n2v.bundle.run import find_bundle, find_config
+from monai_n2v.bundle import find_bundle, find_config
 from monai_n2v.networks import N2VUNet
 
 SCHEMES = [

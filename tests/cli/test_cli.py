@@ -16,6 +16,7 @@ from PIL import Image
 from samples import damaged, headers_are_equal
 
 from monai_n2v.cli.main import main
+from monai_n2v.inferers.detail import DetailInferer
 
 QUICK = ["--fast", "--epochs", "1", "--device", "cpu"]
 
@@ -208,12 +209,10 @@ def test_very_verbose_shows_the_traceback(tmp_path, capsys):
 
 
 def test_interrupt_exits_130_and_leaves_nothing(noisy, tmp_path, capsys, monkeypatch):
-    import monai_n2v.bundle.trained as models
-
     def interrupt(*args, **kwargs):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(models, "predict", interrupt)
+    monkeypatch.setattr(DetailInferer, "__call__", interrupt)
     code, err = run(capsys, "denoise", "-i", noisy, "-o", tmp_path / "x.nii", *QUICK)
     assert code == 130
     assert "interrupted" in err

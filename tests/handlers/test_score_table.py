@@ -27,13 +27,14 @@ from PIL import Image
 from skimage.metrics import peak_signal_noise_ratio
 from tiny import SMALL, run, workflow
 
-from monai_n2v.bundle.run import as_image, find_bundle, find_config
+from monai_n2v.bundle import find_bundle, find_config
 from monai_n2v.data.datalists import find_scored_images
 from monai_n2v.handlers.scores import ScoreDenoisingd, ScoreTable
 from monai_n2v.inferers.blind_spot import BlindSpotInferer, SeparateBlindd
 from monai_n2v.inferers.symmetric import SymmetricInferer
 from monai_n2v.inferers.tiled import AlignedTileInferer
 from monai_n2v.metrics.reference import average_repeats, score_blind, score_repeats
+from monai_n2v.transforms.files import as_meta_tensor
 
 SHAPES = {2: (40, 44), 3: (24, 28, 20)}
 
@@ -136,7 +137,7 @@ def tiled(spatial_dims: int) -> SymmetricInferer:
 @pytest.mark.parametrize("spacing", [(5, 1, 0.7), (1, 1, 1)])
 def test_evaluation_averages_over_the_symmetries_of_inference(spatial_dims, n_axes, spacing):
     values = np.random.default_rng(0).normal(size=(1, 12, 10, 11)[: 1 + n_axes])
-    noisy = as_image(values.astype(np.float32), spacing)
+    noisy = as_meta_tensor(values.astype(np.float32), spacing)
     network, averaging = uneven_network(spatial_dims), tiled(spatial_dims)
     calls = []
 
@@ -210,7 +211,7 @@ def test_separated_predictions_share_their_offset():
 def scored(spatial_dims: int = 2, **items) -> dict:
     noisy = torch.from_numpy(phantom(SHAPES[spatial_dims])[1])[None]
     image = MetaTensor(noisy, meta={"intensity_mean": np.zeros(1), "intensity_std": np.ones(1)})
-    item = {"image": image, "pred": noisy * 0.9, "blind": noisy * 0.9, "val_loss": 1.0, **items}
+    item = {"image": image, "noisy": noisy, "pred": noisy * 0.9, "blind": noisy * 0.9, "val_loss": 1.0, **items}
     return ScoreDenoisingd(spatial_dims=spatial_dims)(item)["scores"]
 
 
@@ -218,7 +219,13 @@ def test_padding_counts_as_free_of_noise():
     values = torch.from_numpy(phantom((40, 44))[1])[None]
     values[:, :20] = values.min()
     meta = {"intensity_mean": np.zeros(1), "intensity_std": np.ones(1)}
-    item = {"image": MetaTensor(values, meta=meta), "pred": 0.9 * values, "blind": 0.9 * values, "val_loss": 1.0}
+    item = {
+        "image": MetaTensor(values, meta=meta),
+        "noisy": values,
+        "pred": 0.9 * values,
+        "blind": 0.9 * values,
+        "val_loss": 1.0,
+    }
     scores = ScoreDenoisingd(sigma=10.0, data_range=100.0)(item)["scores"]
     assert scores["blind_psnr_noisy"] == pytest.approx(10 * np.log10(1e4 / 50)), "half of the image has no noise"
 
@@ -457,12 +464,15 @@ def test_evaluation_predicts_as_inference_does():
     for spatial_dims in (2, 3):
         folder = find_bundle(f"n2v_denoise_{spatial_dims}d") / "configs"
         evaluate, inference = (json.loads((folder / f"{name}.json").read_text()) for name in ("evaluate", "inference"))
-        for key in ("tile_size", "halo", "amp", "tta", "keep_detail"):
+        for key in ("tile_size", "halo", "amp", "tta", "keep_detail", "keep_padding", "keep_mean"):
             assert evaluate[key] == inference[key], key
         blind, plain = (evaluate["validate#inferer"][key] for key in ("inferer", "plain_inferer"))
         assert plain == inference["inferer"] | {"inferer": "@validate#inferer#inferer"}
         assert blind == inference["inferer"]["inferer"], "without the measured values"
         assert evaluate["validate#preprocessing"] == inference["preprocessing"]
+        *restored, _ = inference["postprocessing"]["transforms"]  # all but saving
+        scored = evaluate["validate#postprocessing"]["transforms"][1:-1]
+        assert [{**one, "keys": "pred"} for one in scored] == restored
         configs[spatial_dims] = evaluate
     for place in ("validate#inferer", "validate#postprocessing"):
         text = json.dumps(configs[2].pop(place)).replace('"spatial_dims": 2', '"spatial_dims": 3')

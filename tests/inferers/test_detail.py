@@ -11,7 +11,9 @@ from monai.data import MetaTensor
 from monai.inferers import SimpleInferer
 
 import monai_n2v
-from monai_n2v.apps.train import Stack, TrainingPlan, train_network
+from monai_n2v.apps.inspect import NoisyImage
+from monai_n2v.apps.train import train_network
+from monai_n2v.bundle import TrainingOptions
 from monai_n2v.cli.main import main
 from monai_n2v.inferers import detail
 from monai_n2v.inferers.detail import DetailInferer, keep_detail
@@ -177,8 +179,8 @@ def test_bundle_of_a_training_keeps_detail_unless_told_otherwise(shape, tmp_path
     image = phantom(shape, sigma=15)[1]
     removed = {}
     for keep in (True, False):
-        plan = TrainingPlan(epochs=2, fast=True, settings={} if keep else {"keep_detail": False})
-        network = train_network([Stack(image[None], (1.0,) * len(shape))], tmp_path / str(keep), plan)[0]
+        options = TrainingOptions(epochs=2, fast=True, settings={} if keep else {"keep_detail": False})
+        network = train_network([NoisyImage.of(MetaTensor(image[None]))], tmp_path / str(keep), options)[0]
         config = json.loads((network.bundle / "configs" / "inference.json").read_text())
         assert config["keep_detail"] is keep
         removed[keep] = image - monai_n2v.denoise(image, model=network.bundle, device="cpu")
@@ -187,7 +189,8 @@ def test_bundle_of_a_training_keeps_detail_unless_told_otherwise(shape, tmp_path
 
 def test_prediction_takes_detail_back_unless_told_otherwise(tmp_path, capsys):
     image = phantom((64, 72), sigma=15)[1]
-    network = train_network([Stack(image[None], (1.0, 1.0))], tmp_path / "model", TrainingPlan(epochs=2, fast=True))[0]
+    options = TrainingOptions(epochs=2, fast=True)
+    network = train_network([NoisyImage.of(MetaTensor(image[None]))], tmp_path / "model", options)[0]
     np.save(tmp_path / "x.npy", image)
     for name, options in {"kept": [], "own": ["--no-keep-detail"]}.items():
         paths = ["-i", str(tmp_path / "x.npy"), "-o", str(tmp_path / f"{name}.npy"), "--model", str(network.bundle)]

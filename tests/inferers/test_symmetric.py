@@ -17,14 +17,15 @@ from monai.inferers import SimpleInferer
 from samples import random_network
 
 import monai_n2v
-from monai_n2v.apps.denoise import denoise_stack
-from monai_n2v.apps.train import Stack, TrainingPlan, train_network
-from monai_n2v.bundle.run import as_image, find_bundle
-from monai_n2v.bundle.trained import resolve_model
+from monai_n2v.apps.denoise import denoise_image
+from monai_n2v.apps.inspect import NoisyImage
+from monai_n2v.apps.train import train_network
+from monai_n2v.bundle import Denoiser, PredictionOptions, TrainingOptions, find_bundle, resolve_model
 from monai_n2v.cli.main import main
 from monai_n2v.inferers.symmetric import SymmetricInferer
 from monai_n2v.inferers.tiled import AlignedTileInferer
 from monai_n2v.networks import N2VUNet
+from monai_n2v.transforms.files import as_meta_tensor
 from monai_n2v.transforms.symmetries import Symmetry, list_symmetries
 
 SIZES = {2: (21, 34), 3: (13, 10, 17)}
@@ -121,14 +122,14 @@ def test_average_of_tiles_turns_with_the_image(spatial_dims, tile, halo, size):
 )
 def test_predictions_by_spacing_and_footprint(spatial_dims, spacing, footprint, n_predictions):
     calls = Calls()
-    image = as_image(torch.rand(1, *SIZES[spatial_dims]).numpy(), spacing)
+    image = as_meta_tensor(torch.rand(1, *SIZES[spatial_dims]).numpy(), spacing)
     SymmetricInferer(calls, spatial_dims, footprint=footprint)(image[None], smooth)
     assert calls.n == n_predictions
 
 
 @pytest.mark.parametrize(("spacings", "n_predictions"), [([1, 1], 16), ([1, 2], 8), ([2], 8)])
 def test_spacing_arrives_through_loader_and_evaluator(spacings, n_predictions):
-    data = [{"image": as_image(torch.rand(1, 6, 7, 8).numpy(), (side, 1, 3))} for side in spacings]
+    data = [{"image": as_meta_tensor(torch.rand(1, 6, 7, 8).numpy(), (side, 1, 3))} for side in spacings]
     calls = Calls()
     loader = DataLoader(Dataset(data), batch_size=len(data))
     network = torch.nn.Identity()
@@ -195,9 +196,11 @@ def trained(tmp_path_factory):
     bundles = {}
     for dims, shape in ((2, (24, 28)), (3, (12, 10, 14))):
         footprint = np.ones((3, *(1,) * (dims - 1)), np.uint8)
-        plan = TrainingPlan(epochs=2, fast=True, footprint=footprint)
+        options = TrainingOptions(epochs=2, fast=True, footprint=footprint)
         folder = tmp_path_factory.mktemp(f"bundle{dims}")
-        bundles[dims] = train_network([Stack(phantom(shape)[1][None], (1.0,) * dims)], folder, plan)[0]
+        bundles[dims] = train_network(
+            [NoisyImage.of(as_meta_tensor(phantom(shape)[1][None], (1.0,) * dims))], folder, options
+        )[0]
     return bundles
 
 
@@ -206,19 +209,22 @@ def test_trained_bundle_averages_as_its_footprint_permits(dims, trained):
     network = trained[dims]
     config = json.loads((network.bundle / "configs" / "inference.json").read_text())
     assert config["footprint"] == np.ones((3, *(1,) * (dims - 1)), int).tolist()
-    assert network.tta is False
-    stack = Stack(phantom((20, 23, 11)[:dims])[1][None], (1.0,) * dims)
-    plain, record = denoise_stack(stack, model=network.bundle, device="cpu")
+    assert Denoiser(network).options["tta"] is False
+    volumes, tta = phantom((20, 23, 11)[:dims])[1][None], PredictionOptions(tta=True)
+
+    def denoised(volumes: np.ndarray, options: PredictionOptions | None = None) -> tuple[np.ndarray, dict]:
+        image = as_meta_tensor(np.ascontiguousarray(volumes), (1.0,) * dims)
+        return denoise_image(image, model=network.bundle, prediction=options)
+
+    plain, record = denoised(volumes)
     assert record["tta"] is False
-    averaged, record = denoise_stack(stack, model=network.bundle, device="cpu", tta=True)
+    averaged, record = denoised(volumes, tta)
     assert record["tta"] is True
     assert not np.allclose(plain, averaged, atol=1e-3)
 
-    turned = Stack(np.ascontiguousarray(stack.volumes[:, ::-1, ::-1]), stack.spacing)
-    back = denoise_stack(turned, model=network.bundle, device="cpu", tta=True)[0][:, ::-1, ::-1]
+    back = denoised(volumes[:, ::-1, ::-1], tta)[0][:, ::-1, ::-1]
     np.testing.assert_allclose(back, averaged, atol=1e-3)
-    swapped = Stack(np.ascontiguousarray(stack.volumes.swapaxes(1, 2)), stack.spacing)
-    other = denoise_stack(swapped, model=network.bundle, device="cpu", tta=True)[0].swapaxes(1, 2)
+    other = denoised(volumes.swapaxes(1, 2), tta)[0].swapaxes(1, 2)
     assert not np.allclose(other, averaged, atol=1e-3), "the footprint forbids it"
 
 
@@ -229,7 +235,7 @@ def test_bundles_take_tta_from_their_config_too(trained, tmp_path):
     image = phantom((20, 23))[1]
     asked = monai_n2v.denoise(image, model=trained[2].bundle, device="cpu", tta=True)
     assert np.array_equal(monai_n2v.denoise(image, model=bundle, device="cpu"), asked)
-    assert resolve_model(bundle).averages(False)
+    assert Denoiser(resolve_model(bundle)).options["tta"] is True
 
 
 def test_old_bundle_still_denoises_but_refuses_to_average(trained, tmp_path, capsys):

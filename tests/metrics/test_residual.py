@@ -17,7 +17,7 @@ from skimage.metrics import peak_signal_noise_ratio
 
 import monai_n2v
 from benchmarks.speed.intensity import shift
-from monai_n2v.bundle.run import find_bundle, predict, train
+from monai_n2v.bundle import Denoiser, find_bundle, resolve_model, train
 
 
 def psnr(clean: np.ndarray, output: np.ndarray) -> float:
@@ -65,18 +65,8 @@ def test_seams_of_a_trained_network_below_the_noise(spatial_dims, tile, real_dat
         image = MetaTensor(torch.from_numpy(slices[None]))
     bundle = find_bundle(f"n2v_denoise_{spatial_dims}d")
     options = {"device": "$torch.device('cpu')"}
-    train(bundle, [image], tmp_path, ["anneal.json", "in_memory_train.json"], epochs=1, progress=False, **options)
-    outputs = [
-        predict(
-            bundle,
-            image,
-            tmp_path / "models" / "model.pt",
-            ["in_memory_inference.json"],
-            tile_size=[side] * spatial_dims,
-            **options,
-        )
-        for side in (tile, 256)
-    ]
+    train(bundle, [{"image": image}], tmp_path, ["anneal.json"], epochs=1, progress=False, **options)
+    outputs = [Denoiser(resolve_model(tmp_path), tile_size=[side] * spatial_dims)(image) for side in (tile, 256)]
     assert np.abs(outputs[0] - outputs[1]).max() <= 0.05 * 12
     assert np.abs(outputs[0] - outputs[1]).max() > 0, "nothing was cut into tiles"
 

@@ -1,0 +1,89 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How to train and how to predict: one object each, from the command line, Python and MONAI Label to the bundles."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+__all__ = ["PredictionOptions", "TrainingOptions"]
+
+
+@dataclass(frozen=True)
+class PredictionOptions:
+    """How a trained network denoises; None stands for what its bundle's ``inference.json`` says.
+
+    Attributes:
+        device: as torch names it.
+        tta: whether to average over flips and turns (see `SymmetricInferer`).
+        keep_detail: whether to take detail back from the measured values (see `DetailInferer`).
+        keep_padding: whether constant padding stays exactly what it is (see `RestorePaddingd`).
+        dtype: of written files, ``"float32"`` or ``"input"`` (see `SaveDenoisedd`).
+    """
+
+    device: str = "cpu"
+    tta: bool | None = None
+    keep_detail: bool | None = None
+    keep_padding: bool | None = None
+    dtype: str | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse texts, of which "false" would count as true."""
+        for name in ("tta", "keep_detail", "keep_padding"):
+            value = getattr(self, name)
+            if value is not None and not isinstance(value, bool):
+                raise ValueError(f"{name} must be True or False, got {value!r}. Pass the boolean, not the text.")
+
+    def keys(self) -> dict[str, Any]:
+        """The keys of ``inference.json`` that these options set."""
+        chosen = {name: value for name, value in vars(self).items() if name != "device" and value is not None}
+        return {"device": f"$torch.device('{self.device}')", **chosen}
+
+
+@dataclass(frozen=True)
+class TrainingOptions:
+    """How long and with what to train.
+
+    Attributes:
+        epochs: length of the training; the overlays' default where neither this nor ``max_time`` is given.
+        max_time: length of the training in seconds instead, at least two epochs.
+        fast: a short training with a small network.
+        spatial_dims: 2 to denoise volumes slice by slice, across their shortest axis; 3 for volumes; chosen by
+            `choose_dims` where it is None.
+        footprint: structN2V, a 0/1 array with one odd-sided axis per spatial axis of the images, or None; ``"auto"``
+            for what `check_noise` suggests.
+        seed: source of all randomness.
+        device: as torch names it.
+        progress: whether to show a bar on standard error.
+        checkpoints: whether to save the state after every epoch, so that the training can be resumed.
+        resume: whether to go on from the checkpoint in the folder.
+        settings: further values by key of the bundle's ``train.json`` or ``inference.json``, such as ``{"lr": 0.001}``.
+    """
+
+    epochs: int | None = None
+    max_time: float | None = None
+    fast: bool = False
+    spatial_dims: int | None = None
+    seed: int = 0
+    device: str = "cpu"
+    progress: bool = False
+    footprint: np.ndarray | str | None = None
+    checkpoints: bool = False
+    resume: bool = False
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Refuse contradictions."""
+        if self.epochs is not None and self.max_time is not None:
+            raise ValueError(f"epochs must stand alone, got max_time {self.max_time:g} too. Drop one of them.")
+        if self.epochs is not None and self.epochs < 1:
+            raise ValueError(f"epochs must be at least 1, got {self.epochs}. Use for example 100.")
+        if self.max_time is not None and self.max_time <= 0:
+            raise ValueError(f"max_time must be above 0 seconds, got {self.max_time:g}. Use for example 120.")
+        if self.spatial_dims not in (None, 2, 3):
+            raise ValueError(f"spatial_dims must be 2 or 3, got {self.spatial_dims}. Use 3 for volumes.")
+        if self.resume and self.max_time is not None:
+            raise ValueError("resume must come with epochs, got max_time. A time says nothing about what is left.")
