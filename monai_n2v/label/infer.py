@@ -16,6 +16,7 @@ from monailabel.utils.others.generic import device_list
 
 from monai_n2v.apps.denoise import denoise_image
 from monai_n2v.bundle.options import PredictionOptions, TrainingOptions
+from monai_n2v.bundle.run import Denoiser
 from monai_n2v.bundle.trained import TrainedNetwork, resolve_model
 from monai_n2v.io.images import read_volume, split_name, targets_of
 from monai_n2v.io.volume import where
@@ -103,17 +104,17 @@ class DenoiseTask(InferTask):
         """
         started = time.time()
         source, prediction = Path(str(request["image"])), self.prediction(request)
-        training = None
+        training, denoiser = None, None
         if switched(request, "train_on_image", False):
             by_epochs = chosen(request, "max_epochs") is not None
             epochs = whole_number(request, "max_epochs", 1) if by_epochs else None
             budget = None if by_epochs else number(request, "max_time", 300)
             training = TrainingOptions(epochs, budget, spatial_dims=2 if self.spatial_dims == 2 else None)
         else:
-            self.network()  # refuses before the image is read
+            denoiser = Denoiser(self.network(), prediction)  # refuses before the image is read
         volume = read_volume(source)
         n_axes = volume.data.ndim - 1
-        if training is None and n_axes < self.spatial_dims:
+        if denoiser is not None and n_axes < self.spatial_dims:
             raise ValueError(
                 f"image must have 3 axes for {self.name}, got {n_axes}{where(source)}. Use n2v_denoise_2d."
             )
@@ -126,8 +127,10 @@ class DenoiseTask(InferTask):
         handle, target = tempfile.mkstemp(suffix, f"{stem}_denoised_")
         os.close(handle)
         try:
-            model = None if training is not None else self.bundle
-            denoise_image(volume, model=model, training=training, prediction=prediction, target=Path(target))
+            if denoiser is not None:
+                denoiser(volume, Path(target))
+            else:
+                denoise_image(volume, training=training, prediction=prediction, target=Path(target))
         except BaseException:
             Path(target).unlink(missing_ok=True)
             raise

@@ -14,8 +14,8 @@ from monailabel.interfaces.tasks.infer_v2 import InferType
 from monailabel.tasks.infer.bundle import BundleInferTask
 from monailabel.transform.pre import LoadImageTensord
 
-from monai_n2v.apps.denoise import denoise_image
 from monai_n2v.bundle.options import PredictionOptions
+from monai_n2v.bundle.run import Denoiser
 from monai_n2v.label.infer import DenoiseTask
 from monai_n2v.label.options import device_of, switched
 
@@ -44,11 +44,11 @@ class DenoiseImaged(MapTransform):
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Denoise ``data[key]``; returns a new dictionary."""
         d = dict(data)
-        model, prediction = self.denoiser.network().weights, PredictionOptions(self.device)
+        denoise = Denoiser(self.denoiser.network(), PredictionOptions(self.device))
         for key in self.key_iterator(d):
             image = d[key] if isinstance(d[key], MetaTensor) else MetaTensor(torch.as_tensor(d[key]))
-            output, _ = denoise_image(image.cpu().float(), model=model, prediction=prediction)
-            d[key] = MetaTensor(torch.from_numpy(output).to(image.device), meta=image.meta)
+            output = torch.from_numpy(denoise(image.cpu().float()))
+            d[key] = MetaTensor(output.to(image.device), meta=image.meta)
         return d
 
 

@@ -20,13 +20,17 @@ _BLOCK = {2: 5, 3: 3}
 _CHANCE = 1e-3
 # Least share of an image that a part of its padding takes: the four corners around a circle have 5 % each.
 _SHARE = 0.001
+# Voxels of the padding's value elsewhere, from which on they may form paths through a volume (percolation).
+_FREQUENT = 0.25
 
 
 def find_padding(volume: np.ndarray) -> np.ndarray | None:
     """Find voxels of constant padding: CT at -1024 or -2000 outside the scanner's circle, MR zeros after masking.
 
-    Padding is one exact value, that of the image's corners or its minimum, filling solid blocks of 5x5 or 3x3x3 voxels.
-    Single voxels of that value, as clipping leaves them among noise, are not padding.
+    Padding is one exact value, that of the image's corners or its minimum. It fills solid blocks of 5x5 or 3x3x3 voxels
+    at the image's border, and all that is connected to these through voxels of the same value. Planes at the ends of an
+    axis that hold one value alone are padding as well. Single voxels of that value, as clipping leaves them among
+    noise, are not.
 
     Args:
         volume: one image, 2 or 3 axes.
@@ -36,7 +40,7 @@ def find_padding(volume: np.ndarray) -> np.ndarray | None:
     """
     corners = volume[np.ix_(*([0, -1],) * volume.ndim)].ravel()
     block = np.ones([min(_BLOCK[volume.ndim], n) for n in volume.shape], dtype=bool)
-    found = None
+    found = _constant_ends(volume)
     for value in {float(v) for v in corners} | {float(volume.min())}:
         equal = volume == value
         if equal.sum() < 2 * block.size:
@@ -48,7 +52,21 @@ def find_padding(volume: np.ndarray) -> np.ndarray | None:
             continue
         solid = _outer(solid)
         if solid.any():
-            found = solid if found is None else found | solid
+            # The rim of a circle holds no block. Where the value is frequent in the image, rims would lead into it.
+            found |= ndimage.binary_propagation(solid, mask=equal) if elsewhere < _FREQUENT else solid
+    return found if found.any() else None
+
+
+def _constant_ends(volume: np.ndarray) -> np.ndarray:
+    """Planes at either end of every axis that hold one value alone, such as empty slices."""
+    found = np.zeros(volume.shape, dtype=bool)
+    for axis in range(volume.ndim):
+        planes, marks = np.moveaxis(volume, axis, 0), np.moveaxis(found, axis, 0)
+        for order in (range(len(planes)), reversed(range(len(planes)))):
+            for i in order:
+                if planes[i].min() != planes[i].max():
+                    break
+                marks[i] = True
     return found
 
 

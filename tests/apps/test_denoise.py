@@ -1,7 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 from __future__ import annotations
 
+import logging
+import os
 import random
+import sys
+import warnings
+from pathlib import Path
 
 import nibabel
 import numpy as np
@@ -9,6 +14,7 @@ import pytest
 import torch
 from conftest import oblique_nifti, phantom
 from monai.data import MetaTensor
+from monai.transforms import Compose, RandGaussianNoise
 
 import monai_n2v
 from monai_n2v.apps.inspect import check_image, choose_device
@@ -102,21 +108,81 @@ def test_denoise_follows_intensity_scale_and_shift(dims, scale, shift, models):
     assert np.abs(changed - expected).max() <= 1e-4 * np.ptp(scale * noisy) + rounding
 
 
-def test_training_on_the_image_itself_is_repeatable_and_leaves_random_states(monkeypatch):
+def state_of_the_process() -> dict[str, object]:
+    """Everything a call might change behind its caller's back."""
+    import monai.utils.misc
+
+    root = logging.getLogger()
+    loggers = {"": root, **{name: one for name, one in root.manager.loggerDict.items() if hasattr(one, "handlers")}}
+    drawn = Compose([RandGaussianNoise(prob=1.0)])  # seeds its transforms from MONAI's seed, where one is set
+    return {
+        "python": random.getstate(),
+        "numpy": [part.tolist() if hasattr(part, "tolist") else part for part in np.random.get_state()],
+        "torch": torch.random.get_rng_state().tolist(),
+        "monai": monai.utils.misc._seed,
+        "compose": drawn.R.get_state()[1].tolist() if monai.utils.misc._seed is not None else None,
+        "cudnn": (torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark, torch.backends.cudnn.enabled),
+        "deterministic": torch.are_deterministic_algorithms_enabled(),
+        "threads": torch.get_num_threads(),
+        "grad": torch.is_grad_enabled(),
+        "dtype": torch.get_default_dtype(),
+        "warnings": list(warnings.filters),
+        "loggers": {
+            name: (one.level, list(one.handlers), one.propagate, one.disabled, list(one.filters))
+            for name, one in loggers.items()
+        },
+        "excepthook": sys.excepthook,
+        "environment": dict(os.environ),
+        "folder": Path.cwd(),
+    }
+
+
+@pytest.mark.parametrize("monai_seed", [None, 5])
+@pytest.mark.parametrize("how", ["training", "model", "failure"])
+def test_denoise_leaves_the_process_as_it_was(how, monai_seed, models, monkeypatch):
+    import monai.utils.misc
+
     import monai_n2v.apps.train as training
 
     real = training.train
     monkeypatch.setattr(training, "train", lambda *a, **k: real(*a, **{**k, "epoch_length": 2}))
     noisy = phantom((40, 36))[1]
+    options = {"training": {"epochs": 1, "fast": True}, "model": {"model": models[2]}, "failure": {"epochs": 1}}[how]
+    monai_n2v.denoise(noisy, device="cpu", **options)  # modules that are loaded only then bring loggers of their own
+    if how == "failure":
+
+        def diverge(*args, **kwargs):
+            torch.manual_seed(99)
+            logging.getLogger("monai").setLevel(logging.DEBUG + 1)
+            logging.getLogger("monai").setLevel(logging.NOTSET)
+            raise ValueError("diverged")
+
+        monkeypatch.setattr("monai_n2v.inferers.detail.DetailInferer.__call__", diverge)
     random.seed(1)
-    torch.manual_seed(1)
     np.random.seed(1)
-    python_state = random.getstate()
-    states = torch.random.get_rng_state(), np.random.get_state()[1].copy()
+    torch.manual_seed(1)
+    monkeypatch.setattr(monai.utils.misc, "_seed", monai_seed)
+    before = state_of_the_process()
+    if how == "failure":
+        with pytest.raises(ValueError, match="diverged"):
+            monai_n2v.denoise(noisy, device="cpu", **options)
+    else:
+        monai_n2v.denoise(noisy, device="cpu", **options)
+    after = state_of_the_process()
+    for name, value in before.items():
+        if name == "loggers":
+            assert {k: after[name][k] for k in value} == value
+        else:
+            assert after[name] == value, name
+
+
+def test_training_on_the_image_itself_is_repeatable(monkeypatch):
+    import monai_n2v.apps.train as training
+
+    real = training.train
+    monkeypatch.setattr(training, "train", lambda *a, **k: real(*a, **{**k, "epoch_length": 2}))
+    noisy = phantom((40, 36))[1]
     first = monai_n2v.denoise(noisy, epochs=1, fast=True, device="cpu")
-    assert random.getstate() == python_state
-    assert torch.equal(torch.random.get_rng_state(), states[0])
-    assert np.array_equal(np.random.get_state()[1], states[1])
     assert np.array_equal(monai_n2v.denoise(noisy, epochs=1, fast=True, device="cpu"), first)
     assert not np.array_equal(monai_n2v.denoise(noisy, epochs=1, fast=True, device="cpu", seed=1), first)
 

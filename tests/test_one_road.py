@@ -1,0 +1,178 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Every entry gives the same voxels: the bundle by MONAI's command, ``monai-n2v``, ``denoise()`` and MONAI Label."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import nibabel
+import numpy as np
+import pytest
+import tifffile
+import torch
+from conftest import phantom
+from monai.bundle import ConfigParser, ConfigWorkflow
+from PIL import Image
+from samples import dicom_series, oblique_affine, random_network
+
+import monai_n2v
+from monai_n2v.bundle.resources import bundle_name, copy_bundle
+from monai_n2v.cli.main import main
+from monai_n2v.io.images import read_volume
+
+FEATURES = {2: [4, 4, 8, 8, 8, 4], 3: [2, 2, 4, 4, 4, 2]}
+
+
+def padded_ct(folder: Path) -> tuple[Path, np.ndarray]:
+    values = np.round(10 * phantom((28, 26, 20))[1]).astype(np.int16)
+    values[:6], values[:, -5:] = -1024, -1024
+    nibabel.save(nibabel.Nifti1Image(values, oblique_affine()), folder / "ct.nii.gz")
+    return folder / "ct.nii.gz", values == -1024
+
+
+def scanner_circle(folder: Path) -> tuple[Path, np.ndarray]:
+    values = np.round(10 * phantom((48, 44, 9))[1]).astype(np.int16)
+    x, y = np.meshgrid(np.linspace(-1, 1, 48), np.linspace(-1, 1, 44), indexing="ij")
+    outside = np.broadcast_to((x**2 + y**2 > 1)[..., None], values.shape)
+    values[outside] = -2000
+    nibabel.save(nibabel.Nifti1Image(values, oblique_affine()), folder / "circle.nii")
+    return folder / "circle.nii", outside
+
+
+def nifti_of(shape: tuple[int, ...], name: str) -> Callable[[Path], tuple[Path, None]]:
+    def write(folder: Path) -> tuple[Path, None]:
+        nibabel.save(nibabel.Nifti1Image(phantom(shape)[1], oblique_affine((2.5, 0.9, 1.1))), folder / name)
+        return folder / name, None
+
+    return write
+
+
+def png(folder: Path) -> tuple[Path, None]:
+    Image.fromarray(np.clip(phantom((40, 52))[1], 0, 255).astype(np.uint8)).save(folder / "x.png")
+    return folder / "x.png", None
+
+
+def tiff(folder: Path) -> tuple[Path, None]:
+    tifffile.imwrite(folder / "x.tif", phantom((40, 52))[1])
+    return folder / "x.tif", None
+
+
+def series(folder: Path) -> tuple[Path, None]:
+    stored = np.round(10 * phantom((26, 24, 12), seed=2)[1]).astype(np.int16)
+    dicom_series(folder / "series", stored, oblique_affine())
+    return folder / "series", None
+
+
+CASES: dict[str, Callable[[Path], tuple[Path, np.ndarray | None]]] = {
+    "padded CT": padded_ct,
+    "scanner circle": scanner_circle,
+    "thinner than 8 voxels": nifti_of((30, 28, 5), "thin.nii.gz"),
+    "thin axis first": nifti_of((10, 30, 28), "anisotropic.nii.gz"),
+    "4D": nifti_of((20, 22, 12, 2), "series.nii.gz"),
+    "PNG": png,
+    "TIFF": tiff,
+    "DICOM": series,
+}
+OF_IMAGES = ("PNG", "TIFF")
+
+
+@pytest.fixture(scope="module", params=[2, 3])
+def model(request, tmp_path_factory) -> Path:
+    """A bundle with random weights."""
+    dims = request.param
+    bundle = copy_bundle(bundle_name(dims), tmp_path_factory.mktemp("model") / bundle_name(dims))
+    for name in ("train", "inference", "evaluate"):
+        path = bundle / "configs" / f"{name}.json"
+        config = json.loads(path.read_text())
+        if "features" in config:
+            path.write_text(json.dumps(config | {"features": FEATURES[dims]}))
+    parser = ConfigParser()
+    parser.read_config(str(bundle / "configs" / "inference.json"))
+    torch.manual_seed(0)
+    network = random_network(parser.get_parsed_content("network_def"))
+    (bundle / "models").mkdir()
+    torch.save(network.state_dict(), bundle / "models" / "model.pt")
+    return bundle
+
+
+def by_bundle(model: Path, source: Path, out: Path) -> Path:
+    flow = ConfigWorkflow(
+        config_file=str(model / "configs" / "inference.json"),
+        workflow_type="inference",
+        logging_file=False,
+        bundle_root=str(model),
+        dataset_dir=str(source.parent),
+        output_dir=str(out),
+        ckpt_path=str(model / "models" / "model.pt"),
+        device="$torch.device('cpu')",
+    )
+    flow.initialize()
+    flow.run()
+    flow.finalize()
+    (found,) = (out / "denoised").iterdir()
+    return found
+
+
+def by_command(model: Path, source: Path, out: Path) -> Path:
+    target = out / f"denoised{''.join(source.suffixes)}"
+    assert main(["denoise", "-i", str(source), "-o", str(target), "--model", str(model), "--device", "cpu", "-q"]) == 0
+    return target
+
+
+def by_command_of_a_folder(model: Path, source: Path, out: Path) -> Path:
+    options = ["--model", str(model), "--device", "cpu", "-q"]
+    assert main(["denoise", "-i", str(source.parent), "-o", str(out / "mirror"), *options]) == 0
+    return out / "mirror" / source.name
+
+
+def by_python(model: Path, source: Path, out: Path) -> Path:
+    target = out / f"by_python{''.join(source.suffixes)}"
+    found: Path = monai_n2v.denoise(source, model=model, output=target, device="cpu")
+    return found
+
+
+def by_label(model: Path, source: Path, out: Path) -> Path:
+    pytest.importorskip("monailabel.interfaces.app", reason="MONAI Label is not installed")
+    from monai_n2v.label.infer import DenoiseTask
+
+    return Path(DenoiseTask(model)({"image": str(source), "device": "cpu"})[0])
+
+
+@pytest.mark.parametrize("entry", [by_command, by_command_of_a_folder, by_python, by_label])
+@pytest.mark.parametrize("case", CASES)
+def test_all_entries_give_the_same_voxels(case, entry, model, tmp_path):
+    if case in OF_IMAGES and model.name.endswith("3d"):
+        pytest.skip("a 3D network takes no images")
+    (tmp_path / "in").mkdir()
+    source, padding = CASES[case](tmp_path / "in")
+    expected = read_volume(by_bundle(model, source, tmp_path / "by_bundle"))
+    (tmp_path / "out").mkdir()
+    found, noisy = read_volume(entry(model, source, tmp_path / "out")), read_volume(source)
+    if case == "DICOM" and entry is by_label:  # MONAI Label's clients take one file
+        np.testing.assert_allclose(found.data, expected.data, atol=0.5 * 10)
+    else:
+        np.testing.assert_array_equal(found.data, expected.data)
+    assert found.data.shape == noisy.data.shape
+    assert found.spacing == pytest.approx(noisy.spacing, rel=1e-6)
+    if noisy.source.affine is not None:
+        np.testing.assert_allclose(found.source.affine, noisy.source.affine, atol=1e-5)
+    if padding is not None:
+        np.testing.assert_array_equal(found.data[0][padding], noisy.data[0][padding])
+    assert not np.array_equal(found.data, noisy.data)
+
+
+@pytest.mark.parametrize("case", ["padded CT", "scanner circle", "thin axis first", "4D"])
+def test_loaded_images_give_the_same_voxels_as_files(case, model, tmp_path):
+    (tmp_path / "in").mkdir()
+    source, _ = CASES[case](tmp_path / "in")
+    expected = read_volume(by_bundle(model, source, tmp_path / "by_bundle")).data
+    image = nibabel.load(source)
+    loaded = monai_n2v.denoise(image, model=model, device="cpu")
+    volumes = np.moveaxis(loaded.get_fdata(dtype=np.float32).reshape(*loaded.shape[:3], -1), -1, 0)
+    np.testing.assert_array_equal(volumes, expected)
+    array = monai_n2v.denoise(image.get_fdata(dtype=np.float32), model=model, device="cpu")
+    np.testing.assert_array_equal(np.moveaxis(array.reshape(*array.shape[:3], -1), -1, 0), expected)
+    tensor = monai_n2v.denoise(torch.from_numpy(read_volume(source).data), model=model, device="cpu")
+    np.testing.assert_array_equal(tensor.numpy(), expected)
