@@ -17,6 +17,7 @@ __all__ = ["make_parser"]
 
 T = TypeVar("T", int, float)
 
+_Switch = argparse.BooleanOptionalAction
 _FORMATS = "NIfTI, NRRD, MHA/MHD, TIFF, PNG, NPY"
 
 
@@ -73,32 +74,12 @@ def _add_denoise(commands: argparse._SubParsersAction[_Parser]) -> None:
     _add_training_options(denoise)
     add("--per-image", action="store_true", help="of a folder: a network for every image, not one for all")
     _add_choice_options(denoise)
-    add(
-        "--dtype",
-        choices=("float32", "input"),
-        help="of OUT; input: rounded and clipped to IN's type",
-    )
-    add(
-        "--tta", action="store_true", help="average over flips and turns: a little better, 8 or 16 times the prediction"
-    )
-    add(
-        "--keep-detail",
-        action=argparse.BooleanOptionalAction,
-        help="take fine detail that no neighborhood predicts back from the measured values (default)",
-    )
-    add(
-        "--keep-padding",
-        action=argparse.BooleanOptionalAction,
-        help="leave constant padding (CT -1024, masked MR) exactly as it is (default)",
-    )
-    add(
-        "--report",
-        nargs="?",
-        type=Path,
-        const=True,
-        metavar="DIR",
-        help="also write <OUT>_report.png, .html and .json; beside OUT by default",
-    )
+    add("--dtype", choices=("float32", "input"), help="of OUT (float32); input: rounded and clipped to IN's type")
+    add("--tta", action="store_true", help="average over flips and turns: a little better, 8 or 16 times slower")
+    add("--keep-detail", action=_Switch, help="restore detail of one or two voxels from the input (default)")
+    add("--keep-padding", action=_Switch, help="leave constant padding (CT -1024, masked MR) as it is (default)")
+    report = "also write <OUT>_report.png, .html and .json; beside OUT by default"
+    add("--report", nargs="?", type=Path, const=True, metavar="DIR", help=report)
     add("--save-residual", action="store_true", help="also write what was removed, <OUT>_residual")
     add("--save-noise-map", action="store_true", help="also write the local noise level, <OUT>_noise")
     existing = denoise.add_mutually_exclusive_group()
@@ -183,20 +164,10 @@ def _add_training_options(parser: argparse.ArgumentParser) -> None:
         choices=(2, 3),
         help="2: slice by slice across the shortest axis; 3: volumes (default)",
     )
-    add(
-        "--footprint",
-        type=_footprint,
-        metavar="auto|SIZE",
-        help="for correlated noise: hide whole boxes of voxels, such as 3x1x1, or what check suggests (structN2V)",
-    )
-    add(
-        "--set",
-        action="append",
-        type=_setting,
-        default=[],
-        metavar="KEY=VALUE",
-        help="another key of the bundle's configs, such as lr=0.001, fill=uniform or ema=0.999; repeatable",
-    )
+    hidden = "for correlated noise: hide boxes of voxels, such as 3x1x1, or what check suggests (structN2V)"
+    add("--footprint", type=_footprint, metavar="auto|SIZE", help=hidden)
+    key = "another key of the bundle's configs, such as lr=0.001, fill=uniform or ema=0.999; repeatable"
+    add("--set", action="append", type=_setting, default=[], metavar="KEY=VALUE", help=key)
     add("--device", default="auto", help="auto (default), cpu, cuda or cuda:N")
     add("--seed", type=_seed, default=0, help="same seed, same result on the same machine (default 0)")
 
