@@ -79,7 +79,7 @@ def require_checkpoint(path: str | Path, network: torch.nn.Module | None = None)
         )
     state = load_weights(path)
     if network is not None:
-        other, n_axes = _unlike(network, state), _axes(_unwrap(network).state_dict())
+        other, n_axes = _unlike(network, state), _axes(unwrapped(network).state_dict())
         if _axes(state) != n_axes:
             raise ValueError(
                 f"ckpt_path must hold weights of a {n_axes}D network, got those of a {_axes(state)}D network "
@@ -97,7 +97,7 @@ def require_checkpoint(path: str | Path, network: torch.nn.Module | None = None)
 
 def _unlike(network: torch.nn.Module, state: Mapping[str, torch.Tensor]) -> list[str]:
     """Names of the weights that only one of both has, or in another shape."""
-    own = {name: tuple(value.shape) for name, value in _unwrap(network).state_dict().items()}
+    own = {name: tuple(value.shape) for name, value in unwrapped(network).state_dict().items()}
     given = {name: tuple(value.shape) for name, value in state.items()}
     return sorted(name for name in own.keys() | given.keys() if own.get(name) != given.get(name))
 
@@ -107,7 +107,8 @@ def _axes(state: Mapping[str, torch.Tensor]) -> int:
     return max((value.ndim for value in state.values()), default=2) - 2
 
 
-def _unwrap(network: torch.nn.Module) -> torch.nn.Module:
+def unwrapped(network: torch.nn.Module) -> torch.nn.Module:
+    """The network inside ``DistributedDataParallel``, or the network itself."""
     parallel = isinstance(network, torch.nn.parallel.DistributedDataParallel)
     return cast(torch.nn.Module, network.module) if parallel else network
 
@@ -139,7 +140,7 @@ class ModelSaver:
     def write(self) -> None:
         """Write the weights as they are now."""
         with staged(self.path) as place:
-            torch.save(_unwrap(self.network).state_dict(), place)
+            torch.save(unwrapped(self.network).state_dict(), place)
 
 
 class BestModelSaver(ModelSaver):
