@@ -6,7 +6,6 @@ from .distributed import (
     local_device as local_device,
     parallel as parallel,
     share as share,
-    world_size as world_size,
 )
 from .resources import (
     copy_bundle as copy_bundle,
