@@ -16,7 +16,7 @@ from monai_n2v.bundle.resources import nearest
 
 __all__ = ["N2VWorkflow", "check_overrides"]
 
-_OF_WORKFLOW = inspect.signature(ConfigWorkflow).parameters
+_OF_WORKFLOW = inspect.signature(ConfigWorkflow).parameters.keys() - {"override"}
 _OF_EVERY_COMPONENT = ("_disabled_", "_requires_", "_desc_", "_mode_")
 
 

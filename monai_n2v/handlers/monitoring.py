@@ -8,21 +8,22 @@ import json
 import sys
 import time
 from collections.abc import Mapping
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+import ignite
 import ignite.distributed as idist
+import monai
+import numpy as np
 import torch
 from ignite.engine import Engine, Events
 from monai.bundle import ConfigParser
 from tqdm import tqdm
 
+import monai_n2v
 from monai_n2v.io.atomic import staged
 
 __all__ = ["ImagePanel", "ListedOutput", "RunRecord", "TrainingBar"]
-
-_RECORDED = ("monai-n2v", "monai", "torch", "pytorch-ignite", "numpy")
 
 
 class RunRecord:
@@ -52,20 +53,13 @@ class RunRecord:
             "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
             "command": sys.argv,
             "folder": Path.cwd(),
-            "versions": {name: _version(name) for name in _RECORDED},
+            "versions": {package.__name__: package.__version__ for package in (monai_n2v, monai, ignite, torch, np)},
             "device": getattr(engine.state, "device", None),
             "n_processes": idist.get_world_size(),
         }
         config = {**self.config, "_meta_": {**self.config.get("_meta_", {}), "run": run}}
         with staged(self.path) as place:
             place.write_text(json.dumps(config, indent=4, default=str) + "\n")
-
-
-def _version(package: str) -> str:
-    try:
-        return version(package)
-    except PackageNotFoundError:  # run from a checkout that is not installed
-        return "unknown"
 
 
 class ImagePanel:

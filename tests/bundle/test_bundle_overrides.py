@@ -86,6 +86,15 @@ def test_misspelled_override_stops_before_anything_is_read(kind, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+def test_arguments_of_monai_are_not_overrides():
+    flow = N2VWorkflow(
+        config_files(BUNDLE, "train"), logging_file=False, init_id="imports", final_id="initialize", lr=0.1
+    )
+    assert (flow.init_id, flow.run_id, flow.final_id) == ("imports", "run", "initialize")
+    assert flow.parser["lr"] == 0.1
+    assert "init_id" not in flow.parser
+
+
 @pytest.mark.parametrize("own", [False, True], ids=["run", "N2VWorkflow"])
 def test_training_leaves_the_config_that_repeats_it(own, tmp_path):
     images = make_images(tmp_path / "images")
