@@ -95,7 +95,7 @@ def workspace(tmp_path, monkeypatch, short_epochs):
     for name in ("noisy.nii.gz", "other.nii.gz"):
         samples.nifti(tmp_path / name, noisy, np.eye(4))
     samples.nrrd_file(tmp_path / "scan.nrrd", noisy, np.eye(4))
-    shutil.copyfile(ROOT / "tests" / "bundles" / "meta_schema.json", tmp_path / "SCHEMA.json")
+    shutil.copyfile(ROOT / "tests" / "bundle" / "meta_schema.json", tmp_path / "SCHEMA.json")
     samples.dicom_series(tmp_path / "DICOM_FOLDER", noisy.astype("int16"), np.eye(4))
     monkeypatch.chdir(tmp_path)
     # The environment that the text enters.

@@ -6,7 +6,6 @@ from .distributed import (
     local_device as local_device,
     parallel as parallel,
     share as share,
-    world_size as world_size,
 )
 from .options import PredictionOptions as PredictionOptions, TrainingOptions as TrainingOptions
 from .resources import (

@@ -27,7 +27,6 @@ __all__ = [
     "local_device",
     "parallel",
     "share",
-    "world_size",
 ]
 
 _T = TypeVar("_T")
@@ -45,11 +44,6 @@ _LEFT: list[Any] = []
 def global_rank() -> int:
     """Number of this process among all, on all nodes; 0 without torchrun."""
     return int(os.environ.get("RANK", 0))
-
-
-def world_size() -> int:
-    """Number of processes, on all nodes; 1 without torchrun."""
-    return int(os.environ.get("WORLD_SIZE", 1))
 
 
 def local_device() -> torch.device:
@@ -150,7 +144,7 @@ def parallel(network: torch.nn.Module, sync_batchnorm: bool = False) -> torch.nn
 
 
 def share(items: Sequence[_T]) -> list[_T]:
-    """Choose the images that this process denoises: every ``world_size``-th, from its own number on.
+    """Choose the images that this process denoises: every n-th of n processes, from its own number on.
 
     Unlike MONAI's ``partition_dataset`` it allows for fewer images than processes.
 
@@ -160,4 +154,4 @@ def share(items: Sequence[_T]) -> list[_T]:
     Returns:
         this process's; maybe none.
     """
-    return list(items[global_rank() :: world_size()])
+    return list(items[global_rank() :: int(os.environ.get("WORLD_SIZE", 1))])

@@ -6,11 +6,12 @@ from __future__ import annotations
 import difflib
 import json
 import shutil
+from collections.abc import Iterable
 from pathlib import Path
 
 from monai_n2v.io.atomic import staged
 
-__all__ = ["bundle_name", "copy_bundle", "find_bundle", "find_config", "list_bundles"]
+__all__ = ["bundle_name", "copy_bundle", "find_bundle", "find_config", "list_bundles", "nearest"]
 
 # What a bundle consists of; models, runs, checkpoints and results in a checkout belong to somebody's training.
 _PARTS = ("LICENSE", "configs", "docs")
@@ -79,6 +80,20 @@ def list_bundles() -> dict[str, str]:
     return found
 
 
+def nearest(name: str, known: Iterable[str], cutoff: float = 0.6) -> str | None:
+    """Find the name that a misspelled one may mean.
+
+    Args:
+        name: misspelled.
+        known: the right ones.
+        cutoff: similarity that is asked for, from 0 to 1.
+
+    Returns:
+        the most similar of ``known``, or None where none is similar.
+    """
+    return next(iter(difflib.get_close_matches(name, list(known), n=1, cutoff=cutoff)), None)
+
+
 def copy_bundle(name: str, folder: Path) -> Path:
     """Copy a bundle of this package, to change, train or ship it: configs, docs and license, nothing else.
 
@@ -95,8 +110,8 @@ def copy_bundle(name: str, folder: Path) -> Path:
     """
     known = list_bundles()
     if name not in known:
-        nearest = (difflib.get_close_matches(name, known, n=1, cutoff=0) or ["n2v_denoise_3d"])[0]
-        raise FileNotFoundError(f"NAME must be a bundle of this package, got {name}. Did you mean {nearest}?")
+        meant = nearest(name, known, cutoff=0)
+        raise FileNotFoundError(f"NAME must be a bundle of this package, got {name}. Did you mean {meant}?")
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise FileExistsError(f"DIR must not exist yet or be an empty folder, got {folder}. Name another one.")
     bundle = find_bundle(name)

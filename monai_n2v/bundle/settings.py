@@ -3,13 +3,11 @@
 
 from __future__ import annotations
 
-import difflib
-import functools
 import json
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from monai_n2v.bundle.resources import bundle_name, find_bundle, find_config
+from monai_n2v.bundle.resources import bundle_name, find_bundle, find_config, nearest
 
 __all__ = ["check_settings", "format_setting", "parse_setting"]
 
@@ -32,8 +30,8 @@ _OPTIONS = {
 }
 # What configs/anneal.json replaces or the command line does itself: it would be ignored.
 _UNUSED = (
-    *("val_dataset_dir", "val_length", "val_interval", "validate", "early_stop", "early_stopper", "best_ckpt_path"),
-    *("best_saver", "lr_scheduler", "histograms", "summary_writer", "log_dir", "rank", "world_size"),
+    *("val_dataset_dir", "val_length", "val_interval", "validate", "best_ckpt_path", "best_saver", "lr_scheduler"),
+    *("summary_writer", "log_dir", "save_config", "rank"),
     *("train#handlers", "train#preprocessing", "train#dataset", "imports", "initialize", "run", "finalize"),
     *("dataset", "dataloader", "preprocessing", "postprocessing", "handlers", "evaluator"),
 )
@@ -98,62 +96,58 @@ def check_settings(settings: Mapping[str, Any], parts: bool = False) -> None:
                 "use monai.bundle run, as docs/bundles.md tells."
             )
         if root not in known:
-            nearest = difflib.get_close_matches(root, known, n=1)
-            step = f"Did you mean {nearest[0]}?" if nearest else f"Use one of {', '.join(sorted(known))}."
+            meant = nearest(root, known)
+            step = f"Did you mean {meant}?" if meant else f"Use one of {', '.join(sorted(known))}."
             raise ValueError(f"--set must name a key of the bundle's configs, got {key}. {step}")
-        _check_kind(key, settings[key], config.get(key))
+        _check_value(key, settings[key], config.get(key))
     if parts:
         from monai_n2v.bundle.workflow import check_overrides
 
         check_overrides(config, settings)
 
 
-def _is_whole(value: Any, lowest: int = 1) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= lowest
-
-
 def _is_above_0(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and value > 0
+    return type(value) in (int, float) and value > 0
 
 
-def _all_whole(value: Any) -> bool:
-    return all(map(_is_whole, value)) and len(value) > 0 if isinstance(value, list) else _is_whole(value)
+def _is_count(value: Any) -> bool:
+    return type(value) is int and value > 0
 
 
-# What MONAI or torch would refuse in words of their own, or not at all.
+def _are_counts(value: Any) -> bool:
+    return isinstance(value, list) and len(value) > 0 and all(map(_is_count, value))
+
+
+# What a value must be, by the type of the default; a list in place of a number has one per level or axis.
+_KINDS: tuple[tuple[Any, Any, str], ...] = (
+    (bool, bool, "true or false"),
+    (list, list, "a list"),
+    ((int, float), (int, float, list), "a number"),
+    (dict, dict, "an object"),
+)
+# What MONAI or torch would refuse in words of their own, or not at all, and not before the work begins.
 _RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "lr": (_is_above_0, "above 0"),
-    "grad_clip": (_is_above_0, "above 0 or null"),
-    "features": (_all_whole, "whole numbers of at least 1"),
-    "patch_size": (_all_whole, "whole numbers of at least 1"),
-    "divisor": (_is_whole, "a whole number of at least 1"),
-    "halo": (functools.partial(_is_whole, lowest=0), "a whole number of at least 0"),
+    "grad_clip": (lambda value: value is None or _is_above_0(value), "above 0 or null"),
+    "features": (lambda value: _is_count(value) or _are_counts(value), "whole numbers of at least 1"),
+    "patch_size": (_are_counts, "whole numbers of at least 1"),
+    "divisor": (_is_count, "a whole number of at least 1"),
+    "halo": (lambda value: type(value) is int and value >= 0, "a whole number of at least 0"),
 }
-# Numbers that null switches off.
-_NULLABLE = frozenset({"grad_clip"})
 
 
-def _check_kind(key: str, value: Any, default: Any) -> None:
-    """Refuse a text for a number and a number for a list; what Python computes (``$``, ``@``) may be anything."""
+def _check_value(key: str, value: Any, default: Any) -> None:
+    """Refuse a value of another kind than the default, or against the key's rule."""
     if isinstance(value, str) and value.startswith(("$", "@", "%")):
-        return
-    if isinstance(default, bool) and not isinstance(value, bool):
-        kind = "true or false"
-    elif isinstance(default, list) and not isinstance(value, list):
-        kind = "a list"
-    elif isinstance(default, (int, float)) and not isinstance(value, (int, float, list)):
-        if value is None and key in _NULLABLE:
-            return
-        kind = "a number"  # or a list of them, one per level or axis
-    elif isinstance(default, dict) and not isinstance(value, dict):
-        kind = "an object"
-    elif key in _RULES and not _RULES[key][0](value):
-        kind = _RULES[key][1]
-    else:
-        return
-    raise ValueError(
-        f"--set {key} must be {kind}, got {json.dumps(value)}. Write for example --set {format_setting(key, default)}."
-    )
+        return  # what Python computes may be anything
+    types, kind = next((row[1:] for row in _KINDS if isinstance(default, row[0])), (object, ""))
+    of_kind = isinstance(value, types)
+    fits, rule = _RULES.get(key, (lambda _: of_kind, ""))
+    if not fits(value):
+        raise ValueError(
+            f"--set {key} must be {rule if of_kind else kind}, got {json.dumps(value)}. "
+            f"Write for example --set {format_setting(key, default)}."
+        )
 
 
 def _merged_config() -> dict[str, Any]:

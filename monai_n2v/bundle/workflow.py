@@ -1,25 +1,22 @@
 # SPDX-License-Identifier: Apache-2.0
-"""MONAI's ConfigWorkflow, made to refuse misspelled overrides and to keep the complete config of a training."""
+"""MONAI's ConfigWorkflow, made to refuse misspelled overrides."""
 
 from __future__ import annotations
 
 import contextlib
-import difflib
 import inspect
-import json
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from pathlib import Path
 from pydoc import locate
 from typing import Any
 
 from monai.bundle import ConfigComponent, ConfigParser, ConfigWorkflow, ReferenceResolver
 from monai.bundle.utils import DEFAULT_EXP_MGMT_SETTINGS
 
-from monai_n2v.io.atomic import staged
+from monai_n2v.bundle.resources import nearest
 
 __all__ = ["N2VWorkflow", "check_overrides"]
 
-_TRAINER = "train::trainer"
+_OF_WORKFLOW = inspect.signature(ConfigWorkflow).parameters.keys() - {"override"}
 _OF_EVERY_COMPONENT = ("_disabled_", "_requires_", "_desc_", "_mode_")
 
 
@@ -42,23 +39,16 @@ class N2VWorkflow(ConfigWorkflow):
     """Run a bundle's config as MONAI does, refusing overrides it would ignore.
 
     ``monai.bundle run --epoch 5`` adds a key ``epoch`` that nothing reads, and trains for the default number of epochs.
-    Here it is an error that names ``epochs``. A training also leaves its complete config, overlays and overrides
-    merged, as ``config.json`` in its ``log_dir``; that file repeats the run.
+    Here it is an error that names ``epochs``. MONAI also wraps every error into errors of its own, which end on top.
+    Here the one that says what is wrong is raised alone.
 
     Use it as ``python -m monai.bundle run_workflow --workflow_name monai_n2v.bundle.N2VWorkflow --config_file ...``.
 
     Args:
         config_file: one or several; the later ones are laid over the earlier.
-        meta_file: as in ``ConfigWorkflow``, as are the next ones.
-        logging_file: of the logging module; False leaves logging as it is.
-        init_id: of what runs first.
-        run_id: of what is run.
-        final_id: of what runs last.
         tracking: ``"mlflow"``, or a file of tracking settings.
-        workflow_type: ``"train"``, ``"inference"`` or ``"evaluation"``: the properties that are checked.
-        properties_path: of properties other than MONAI's.
-        save_config: whether a training leaves ``config.json``.
-        override: config entries by id, such as ``lr`` or ``train#trainer#max_epochs``; see `check_overrides`.
+        options: other arguments of ``ConfigWorkflow``, such as ``meta_file`` or ``workflow_type``, and config entries
+            by id, such as ``lr`` or ``train#trainer#max_epochs``; see `check_overrides`.
 
     Raises:
         ValueError: for an override of an unknown key.
@@ -66,36 +56,14 @@ class N2VWorkflow(ConfigWorkflow):
     """
 
     def __init__(
-        self,
-        config_file: str | Sequence[str],
-        meta_file: str | Sequence[str] | None = None,
-        logging_file: str | bool | None = None,
-        init_id: str = "initialize",
-        run_id: str = "run",
-        final_id: str = "finalize",
-        tracking: str | dict[str, Any] | None = None,
-        workflow_type: str | None = "train",
-        properties_path: str | Path | None = None,
-        save_config: bool = True,
-        **override: Any,
+        self, config_file: str | Sequence[str], tracking: str | dict[str, Any] | None = None, **options: Any
     ) -> None:
-        check_overrides(ConfigParser.load_config_files(config_file), override, _tracking_keys(tracking))
-        super().__init__(
-            config_file=config_file,
-            meta_file=meta_file,
-            logging_file=logging_file,
-            init_id=init_id,
-            run_id=run_id,
-            final_id=final_id,
-            tracking=tracking,
-            workflow_type=workflow_type,
-            properties_path=properties_path,
-            **override,
-        )
-        self.save_config = save_config
+        overrides = {name: value for name, value in options.items() if name not in _OF_WORKFLOW}
+        check_overrides(ConfigParser.load_config_files(config_file), overrides, _tracking_keys(tracking))
+        super().__init__(config_file, tracking=tracking, **options)
 
     def initialize(self) -> Any:
-        """Initialize the config; what goes wrong is told in one sentence, see `run`."""
+        """Initialize the config."""
         with _sentence_last():
             return super().initialize()
 
@@ -105,20 +73,9 @@ class N2VWorkflow(ConfigWorkflow):
             return self.parser.get_parsed_content(key)
 
     def run(self) -> Any:
-        """Run the config; a training's is kept first, in ``log_dir``.
-
-        MONAI wraps every error into its own, which end on top; here the one that says what is wrong is raised alone.
-        """
-        if self.save_config and self._trains() and "log_dir" in self.parser:
-            place = Path(self.parser.get_parsed_content("log_dir")) / "config.json"
-            with staged(place) as path:
-                path.write_text(json.dumps(self.parser.get(), indent=4, default=str) + "\n")
+        """Run the config."""
         with _sentence_last():
             return super().run()
-
-    def _trains(self) -> bool:
-        rank = self.parser.get_parsed_content("rank") if "rank" in self.parser else 0
-        return rank == 0 and _TRAINER in _references(self.parser.get(self.run_id))
 
 
 def check_overrides(config: dict[str, Any], overrides: Mapping[str, Any], allowed: Collection[str] = ()) -> None:
@@ -166,11 +123,11 @@ def _check_new_key(parser: ConfigParser, key: str, allowed: Collection[str]) -> 
 def _unknown(key: str, above: Sequence[str], part: str, known: Sequence[str], is_list: bool) -> str:
     """What is wrong with a key, and what may be meant."""
     separator = "#" if "#" in key or "::" not in key else "::"
-    nearest = difflib.get_close_matches(part, known, n=1)
+    meant = nearest(part, known)
     if is_list:
         step = f"{separator.join(above)} is a list: use an index from 0 to {len(known) - 1}."
-    elif nearest:
-        step = f"Did you mean {separator.join([*above, *nearest])}?"
+    elif meant:
+        step = f"Did you mean {separator.join([*above, meant])}?"
     elif above and not known:
         step = f"{separator.join(above)} has no keys of its own: override it as a whole."
     else:

@@ -9,14 +9,12 @@ from .checkpoints import (
 from .monitoring import (
     ImagePanel as ImagePanel,
     ListedOutput as ListedOutput,
-    SettingsRecord as SettingsRecord,
+    RunRecord as RunRecord,
     TrainingBar as TrainingBar,
-    WeightHistograms as WeightHistograms,
 )
 from .scores import ScoreDenoisingd as ScoreDenoisingd, ScoreTable as ScoreTable, image_loss as image_loss
 from .training import (
     AnnealedBudget as AnnealedBudget,
-    EarlyStop as EarlyStop,
     EpochSeeder as EpochSeeder,
     GradientClipper as GradientClipper,
     LossGuard as LossGuard,

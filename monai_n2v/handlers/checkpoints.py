@@ -9,12 +9,11 @@ from __future__ import annotations
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import ignite.distributed as idist
 import torch
 from ignite.engine import Engine, Events
-from ignite.handlers import Checkpoint
 from monai.handlers import CheckpointLoader
 
 from monai_n2v.io.atomic import staged
@@ -79,7 +78,7 @@ def require_checkpoint(path: str | Path, network: torch.nn.Module | None = None)
         )
     state = load_weights(path)
     if network is not None:
-        other, n_axes = _unlike(network, state), _axes(_unwrap(network).state_dict())
+        other, n_axes = _unlike(network, state), _axes(unwrapped(network).state_dict())
         if _axes(state) != n_axes:
             raise ValueError(
                 f"ckpt_path must hold weights of a {n_axes}D network, got those of a {_axes(state)}D network "
@@ -97,7 +96,7 @@ def require_checkpoint(path: str | Path, network: torch.nn.Module | None = None)
 
 def _unlike(network: torch.nn.Module, state: Mapping[str, torch.Tensor]) -> list[str]:
     """Names of the weights that only one of both has, or in another shape."""
-    own = {name: tuple(value.shape) for name, value in _unwrap(network).state_dict().items()}
+    own = {name: tuple(value.shape) for name, value in unwrapped(network).state_dict().items()}
     given = {name: tuple(value.shape) for name, value in state.items()}
     return sorted(name for name in own.keys() | given.keys() if own.get(name) != given.get(name))
 
@@ -107,9 +106,9 @@ def _axes(state: Mapping[str, torch.Tensor]) -> int:
     return max((value.ndim for value in state.values()), default=2) - 2
 
 
-def _unwrap(network: torch.nn.Module) -> torch.nn.Module:
-    parallel = isinstance(network, torch.nn.parallel.DistributedDataParallel)
-    return cast(torch.nn.Module, network.module) if parallel else network
+def unwrapped(value: Any) -> Any:
+    """The network inside ``DistributedDataParallel``; anything else as it is."""
+    return value.module if isinstance(value, torch.nn.parallel.DistributedDataParallel) else value
 
 
 class ModelSaver:
@@ -139,7 +138,7 @@ class ModelSaver:
     def write(self) -> None:
         """Write the weights as they are now."""
         with staged(self.path) as place:
-            torch.save(_unwrap(self.network).state_dict(), place)
+            torch.save(unwrapped(self.network).state_dict(), place)
 
 
 class BestModelSaver(ModelSaver):
@@ -250,18 +249,10 @@ class ResumableCheckpoints:
             CheckpointLoader(self.latest, objects, map_location=self.device).attach(engine)
         if idist.get_rank() > 0:
             return
-        save = Checkpoint(
-            objects, self._write, score_function=lambda e: e.state.epoch, score_name="epoch", n_saved=None
-        )
         if self.latest is None:
             engine.add_event_handler(Events.STARTED, self.set_aside)
         engine.add_event_handler(Events.COMPLETED, self.remove_aside)
-        engine.add_event_handler(Events.EPOCH_COMPLETED, self.prune)
-        engine.add_event_handler(Events.EPOCH_COMPLETED, save)
-
-    def _write(self, state: Mapping[str, Any], name: str, _: Mapping[str, Any] | None = None) -> None:
-        with staged(self.folder / name) as place:
-            torch.save(state, place)
+        engine.add_event_handler(Events.EPOCH_COMPLETED, self.save)
 
     def set_aside(self, engine: Engine) -> None:
         """Rename the checkpoints of an earlier run, so that this one, interrupted early, never goes on from them."""
@@ -280,10 +271,13 @@ class ResumableCheckpoints:
         for path in self.folder.glob("checkpoint_epoch=*.pt.old"):
             path.unlink()
 
-    def prune(self, engine: Engine) -> None:
-        """Remove all checkpoints but that of the epoch before, which stays until this epoch's is whole."""
+    def save(self, engine: Engine) -> None:
+        """Write the checkpoint of the epoch that ends; of the others that of the epoch before stays."""
         for epoch, path in self._by_epoch().items():
             if epoch != engine.state.epoch - 1:
                 path.unlink()
         for stage in self.folder.glob(".checkpoint_epoch=*"):  # of a process killed while it wrote
             shutil.rmtree(stage, ignore_errors=True)
+        objects = {**self.objects, "trainer": engine}
+        with staged(self.folder / f"checkpoint_epoch={engine.state.epoch}.pt") as place:
+            torch.save({name: unwrapped(value).state_dict() for name, value in objects.items()}, place)

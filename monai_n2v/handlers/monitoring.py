@@ -1,38 +1,47 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How a training shows itself: progress, pictures and histograms for TensorBoard, and a record of its settings."""
+"""How a training shows itself: progress, pictures for TensorBoard, and a record that repeats it."""
 
 from __future__ import annotations
 
+import inspect
 import json
 import sys
 import time
 from collections.abc import Mapping
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+import ignite
+import ignite.distributed as idist
+import monai
+import numpy as np
 import torch
 from ignite.engine import Engine, Events
+from monai.bundle import ConfigParser
 from tqdm import tqdm
 
+import monai_n2v
 from monai_n2v.io.atomic import staged
 
-__all__ = ["ImagePanel", "ListedOutput", "SettingsRecord", "TrainingBar", "WeightHistograms"]
-
-_RECORDED = ("monai-n2v", "monai", "torch", "pytorch-ignite", "numpy")
+__all__ = ["ImagePanel", "ListedOutput", "RunRecord", "TrainingBar"]
 
 
-class SettingsRecord:
-    """Write the settings of a run, resolved, with command and versions, as ``settings.json`` when it starts.
+class RunRecord:
+    """Write what repeats a training as ``config.json`` when it starts: its whole config, overlays and overrides merged.
+
+    MONAI runs that file like any config. Its metadata, ``_meta_#run``, hold the command and the folder it ran in,
+    versions, device and number of processes. Built in Python, without a config, it writes these alone. Values that JSON
+    does not know are written as text.
 
     Args:
         folder: of the run.
-        settings: by name; whatever JSON does not know is written as text.
     """
 
-    def __init__(self, folder: str | Path, settings: Mapping[str, Any]) -> None:
-        self.path = Path(folder) / "settings.json"
-        self.settings = dict(settings)
+    def __init__(self, folder: str | Path) -> None:
+        self.path = Path(folder) / "config.json"
+        # MONAI tells a handler nothing of the config it stands in, but the parser that builds it is among the callers.
+        callers = (caller.frame.f_locals.get("self") for caller in inspect.stack(0))
+        self.config: dict[str, Any] = next((caller.get() for caller in callers if isinstance(caller, ConfigParser)), {})
 
     def attach(self, engine: Engine) -> None:
         """Attach to a trainer."""
@@ -40,22 +49,17 @@ class SettingsRecord:
 
     def __call__(self, engine: Engine) -> None:
         """Write the file."""
-        record = {
+        run = {
             "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
             "command": sys.argv,
-            "versions": {name: _version(name) for name in _RECORDED},
-            "settings": self.settings,
-            "max_epochs": engine.state.max_epochs,
+            "folder": Path.cwd(),
+            "versions": {package.__name__: package.__version__ for package in (monai_n2v, monai, ignite, torch, np)},
+            "device": getattr(engine.state, "device", None),
+            "n_processes": idist.get_world_size(),
         }
+        config = {**self.config, "_meta_": {**self.config.get("_meta_", {}), "run": run}}
         with staged(self.path) as place:
-            place.write_text(json.dumps(record, indent=4, default=str) + "\n")
-
-
-def _version(package: str) -> str:
-    try:
-        return version(package)
-    except PackageNotFoundError:  # run from a checkout that is not installed
-        return "unknown"
+            place.write_text(json.dumps(config, indent=4, default=str) + "\n")
 
 
 class ImagePanel:
@@ -104,31 +108,6 @@ def _row(noisy: torch.Tensor, denoised: torch.Tensor) -> torch.Tensor:
     spread = 6 * removed.std(correction=0).item() or 1.0
     shown = [(image - low) / ((high - low) or 1.0) for image in (noisy, denoised)]
     return torch.cat([*shown, removed / spread + 0.5], dim=1).clamp(0, 1)
-
-
-class WeightHistograms:
-    """Write histograms of all weights to TensorBoard, once per epoch. They take time and space: off by default.
-
-    Args:
-        writer: TensorBoard's ``SummaryWriter``.
-        network: whose weights.
-        enabled: whether to write them.
-    """
-
-    def __init__(self, writer: Any, network: torch.nn.Module, enabled: bool = False) -> None:
-        self.writer = writer
-        self.network = network
-        self.enabled = enabled
-
-    def attach(self, engine: Engine) -> None:
-        """Attach to a trainer."""
-        if self.enabled:
-            engine.add_event_handler(Events.EPOCH_COMPLETED, self)
-
-    def __call__(self, engine: Engine) -> None:
-        """Write the histograms of the epoch that ends."""
-        for name, weights in self.network.named_parameters():
-            self.writer.add_histogram(name, weights.detach().cpu(), engine.state.epoch)
 
 
 class ListedOutput:
@@ -187,7 +166,8 @@ class TrainingBar:
         self._bar.update(min(1.0, done) - self._bar.n)
 
     def close(self, engine: Engine, error: BaseException | None = None) -> None:  # noqa: ARG002
-        """Close the bar."""
-        self._bar.close()
+        """Close the bar, which is not open yet where another handler failed at the start."""
+        if self._bar is not None:
+            self._bar.close()
         if error is not None:
             raise error

@@ -6,18 +6,15 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Mapping
 from typing import Any
 
 import ignite.distributed as idist
 import torch
 from ignite.engine import Engine, Events
-from ignite.handlers import EarlyStopping
 from monai.engines import IterationEvents, PrepareBatch
 
 __all__ = [
     "AnnealedBudget",
-    "EarlyStop",
     "EpochSeeder",
     "GradientClipper",
     "LossGuard",
@@ -146,47 +143,6 @@ class GradientClipper:
     def __call__(self, engine: Engine) -> None:  # noqa: ARG002 - Ignite hands it over
         """Scale the gradient of the step."""
         torch.nn.utils.clip_grad_norm_(self.network.parameters(), self.max_norm or math.inf)
-
-
-class EarlyStop:
-    """End a training when validation has not improved for a while. Off by default.
-
-    The validation loss ranks masked predictions, it is not image quality, and it keeps falling slowly for long; a fixed
-    budget is the better rule. Attach after validation. Its state belongs into the checkpoints.
-
-    Args:
-        evaluator: the engine that validates.
-        patience: validations without improvement before the training ends; None never ends it.
-        interval: epochs between validations.
-        metric: of the evaluator, lower is better.
-    """
-
-    def __init__(
-        self, evaluator: Engine, patience: int | None = None, interval: int = 1, metric: str = "val_loss"
-    ) -> None:
-        if patience is not None and patience < 1:
-            raise ValueError(f"early_stop must be at least 1 validation, got {patience}. Use null to never stop.")
-        self.evaluator = evaluator
-        self.patience = patience
-        self.interval = interval
-        self.metric = metric
-        self._stopping: EarlyStopping | None = None
-
-    def attach(self, engine: Engine) -> None:
-        """Attach to a trainer."""
-        if self.patience is None:
-            return
-        self._stopping = EarlyStopping(self.patience, lambda _: -self.evaluator.state.metrics[self.metric], engine)
-        engine.add_event_handler(Events.EPOCH_COMPLETED(every=self.interval), self._stopping)
-
-    def state_dict(self) -> Mapping[str, Any]:
-        """How long it has waited, and the best so far; empty where it never stops."""
-        return {} if self._stopping is None else self._stopping.state_dict()
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on waiting from a state of `state_dict`."""
-        if self._stopping is not None and state:
-            self._stopping.load_state_dict(state)
 
 
 class AnnealedBudget:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -10,37 +11,19 @@ import ignite.distributed as idist
 import torch
 import torch.distributed as dist
 from ignite.engine import Engine, Events
-from ignite.handlers import EMAHandler
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
+from monai_n2v.handlers.checkpoints import unwrapped
+
 __all__ = ["AveragedWeights", "BufferAverage"]
-
-
-class _AllAtOnce(EMAHandler):
-    """Ignite's, with one update of all weights together: a third of the time that one by one takes on a CPU."""
-
-    def __init__(self, model: torch.nn.Module, *args: Any, **kwargs: Any) -> None:
-        super().__init__(model, *args, **kwargs)
-        pairs = [*zip(self.ema_model.parameters(), self.model.parameters())]
-        pairs += zip(self.ema_model.buffers(), self.model.buffers())
-        self._floating = [pair for pair in pairs if pair[0].is_floating_point()]
-        self._counters = [pair for pair in pairs if not pair[0].is_floating_point()]
-
-    def _update_ema_model(self, engine: Engine, name: str) -> None:
-        """Move averaged weights and statistics towards the trained ones; counters are copied."""
-        update = get_ema_multi_avg_fn(1 - getattr(engine.state, name))
-        averages, trained = zip(*self._floating)
-        update(list(averages), [one.detach() for one in trained], 0)
-        for average, counted in self._counters:
-            average.copy_(counted)
 
 
 class AveragedWeights:
     """The network to validate and to save: the trained one, or the running average of its weights.
 
-    An exponential moving average by Ignite's ``EMAHandler``, batch norm statistics included, smooths the noise of the
-    last steps at a constant learning rate; annealing the rate does the same. The momentum starts at 0.1 and falls, so
-    that the random weights of the start are soon forgotten. Its state belongs into the checkpoints.
+    An exponential moving average, batch norm statistics included, smooths the noise of the last steps at a constant
+    learning rate; annealing the rate does the same. At the start a step weighs 0.1, then less and less, so that the
+    random weights of the start are soon forgotten. Its state belongs into the checkpoints.
 
     Args:
         network: the trained network.
@@ -48,6 +31,7 @@ class AveragedWeights:
 
     Attributes:
         network: what to validate and to save.
+        n_steps: steps averaged so far.
 
     Raises:
         ValueError: for a decay outside ``[0, 1)``.
@@ -56,45 +40,44 @@ class AveragedWeights:
     def __init__(self, network: torch.nn.Module, decay: float = 0.0) -> None:
         if not 0 <= decay < 1:
             raise ValueError(f"ema must be in [0, 1), got {decay}. Use for example 0.999, or 0 for no average.")
-        self._handler: EMAHandler | None = None
-        if decay:
-            momentum = 1 - decay
-            self._handler = _AllAtOnce(
-                network,
-                momentum,
-                momentum_warmup=max(0.1, momentum),
-                warmup_iters=round(1 / momentum),
-                handle_buffers="update",
-            )
-        self.network = network if self._handler is None else self._handler.ema_model
+        trained = unwrapped(network)
+        self.network = copy.deepcopy(trained).requires_grad_(False) if decay else network
+        self.decay, self.n_steps = decay, 0
+        pairs = [*zip(self.network.parameters(), trained.parameters()), *zip(self.network.buffers(), trained.buffers())]
+        self._floating = [pair for pair in pairs if pair[0].is_floating_point()]
+        self._counters = [pair for pair in pairs if not pair[0].is_floating_point()]
 
     def attach(self, engine: Engine) -> None:
         """Attach to a trainer."""
-        if self._handler is not None:
-            self._handler.attach(engine)
+        if self.decay:
+            engine.add_event_handler(Events.ITERATION_COMPLETED, self)
+
+    def __call__(self, engine: Engine) -> None:  # noqa: ARG002 - Ignite hands it over
+        """Move averaged weights and statistics towards the trained ones; counters are copied."""
+        last = 1 - self.decay
+        first = max(0.1, last)
+        weight = max(last, first + (last - first) * self.n_steps / max(1, round(1 / last) - 1))
+        self.n_steps += 1
+        # All at once: torch's AveragedModel sorts them at every step, and makes a GPU wait for its counter.
+        averages, trained = zip(*self._floating)
+        get_ema_multi_avg_fn(1 - weight)(averages, trained, 0)
+        for average, counted in self._counters:
+            average.copy_(counted)
 
     def state_dict(self) -> dict[str, Any]:
-        """The averaged weights and the steps that the momentum has fallen for; empty without an average."""
-        if self._handler is None:
-            return {}
-        return {"network": self.network.state_dict(), "steps": self._schedule().event_index}
+        """The averaged weights and the number of steps; empty without an average."""
+        return {"network": self.network.state_dict(), "steps": self.n_steps} if self.decay else {}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from a state of `state_dict`."""
-        if (self._handler is not None) != bool(state):
+        if bool(self.decay) != bool(state):
             raise ValueError(
                 "ema must stay on or off when a training is resumed, got the other. "
                 "Resume with the ema it was started with."
             )
-        if self._handler is not None:
+        if state:
             self.network.load_state_dict(state["network"])
-            self._schedule().event_index = state["steps"]
-
-    def _schedule(self) -> Any:
-        # Ignite's own state of it holds a function, which no checkpoint read with weights_only may hold.
-        if self._handler is None or self._handler.momentum_scheduler is None:
-            raise RuntimeError("attach must come before the state is read or loaded. Attach to the trainer first.")
-        return self._handler.momentum_scheduler
+            self.n_steps = state["steps"]
 
 
 class BufferAverage:

@@ -11,7 +11,7 @@ import torch
 from monai.bundle import ConfigParser, run_workflow
 from tiny import config_files, make_images, short
 
-from monai_n2v.bundle.resources import find_bundle
+from monai_n2v.bundle.resources import find_bundle, find_config
 from monai_n2v.bundle.workflow import N2VWorkflow, check_overrides
 
 BUNDLE = find_bundle("n2v_denoise_3d")
@@ -86,14 +86,24 @@ def test_misspelled_override_stops_before_anything_is_read(kind, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
-def test_training_leaves_the_config_that_repeats_it(tmp_path):
+def test_arguments_of_monai_are_not_overrides():
+    flow = N2VWorkflow(
+        config_files(BUNDLE, "train"), logging_file=False, init_id="imports", final_id="initialize", lr=0.1
+    )
+    assert (flow.init_id, flow.run_id, flow.final_id) == ("imports", "run", "initialize")
+    assert flow.parser["lr"] == 0.1
+    assert "init_id" not in flow.parser
+
+
+@pytest.mark.parametrize("own", [False, True], ids=["run", "N2VWorkflow"])
+def test_training_leaves_the_config_that_repeats_it(own, tmp_path):
     images = make_images(tmp_path / "images")
     options = {**short(3), "bundle_root": str(BUNDLE), "dataset_dir": str(images), "lr": 0.01}
     first, again = tmp_path / "first", tmp_path / "again"
-    workflow = "monai_n2v.bundle.workflow.N2VWorkflow"
+    workflow = "monai_n2v.bundle.workflow.N2VWorkflow" if own else "ConfigWorkflow"
     run_workflow(workflow, config_file=config_files(BUNDLE, "train"), output_dir=str(first), **options)
     (path,) = first.glob("runs/*/config.json")
-    assert (path.parent / "settings.json").is_file(), "one folder per run"
+    assert list(path.parent.glob("events*")), "one folder per run"
     config = json.loads(path.read_text())
     assert config["lr"] == 0.01
     assert config["optimizer"]["lr"] == "@lr", "expressions stay what they are"
@@ -104,12 +114,15 @@ def test_training_leaves_the_config_that_repeats_it(tmp_path):
 
 
 @pytest.mark.parametrize("rank", [0, 1])
-def test_config_is_kept_by_the_first_process_of_a_training_only(rank, tmp_path, monkeypatch):
-    monkeypatch.setattr("monai.bundle.ConfigWorkflow.run", lambda self: [])
-    for names in (["train"], ["train", "evaluate"]):
-        places = {"bundle_root": str(BUNDLE), "log_dir": str(tmp_path / names[-1])}
-        flow = N2VWorkflow(config_files(BUNDLE, *names), logging_file=False, rank=rank, **places)
+@pytest.mark.parametrize("save_config", [False, True])
+def test_config_is_kept_by_the_first_process_of_a_training_only(rank, save_config, tmp_path):
+    places = {"bundle_root": str(BUNDLE), "dataset_dir": str(make_images(tmp_path / "images"))}
+    anneal = [*config_files(BUNDLE, "train"), str(find_config("anneal.json"))]
+    configs = {"train": config_files(BUNDLE, "train"), "anneal": anneal}
+    for name, files in {**configs, "evaluate": config_files(BUNDLE, "train", "evaluate")}.items():
+        places |= {"output_dir": str(tmp_path), "log_dir": str(tmp_path / name)}
+        flow = N2VWorkflow(files, logging_file=False, rank=rank, save_config=save_config, **{**short(3), **places})
         flow.initialize()
         flow.run()
     kept = {path.parent.name for path in tmp_path.rglob("config.json")}
-    assert kept == ({"train"} if rank == 0 else set())
+    assert kept == ({"train", "anneal"} if rank == 0 and save_config else set())

@@ -213,13 +213,12 @@ def test_only_the_first_process_writes(trained):
     files = sorted(path for path in (folder / "rank0").rglob("*") if path.is_file())
     names = [path.name if "events" not in path.name else "events" for path in files]
     weights = ["model.pt", "model_best.pt"]
-    assert names == ["checkpoint_epoch=2.pt", "checkpoint_epoch=3.pt", *weights, "events", "settings.json"]
+    assert names == ["checkpoint_epoch=2.pt", "checkpoint_epoch=3.pt", *weights, "config.json", "events"]
     saved = torch.load(folder / "rank0" / "models" / "model.pt", weights_only=True)
     arrays_are_equal({name: value.numpy() for name, value in saved.items()}, first["averaged"])
     same = all(np.array_equal(first["network"][name], value) for name, value in first["averaged"].items())
     assert same == (options["ema"] == 0)
-    settings = json.loads(files[-1].read_text())["settings"]
-    assert (settings["rank"], settings["world_size"]) == (0, 2)
+    assert json.loads(files[-2].read_text())["_meta_"]["run"]["n_processes"] == 2
 
 
 def test_resumed_training_equals_uninterrupted(trained, tmp_path):
@@ -294,7 +293,7 @@ def test_inference_without_torchrun_denoises_everything(tmp_path, monkeypatch):
     monkeypatch.delenv("RANK", raising=False)
     items = find_images(write_images(tmp_path / "images", 2))
     assert distributed.share(items) == items
-    assert (distributed.global_rank(), distributed.world_size()) == (0, 1)
+    assert distributed.global_rank() == 0
 
 
 @pytest.mark.parametrize("n_items", [0, 1, 2, 3, 7, 8])

@@ -67,7 +67,7 @@ def test_setting_without_key_refused(text):
         ("output_dir=x", "Use --output."),
         ("footprint=3", "Use --footprint."),
         ("network_def#spatial_dims=2", "Use --spatial-dims."),
-        ("early_stop=3", "use monai.bundle run"),
+        ("val_interval=3", "use monai.bundle run"),
         ("train#handlers#0=1", "use monai.bundle run"),
         ("validate#inferer#amp=true", "use monai.bundle run"),
         ("optimizer#weight_decai=1", "Did you mean optimizer#weight_decay?"),

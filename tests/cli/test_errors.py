@@ -229,7 +229,7 @@ CASES = [
     setting("misspelled key of --set", "Did you mean epoch_length?", "epoch_lenght=3"),
     setting("misspelled part of a key of --set", "Did you mean optimizer#betas?", "optimizer#beta=3"),
     setting("--set of what has an option", "Use --seed", "seed=3"),
-    setting("--set of what monai-n2v leaves out", "use monai.bundle run", "early_stop=3"),
+    setting("--set of what monai-n2v leaves out", "use monai.bundle run", "val_interval=3"),
     Case("--set with an unfit value", 1, "fill must be", lambda f: [*io(nifti(f, DATA)), "--set", "fill=blue"]),
     Case("bundle copy of an unknown name", 2, "Did you mean n2v_denoise_3d?", lambda f: ["n2v3d", f], COPY, False),
     Case("bundle copy into a folder in use", 2, "DIR must not exist yet", lambda f: _used(f), COPY),

@@ -2,14 +2,17 @@
 from __future__ import annotations
 
 import json
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from conftest import phantom
-from ignite.engine import Engine
+from ignite.engine import Engine, Events
+from monai.bundle import ConfigParser
 
-from monai_n2v.handlers.monitoring import ImagePanel, SettingsRecord, TrainingBar, WeightHistograms
+from monai_n2v.handlers.monitoring import ImagePanel, RunRecord, TrainingBar
 
 
 @pytest.mark.parametrize("max_time", [None, 5.0])
@@ -26,19 +29,23 @@ def test_bar_runs_and_closes(max_time, capsys):
         failing.run([0])
 
 
+def test_bar_shows_the_error_of_a_handler_that_failed_at_the_start():
+    engine = Engine(lambda e, b: None)
+    engine.add_event_handler(Events.STARTED, lambda: 1 / 0)
+    TrainingBar().attach(engine)
+    with pytest.raises(ZeroDivisionError):
+        engine.run([0])
+
+
 class Writer:
     """What a SummaryWriter would be given."""
 
     def __init__(self) -> None:
         self.images: list[tuple[str, np.ndarray, int]] = []
-        self.histograms: list[tuple[str, int]] = []
 
     def add_image(self, tag, image, step, dataformats):
         assert dataformats == "HW"
         self.images.append((tag, np.asarray(image), step))
-
-    def add_histogram(self, tag, values, step):
-        self.histograms.append((tag, step))
 
 
 @pytest.mark.parametrize("shape", [(20, 24), (20, 24, 9)])
@@ -69,24 +76,32 @@ def test_panel_of_constant_patches_is_finite():
     assert np.isfinite(writer.images[0][1]).all()
 
 
-@pytest.mark.parametrize("enabled", [False, True])
-def test_histograms_are_written_only_where_asked(enabled):
-    writer = Writer()
+def test_record_holds_the_config_and_what_ran_it(tmp_path):
+    config = {
+        "lr": 0.5,
+        "device": torch.device("cpu"),
+        "twice": "$2 * @lr",
+        "record": {"_target_": "monai_n2v.handlers.RunRecord", "folder": str(tmp_path / "run")},
+    }
     engine = Engine(lambda e, b: None)
-    WeightHistograms(writer, torch.nn.Linear(2, 2), enabled).attach(engine)
-    engine.run([0], max_epochs=2)
-    assert writer.histograms == ([("weight", 1), ("bias", 1), ("weight", 2), ("bias", 2)] if enabled else [])
-
-
-def test_settings_are_recorded_when_the_run_starts(tmp_path):
-    engine = Engine(lambda e, b: None)
-    settings = {"lr": 0.5, "device": torch.device("cpu"), "footprint": None}
-    SettingsRecord(tmp_path / "run", settings).attach(engine)
+    ConfigParser({"_meta_": {"version": "0.1"}, **config}).get_parsed_content("record").attach(engine)
+    assert not (tmp_path / "run").exists(), "written when the run starts"
     engine.run([0], max_epochs=3)
-    record = json.loads((tmp_path / "run" / "settings.json").read_text())
-    assert record["settings"] == {"lr": 0.5, "device": "cpu", "footprint": None}
-    assert record["max_epochs"] == 3
-    assert record["versions"]["torch"] == torch.__version__
+    record = json.loads((tmp_path / "run" / "config.json").read_text())
+    meta = record.pop("_meta_")
+    assert record == {**config, "device": "cpu"}
+    assert meta["version"] == "0.1"
+    assert meta["run"]["versions"]["torch"] == torch.__version__
+    assert meta["run"]["command"] == sys.argv
+    assert meta["run"]["folder"] == str(Path.cwd())
+    assert meta["run"]["n_processes"] == 1
+
+
+def test_record_without_a_config_holds_what_ran(tmp_path):
+    engine = Engine(lambda e, b: None)
+    RunRecord(tmp_path).attach(engine)
+    engine.run([0])
+    assert json.loads((tmp_path / "config.json").read_text()).keys() == {"_meta_"}
 
 
 def test_panel_of_another_scheme_shows_the_noisy_image_not_the_target():

@@ -11,7 +11,6 @@ from monai.engines import IterationEvents
 
 from monai_n2v.handlers.training import (
     AnnealedBudget,
-    EarlyStop,
     EpochSeeder,
     GradientClipper,
     LossGuard,
@@ -144,37 +143,6 @@ def test_gradient_is_scaled_down_to_the_largest_norm(max_norm, norm):
 def test_norm_must_be_positive():
     with pytest.raises(ValueError, match="grad_clip must be above 0, got 0"):
         GradientClipper(torch.nn.Linear(1, 1), 0)
-
-
-@pytest.mark.parametrize(("patience", "epochs"), [(None, 8), (2, 5), (4, 7)])
-def test_training_ends_early_only_where_asked(patience, epochs):
-    evaluator = Engine(lambda e, b: None)
-    losses = [5.0, 4.0, 3.0, 3.5, 3.0, 3.1, 3.2, 3.3]
-    engine = Engine(lambda e, b: evaluator.state.metrics.update(val_loss=losses[e.state.epoch - 1]))
-    stop = EarlyStop(evaluator, patience)
-    stop.attach(engine)
-    engine.run([0], max_epochs=8)
-    assert engine.state.epoch == epochs
-
-
-def test_waiting_goes_on_after_a_resume():
-    evaluator = Engine(lambda e, b: None)
-    evaluator.state.metrics["val_loss"] = 1.0
-    ended: list[int] = []
-    state: dict = {}
-    for _ in range(2):
-        engine, stop = Engine(lambda e, b: None), EarlyStop(evaluator, 3)
-        stop.attach(engine)
-        stop.load_state_dict(state)
-        engine.run([0], max_epochs=3)
-        ended.append(engine.state.epoch)
-        state = dict(stop.state_dict())
-    assert ended == [3, 1], "the first run waits for two epochs, the next for one more"
-
-
-def test_patience_must_be_positive():
-    with pytest.raises(ValueError, match="early_stop must be at least 1"):
-        EarlyStop(Engine(lambda e, b: None), 0)
 
 
 def test_budget_of_a_resumed_run_counts_its_own_epochs(monkeypatch):
