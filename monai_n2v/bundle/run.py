@@ -82,7 +82,8 @@ def train(
         the record of the run: ``epochs``, ``epoch_length``, ``steps``, ``bfloat16``, and ``losses``, the mean loss of
         every epoch.
     """
-    entries = {**overrides, "output_dir": str(output_dir), "train#dataset#data": data}
+    # No record of the config: the caller keeps its bundle's.
+    entries = {"save_config": False, **overrides, "output_dir": str(output_dir), "train#dataset#data": data}
     with untouched_process():
         workflow = _initialized("train", bundle, overlays, entries)
         trainer = workflow.get("train#trainer")
@@ -112,7 +113,6 @@ def _initialized(kind: str, bundle: Path, overlays: Sequence[str], entries: dict
         meta_file=str(bundle / "configs" / "metadata.json"),
         logging_file=False,
         workflow_type=kind,
-        save_config=False,  # the caller keeps its bundle's configs
         **options,
     )
     workflow.initialize()

@@ -4,13 +4,13 @@
 from __future__ import annotations
 
 import argparse
-import difflib
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 from monai_n2v import __version__
+from monai_n2v.bundle.resources import nearest
 from monai_n2v.bundle.settings import check_settings, parse_setting
 
 __all__ = ["make_parser"]
@@ -39,8 +39,8 @@ class _Parser(argparse.ArgumentParser):
             option = text.partition("=")[0]
             if option.startswith("--") and option not in self._option_string_actions:
                 known = [name for name in self._option_string_actions if name.startswith("--")]
-                nearest = difflib.get_close_matches(option, known, n=1)
-                step = f"Did you mean {nearest[0]}?" if nearest else f"See {self.prog} --help."
+                found = nearest(option, known)
+                step = f"Did you mean {found}?" if found else f"See {self.prog} --help."
                 self.error(f"{option} must be an option of {self.prog}, got an unknown one. {step}")
         return super().parse_known_args(given, namespace)
 

@@ -15,7 +15,7 @@ import torch
 from monai.data import MetaTensor
 
 from label.serving import AFFINE, Server, add_segmenter, dice, make_studies, phantom_3d
-from monai_n2v.bundle.trained import resolve_model
+from monai_n2v.bundle import Denoiser, resolve_model
 
 
 @pytest.fixture
@@ -144,4 +144,4 @@ def test_stock_app_serves_and_trains_our_bundle_from_its_folder(small_app, tmp_p
     answer = server.infer("n2v_denoise_3d", "phantom_0", result_extension=".nii.gz", device="cpu")
     result = server.voxels(answer).get_fdata(dtype=np.float32)
     image = MetaTensor(torch.from_numpy(phantom_3d(0)[1])[None], affine=torch.from_numpy(AFFINE))
-    assert np.allclose(result, resolve_model(weights.parent.parent).predict(image, "cpu")[0], rtol=0, atol=1e-3)
+    assert np.allclose(result, Denoiser(resolve_model(weights.parent.parent))(image)[0], rtol=0, atol=1e-3)

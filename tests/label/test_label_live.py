@@ -18,9 +18,7 @@ import numpy as np
 import pytest
 
 from label.serving import end, make_small, make_studies
-from monai_n2v.bundle.trained import resolve_model
-from monai_n2v.io.images import read_volume
-from monai_n2v.transforms.files import as_meta_tensor
+from monai_n2v.bundle import Denoiser, resolve_model
 
 requests = pytest.importorskip("requests")  # comes with MONAI Label
 
@@ -162,7 +160,7 @@ def test_network_trained_in_another_process_denoises_studies_and_files_sent(live
     known = live.ask("POST", f"{url}?image=phantom_0&output=image", data=params)
     for source, answer in ((real, sent), (phantom, known)):
         result, noisy = voxels(answer, tmp_path), nibabel.load(source)
-        expected = network.predict(as_meta_tensor(read_volume(source), str(source)), "cpu")
+        expected = Denoiser(network)(source)
         assert np.array_equal(result.get_fdata(), expected.squeeze(0))
         assert result.shape == noisy.shape
         assert np.allclose(result.affine, noisy.affine)
