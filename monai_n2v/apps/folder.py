@@ -7,7 +7,7 @@ import logging
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -61,7 +61,7 @@ class _Known:
     check: NoiseCheck
     warnings: list[str]
     notes: list[str]
-    started: float = field(default_factory=time.perf_counter)
+    started: float = 0.0
 
 
 class _Work:
@@ -77,6 +77,7 @@ class _Work:
         self.jobs = {str(job.source): job for job in jobs}
         self.settings, self.tell = settings, tell
         self.known: dict[str, _Known] = {}
+        self.network: TrainedNetwork | None = None
         self._volume: Volume | None = None
 
     def look_at(self, volume: Volume) -> None:
@@ -86,9 +87,14 @@ class _Work:
             ValueError: for such an image.
         """
         self._volume = volume
-        if volume.path in self.known:
-            self.known[volume.path].started = time.perf_counter()
-            return
+        if volume.path not in self.known:
+            self._meet(volume)
+        known = self.known[volume.path]
+        known.started = time.perf_counter()
+        if self.network is not None:
+            check_axes(self.network, known.noisy)
+
+    def _meet(self, volume: Volume) -> None:
         job = self.jobs[volume.path]
         noisy = NoisyImage.of(volume)
         for output in (job.target, job.residual, job.noise_map):
@@ -121,17 +127,19 @@ class _Work:
         Returns:
             the paths of those that can be denoised; the others are told of.
         """
+        found: list[str] = []
         for path, job in self.jobs.items():
             try:
                 volume = loaded[path] if path in loaded else read_volume(job.source, self.settings.series)
                 self.look_at(volume)
             except Exception as error:  # noqa: BLE001 - whatever a file may hold, the others are done
                 self.fail(path, error)
-            else:
-                # Of several images the files are handed on: who needs one reads it then, and memory is no question.
-                if len(self.jobs) == 1:
-                    self.known[path].noisy = replace(self.known[path].noisy, image=volume)
-        return list(self.known)
+                continue
+            found.append(path)
+            # Of several images the files are handed on: who needs one reads it then, and memory is no question.
+            if len(self.jobs) == 1:
+                self.known[path].noisy = replace(self.known[path].noisy, image=volume)
+        return found
 
     def train_and_predict(self, paths: Sequence[str]) -> None:
         """Train one network on images that were looked at, and denoise them by it."""
@@ -154,10 +162,6 @@ class _Work:
     def predict(self, paths: Sequence[str], network: TrainedNetwork, trained: Mapping[str, Any]) -> None:
         """Denoise images by one network and write all that was asked for."""
 
-        def check(volume: Volume) -> None:
-            self.look_at(volume)
-            check_axes(network, self.known[volume.path].noisy)
-
         def done(item: Mapping[str, Any], outcome: Mapping[str, Any] | Exception) -> None:
             path, volume, self._volume = str(item["path"]), self._volume, None
             if isinstance(outcome, Exception):
@@ -168,7 +172,9 @@ class _Work:
             record |= {"device": self.settings.prediction.device, "spatial_dims": network.spatial_dims}
             self._finish(self.jobs[path], volume, outcome["pred"].numpy(), record | denoiser.options)
 
-        denoiser = Denoiser(network, self.settings.prediction, check)
+        self.network = network
+        # No bound method: a config is copied, with all that its values hold.
+        denoiser = Denoiser(network, self.settings.prediction, lambda volume: self.look_at(volume))
         denoiser.run([self._item(path) for path in paths], done)
 
     def _item(self, path: str) -> dict[str, Any]:
@@ -237,8 +243,10 @@ def denoise_jobs(
     """
     work, loaded = _Work(jobs, settings, tell), loaded or {}
     if settings.model is not None:
+        work.network = resolve_model(settings.model)
         paths = work.read(loaded) if loaded else list(work.jobs)
-        work.predict(paths, resolve_model(settings.model), {"model": str(settings.model)})
+        if paths:
+            work.predict(paths, work.network, {"model": str(settings.model)})
     elif settings.per_image or len(jobs) == 1:
         for job in jobs:
             alone = _Work([job], settings, tell)
