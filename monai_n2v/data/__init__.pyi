@@ -1,3 +1,4 @@
 # SPDX-License-Identifier: Apache-2.0
 from .datalists import find_pairs as find_pairs, find_scored_images as find_scored_images, make_dataset as make_dataset
-from .patch_loader import PatchLoader as PatchLoader
+from .patch_loader import FixedPatchLoader as FixedPatchLoader, PatchLoader as PatchLoader
+from .patches import PatchCut as PatchCut
