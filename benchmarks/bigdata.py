@@ -37,7 +37,7 @@ def train(folder: Path, memory_gib: float | None, cache_dir: str | None, n_epoch
     import torch
     from monai.transforms import Compose
 
-    from monai_n2v.data import PatchLoader, make_dataset
+    from monai_n2v.data import PatchCut, PatchLoader, make_dataset
     from monai_n2v.io.images import find_images
     from monai_n2v.networks import N2VUNet
     from monai_n2v.transforms.files import LoadNoisyd
@@ -50,7 +50,7 @@ def train(folder: Path, memory_gib: float | None, cache_dir: str | None, n_epoch
     transform = Compose([LoadNoisyd("image"), StandardizeIntensityd("image")])
     dataset = make_dataset(find_images(folder), transform, cache_dir)
     masking = RandN2VMaskd("image", batched=True)
-    loader = PatchLoader(dataset, (32, 32, 32), 4, epoch_length, masking, memory_gib=memory_gib)
+    loader = PatchLoader(dataset, PatchCut((32, 32, 32)), 4, epoch_length, masking, memory_gib=memory_gib)
     begun = time.perf_counter() - started
     network = N2VUNet(3, features=8)
     optimizer = torch.optim.Adam(network.parameters())

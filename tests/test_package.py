@@ -91,8 +91,12 @@ def test_unknown_name_is_an_attribute_error():
 
 
 def test_no_name_of_monai_is_reused():
+    import monai.data
+    import monai.engines
     import monai.handlers
     import monai.inferers
+    import monai.losses
+    import monai.metrics
     import monai.networks.nets
     import monai.transforms
 
@@ -103,5 +107,5 @@ def test_no_name_of_monai_is_reused():
         if isinstance(node, ast.ClassDef)
         for name in [node.name]
     }
-    theirs = {n for m in (monai.transforms, monai.handlers, monai.inferers, monai.networks.nets) for n in dir(m)}
-    assert not ours & theirs
+    packages = [monai.data, monai.engines, monai.handlers, monai.inferers, monai.losses, monai.metrics]
+    assert not ours & {name for package in [*packages, monai.networks.nets, monai.transforms] for name in dir(package)}

@@ -64,7 +64,7 @@ def test_schemes_are_one_program_with_the_pairing_swapped():
         assert differing <= {
             "_desc_", "+settings", "target_dir", "val_target_dir", "train#pairing", "train#dataset#data",
             "train#preprocessing",
-            "train#dataloader#label_key", "validate#dataset#data", "validate#dataloader#label_key",
+            "train#dataloader#cut#label_key", "validate#dataset#data", "validate#dataloader#cut#label_key",
         }  # fmt: skip
 
 

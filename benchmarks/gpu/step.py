@@ -20,7 +20,7 @@ from benchmarks.speed.overhead import BATCHES, steps
 
 def check(device: torch.device) -> dict[str, bool]:
     """Patches and masks drawn on the GPU equal those drawn on the CPU, bit for bit."""
-    from monai_n2v.data.patch_loader import PatchLoader
+    from monai_n2v.data import PatchCut, PatchLoader
     from monai_n2v.transforms.pairing import RandN2VMaskd
 
     equal = {}
@@ -30,7 +30,8 @@ def check(device: torch.device) -> dict[str, bool]:
         batches = []
         for place in ("cpu", device):
             pairing = RandN2VMaskd("image", batched=True, fill=fill, radius=2)
-            loader = PatchLoader([{"image": volume}], (32,) * spatial_dims, 8, 2, transform=pairing, device=place)
+            cut = PatchCut((32,) * spatial_dims)
+            loader = PatchLoader([{"image": volume}], cut, 8, 2, transform=pairing, device=place)
             batches.append([{key: tensor.cpu() for key, tensor in batch.items()} for batch in loader])
         equal[f"{spatial_dims}d {fill}"] = all(torch.equal(a[k], b[k]) for a, b in zip(*batches) for k in a)
     return equal

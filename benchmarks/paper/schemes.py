@@ -69,7 +69,7 @@ _OWN = {
 }
 SCHEMES = {
     "traditional": Scheme(pairing=("supervised.json",), targets="clean"),
-    "Noise2Noise": Scheme(pairing=("noise2noise.json",), targets="second"),
+    "Noise2Noise": Scheme(pairing=("supervised.json", "noise2noise.json"), targets="second"),
     "Noise2Void": Scheme(),
     "Noise2Void, 5 % hidden": Scheme(settings={"mask_fraction": 0.05}),
     "N2V2": Scheme(network=("n2v2.json",)),

@@ -26,12 +26,12 @@ MASK = {"mask_fraction": 0.05, "fill": "median", "radius": 1}
 
 def patch_loader(spatial_dims: int, volume: torch.Tensor, device: torch.device) -> Iterator[dict[str, torch.Tensor]]:
     """Batches as the bundles make them."""
-    from monai_n2v.data.patch_loader import PatchLoader
+    from monai_n2v.data import PatchCut, PatchLoader
     from monai_n2v.transforms.pairing import RandN2VMaskd
 
     batch_size, patch = BATCHES[spatial_dims]
     pairing = RandN2VMaskd("image", batched=True, **MASK)
-    yield from PatchLoader([{"image": volume}], patch, batch_size, 10**6, transform=pairing, device=device)
+    yield from PatchLoader([{"image": volume}], PatchCut(patch), batch_size, 10**6, transform=pairing, device=device)
 
 
 def data_loader(

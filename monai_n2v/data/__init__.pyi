@@ -5,4 +5,5 @@ from .datalists import (
     find_scored_images as find_scored_images,
     make_dataset as make_dataset,
 )
-from .patch_loader import PatchLoader as PatchLoader
+from .patch_loader import FixedPatchLoader as FixedPatchLoader, PatchLoader as PatchLoader
+from .patches import PatchCut as PatchCut

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which images of several folders belong together: those of one path below their folders; suffixes may differ."""
+"""Lists of images to train on or to score, with their partners in other folders, and datasets of them."""
 
 from __future__ import annotations
 
@@ -15,102 +15,13 @@ from torch.utils.data import default_collate
 
 from monai_n2v.io.images import find_images, split_name, voxel_files_of
 
-__all__ = ["collate_one", "find_pairs", "find_scored_images", "images_of_label_studies", "make_dataset", "match_images"]
-
-
-def match_images(
-    dataset_dir: str | Path,
-    others: Mapping[str, tuple[str, str | Path]],
-    exclude: str | Path | None = None,
-    complete: bool = False,
-) -> list[dict[str, str]]:
-    """List the images of a folder, each with its partner in every other folder, as a MONAI data list.
-
-    Args:
-        dataset_dir: folder of noisy images, see `find_images`.
-        others: further folders, ``{key: (argument, folder)}``: the partner's key in the data list, and what messages
-            call the folder. Those below ``dataset_dir`` hold no noisy images, and the other way round.
-        exclude: a folder whose images are left out.
-        complete: whether every image of the other folders must be a partner, too.
-
-    Returns:
-        ``[{"image": path, key: path, ...}, ...]``, sorted.
-
-    Raises:
-        FileNotFoundError: for a missing folder, one without images, or an image without partner.
-        NotADirectoryError: for a file.
-        ValueError: for a folder that is ``dataset_dir`` itself, or images that differ in their suffix alone.
-    """
-    top = Path(dataset_dir)
-    for argument, folder in others.values():
-        if str(folder) and Path(folder).resolve() == top.resolve():
-            raise ValueError(
-                f"{argument} must be another folder than dataset_dir, got {folder}. Name that of the partners."
-            )
-    folders = [Path(folder) for _, folder in others.values() if str(folder)]
-    images = _images_by_name(dataset_dir, "dataset_dir", exclude, folders)
-    if others:
-        for paths in images.values():
-            if len(paths) > 1:
-                raise ValueError(
-                    f"dataset_dir must hold one image per name, got {paths[0]} and {paths[1]}. Rename one of them."
-                )
-    items = [{"image": str(path)} for path in sorted(path for paths in images.values() for path in paths)]
-    for key, (argument, folder) in others.items():
-        found = _images_by_name(folder, argument, exclude, [top])
-        for item in items:
-            item[key] = str(_partner(Path(item["image"]), top, Path(folder), found))
-        for name in sorted(found.keys() - images.keys() if complete else ()):
-            raise FileNotFoundError(
-                f"{dataset_dir} must hold an image for every one of {argument}, got none for {found[name][0]}. "
-                "Add it, or take the file away."
-            )
-    return items
-
-
-def _images_by_name(
-    folder: str | Path, argument: str, exclude: str | Path | None, others: list[Path]
-) -> dict[Path, list[Path]]:
-    """Images of a folder by path below it without suffix, without those of other folders inside it."""
-    try:
-        found = find_images(folder, exclude)
-    except OSError as error:
-        raise type(error)(str(error).replace("dataset_dir", argument)) from None
-    top = Path(folder).resolve()
-    within = [other.resolve() for other in others if other.resolve().is_relative_to(top)]
-    by_name: dict[Path, list[Path]] = {}
-    for item in found:
-        path = Path(item["image"])
-        if not any(path.resolve().is_relative_to(other) for other in within):
-            by_name.setdefault(_name_below(Path(folder), path), []).append(path)
-    if not by_name:
-        raise FileNotFoundError(f"{argument} must hold images, got none of its own below {folder}. Check the path.")
-    return by_name
-
-
-def _name_below(folder: Path, path: Path) -> Path:
-    """Path below a folder, without the suffix of an image; that of a DICOM series is a folder's and stays."""
-    below = path.relative_to(folder)
-    return below if path.is_dir() else below.with_name(split_name(path)[0])
-
-
-def _partner(image: Path, top: Path, folder: Path, found: Mapping[Path, list[Path]]) -> Path:
-    partners = found.get(_name_below(top, image), [])
-    if not partners:
-        raise FileNotFoundError(
-            f"{folder} must hold a reference of every image, got none for {image}. "
-            "Rename the files alike: the same path below both folders, up to the file type (.png, .nii.gz)."
-        )
-    if len(partners) > 1:
-        names = " and ".join(path.name for path in partners)
-        raise ValueError(f"{folder} must hold one reference of every image, got {names} for {image}. Remove one.")
-    return partners[0]
+__all__ = ["collate_one", "find_pairs", "find_scored_images", "make_dataset"]
 
 
 def find_pairs(
     dataset_dir: str | Path, target_dir: str | Path, exclude: str | Path | None = None
 ) -> list[dict[str, str]]:
-    """List all pairs of two folders with the same relative paths; suffixes may differ.
+    """List all pairs of two folders with the same relative paths, as a MONAI data list; suffixes may differ.
 
     Args:
         dataset_dir: the folder of the noisy images, searched as `find_images` does.
@@ -126,7 +37,7 @@ def find_pairs(
         NotADirectoryError: for a file.
         ValueError: where two images of a folder differ in their suffix alone, or both folders are one.
     """
-    return match_images(dataset_dir, {"label": ("target_dir", target_dir)}, exclude, complete=True)
+    return _match_images(dataset_dir, {"label": ("target_dir", target_dir)}, exclude, complete=True)
 
 
 def find_scored_images(
@@ -154,23 +65,83 @@ def find_scored_images(
         ValueError: for an image with several, images that differ in their suffix alone, or a folder of references that
             is ``dataset_dir`` itself.
     """
-    repeat_dirs = [repeat_dirs] if isinstance(repeat_dirs, (str, Path)) else list(repeat_dirs or [])
+    repeat_dirs = [repeat_dirs] if isinstance(repeat_dirs, (str, Path)) else repeat_dirs or []
     others: dict[str, tuple[str, str | Path]] = {} if clean_dir is None else {"clean": ("clean_dir", clean_dir)}
     others |= {f"repeat_{k}": ("repeat_dirs", folder) for k, folder in enumerate(repeat_dirs)}
-    return match_images(dataset_dir, others, exclude)
+    return _match_images(dataset_dir, others, exclude) if others else find_images(dataset_dir, exclude)
 
 
-def images_of_label_studies() -> list[dict[str, str]]:
-    """List the noisy images of the studies that a MONAI Label server in this environment serves from a folder.
+def _match_images(
+    dataset_dir: str | Path,
+    others: Mapping[str, tuple[str, str | Path]],
+    exclude: str | Path | None,
+    complete: bool = False,
+) -> list[dict[str, str]]:
+    """List the images of a folder, each with its partner in every other folder.
 
-    Returns:
-        as `find_images` does, labels and denoised copies left out; nothing where there is no such server.
+    Args:
+        dataset_dir: folder of noisy images.
+        others: further folders, ``{key: (argument, folder)}``: the partner's key in the data list, and what messages
+            call the folder. Images of a folder that lies inside another are not the other's.
+        exclude: a folder whose images are left out.
+        complete: whether every image of the other folders must be a partner, too.
     """
-    studies = Path(os.environ.get("MONAI_LABEL_STUDIES", ""))
-    if not os.environ.get("MONAI_LABEL_STUDIES") or not studies.is_dir():
-        return []
-    found = find_images(studies, exclude=studies / "labels")
-    return [item for item in found if not split_name(item["image"])[0].endswith("_denoised")]
+    top = Path(dataset_dir)
+    for argument, folder in others.values():
+        if Path(folder).resolve() == top.resolve():
+            raise ValueError(
+                f"{argument} must be another folder than dataset_dir, got {folder}. Name that of the partners."
+            )
+    images = _images_by_name(dataset_dir, "dataset_dir", exclude, [Path(folder) for _, folder in others.values()])
+    for paths in images.values():
+        if len(paths) > 1:
+            raise ValueError(
+                f"dataset_dir must hold one image per name, got {paths[0]} and {paths[1]}. Rename one of them."
+            )
+    items = [{"image": str(paths[0])} for paths in images.values()]
+    for key, (argument, folder) in others.items():
+        found = _images_by_name(folder, argument, exclude, [top])
+        for name, item in zip(images, items):
+            partners = found.pop(name, [])
+            if not partners:
+                raise FileNotFoundError(
+                    f"{folder} must hold a reference of every image, got none for {item['image']}. Rename the files "
+                    "alike: the same path below both folders, up to the file type (.png, .nii.gz)."
+                )
+            if len(partners) > 1:
+                raise ValueError(
+                    f"{folder} must hold one reference of every image, got "
+                    f"{' and '.join(path.name for path in partners)} for {item['image']}. Remove one."
+                )
+            item[key] = str(partners[0])
+        if complete and found:
+            raise FileNotFoundError(
+                f"{dataset_dir} must hold an image for every one of {argument}, got none for "
+                f"{next(iter(found.values()))[0]}. Add it, or take the file away."
+            )
+    return items
+
+
+def _images_by_name(
+    folder: str | Path, argument: str, exclude: str | Path | None, others: Sequence[Path]
+) -> dict[Path, list[Path]]:
+    """Images of a folder by path below it without suffix, sorted, without those of other folders inside it."""
+    try:
+        found = [Path(item["image"]) for item in find_images(folder, exclude)]
+    except OSError as error:
+        raise type(error)(str(error).replace("dataset_dir", argument)) from None
+    top = Path(folder)
+    inside = [other.resolve() for other in others if other.resolve().is_relative_to(top.resolve())]
+    by_name: dict[Path, list[Path]] = {}
+    for path in found:
+        if not any(path.resolve().is_relative_to(other) for other in inside):
+            below = path.relative_to(top)
+            # A DICOM series is a folder, whose name may have a dot.
+            name = below if path.is_dir() else below.with_name(split_name(path)[0])
+            by_name.setdefault(name, []).append(path)
+    if not by_name:
+        raise FileNotFoundError(f"{argument} must hold images, got none of its own below {folder}. Check the path.")
+    return by_name
 
 
 def make_dataset(
@@ -189,13 +160,22 @@ def make_dataset(
     Returns:
         a ``Dataset`` or ``PersistentDataset``.
     """
-    data = data or images_of_label_studies()
+    data = data or _images_of_label_studies()
     if cache_dir is None:
         return Dataset(data, transform)
     # Our own files: with their metadata, which plain tensors would lose.
     return PersistentDataset(
         data, transform, cache_dir, _item_hash, hash_transform=pickle_hashing, track_meta=True, weights_only=False
     )
+
+
+def _images_of_label_studies() -> list[dict[str, str]]:
+    """List the noisy images of the folder that a MONAI Label server in this environment serves; none without one."""
+    studies = os.environ.get("MONAI_LABEL_STUDIES", "")
+    if not studies or not Path(studies).is_dir():
+        return []
+    found = find_images(studies, exclude=Path(studies) / "labels")
+    return [item for item in found if not split_name(item["image"])[0].endswith("_denoised")]
 
 
 def _item_hash(item: Any) -> bytes:
@@ -216,10 +196,9 @@ def _file_state(name: str | Path) -> str:
     """Where a file is, when it was written and how large it is; of a folder, its files. Other texts as they are."""
     try:
         path = Path(name).resolve(strict=True)
-        folder = path.is_dir()
         # Voxels may lie beside a header; a series lies right in its folder.
-        files = [one for one in path.iterdir() if one.is_file()] if folder else [path, *voxel_files_of(path)]
-        states = [(one, one.stat()) for one in sorted(files) if folder or one.exists()]
+        files = path.iterdir() if path.is_dir() else [path, *voxel_files_of(path)]
+        states = [(one, one.stat()) for one in sorted(files) if one.is_file()]
     except (OSError, ValueError):
         return str(name)
     return "\n".join([str(path), *(f"{one} {state.st_mtime_ns} {state.st_size}" for one, state in states)])

@@ -9,15 +9,14 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import numpy as np
 import torch
 
-from monai_n2v.data.patches import CutRules, HeldImage, hold_image
+from monai_n2v.data.patches import HeldImage
 from monai_n2v.io.memory import free_bytes
 
-__all__ = ["ImageReader", "RollingWindow", "default_budget", "stream_order"]
+__all__ = ["RollingWindow", "default_budget", "stream_order"]
 
 logger = logging.getLogger(__name__)
 
@@ -37,22 +36,10 @@ def default_budget(device: torch.device) -> int:
     return min(free, int(_SHARE_OF_GPU * free_bytes(device))) if device.type == "cuda" else free
 
 
-def stream_order(n_images: int, seed: int, rank: int, number: int) -> np.ndarray:
+def stream_order(n_images: int, seed: Sequence[int], number: int) -> np.ndarray:
     """Order in which pass ``number`` over all images goes; every pass has one of its own."""
-    state = np.random.SeedSequence([seed, rank, number, n_images]).generate_state(8)
+    state = np.random.SeedSequence([*seed, number, n_images]).generate_state(8)
     return np.random.RandomState(state).permutation(n_images)
-
-
-class ImageReader:
-    """Read the images of a dataset by number; holds nothing, so that a thread may own it."""
-
-    def __init__(self, dataset: Sequence[dict[str, Any]], rules: CutRules) -> None:
-        self.dataset = dataset
-        self.rules = rules
-
-    def __call__(self, number: int) -> HeldImage:
-        """Read one image, as `hold_image` holds it."""
-        return hold_image(self.dataset[number], self.rules)
 
 
 class _ReadAhead:
@@ -108,7 +95,7 @@ class RollingWindow:
     epoch before the window leaves them come first, the largest of them ahead, so that every pass sees every image. Only
     where two of them exceed the room together is one left out; if both take more than half of it, chance decides which.
 
-    Which images an epoch sees depends on seed, rank, epoch, budget and the images' sizes, not on how fast they are
+    Which images an epoch sees depends on seed, epoch, budget and the images' sizes, not on how fast they are
     read or which epochs came before.
 
     Args:
@@ -117,8 +104,7 @@ class RollingWindow:
         budget: bytes for images held and read ahead.
         first: images of the start of the stream that were read already, as many as fit.
         device: where the images are held; those read ahead wait in RAM.
-        seed: with rank, the source of the stream.
-        rank: of this process.
+        seed: of the stream, as of `PatchLoader`.
     """
 
     def __init__(
@@ -128,11 +114,10 @@ class RollingWindow:
         budget: int,
         first: dict[int, HeldImage],
         device: torch.device,
-        seed: int,
-        rank: int,
+        seed: Sequence[int],
     ) -> None:
-        self.read, self.n_images, self.budget, self.device = read, n_images, budget, device
-        self.seed, self.rank = seed, rank
+        self.read, self.n_images, self.budget = read, n_images, budget
+        self.device, self.seed = device, seed
         n_fit = max(1, len(first))
         self.n_exchanged = max(1, min(math.ceil(n_images / _EPOCHS_PER_PASS), n_fit // 3))
         self.n_held = max(1, n_fit - self.n_exchanged)
@@ -156,7 +141,7 @@ class RollingWindow:
         position = max(epoch - 1, 0) * self.n_exchanged
         numbers: dict[int, None] = {}
         while len(numbers) < self.n_held:  # at the seam of two passes an image may come twice
-            order = stream_order(self.n_images, self.seed, self.rank, position // self.n_images)
+            order = stream_order(self.n_images, self.seed, position // self.n_images)
             numbers[int(order[position % self.n_images])] = None
             position += 1
         return list(numbers)
@@ -186,7 +171,7 @@ class RollingWindow:
             image = waiting.pop(number, None) or self._measured(number)
             if self._fits(number, n_bytes):
                 n_bytes += image.n_bytes
-                self.held[number] = HeldImage([flat.to(self.device) for flat in image.flats], image.cuts)
+                self.held[number] = HeldImage(image.voxels.to(self.device), image.volume)
         waiting.clear()
         if self.n_epochs:  # what is read before the first epoch is the start, not waiting
             self.waited += time.perf_counter() - started

@@ -102,7 +102,7 @@ def draw_blind_spots(
     targets = sites if cover is None else cover.targets
     sources = None
     if fill == "uniform" or cover is not None:
-        sources = _draw_sources(targets, shape, radius, rng)
+        sources = np.column_stack([targets[:, 0], _draw_neighbors(targets[:, 1:], shape, radius, rng)])
     if cover is not None and sources is not None:
         hopeless = _redraw_inside(sources, cover, sites, shape, radius, rng)
         # At a border a window may lie in the footprint: a blind spot that cannot be hidden must not be learned from.
@@ -115,8 +115,7 @@ def draw_blind_spots(
 def _draw_neighbors(voxels: np.ndarray, shape: Sequence[int], radius: int, rng: np.random.RandomState) -> np.ndarray:
     """Draw for every voxel another one, uniformly from its window clipped to the image, never itself."""
     places = np.ascontiguousarray(voxels.T)  # one axis at a time: numpy is slow along an axis of 2 or 3
-    low = np.maximum(places - radius, 0)
-    extent = np.minimum(places + radius, np.asarray(shape)[:, None] - 1) - low + 1
+    low, extent = _clipped_windows(places, shape, radius)
     n_others = extent.prod(axis=0) - 1
     pick = (rng.random_sample(len(voxels)) * n_others).astype(np.int64)
     own = np.zeros(len(voxels), dtype=np.int64)
@@ -130,8 +129,10 @@ def _draw_neighbors(voxels: np.ndarray, shape: Sequence[int], radius: int, rng: 
     return neighbors
 
 
-def _draw_sources(targets: np.ndarray, shape: Sequence[int], radius: int, rng: np.random.RandomState) -> np.ndarray:
-    return np.column_stack([targets[:, 0], _draw_neighbors(targets[:, 1:], shape, radius, rng)])
+def _clipped_windows(places: np.ndarray, shape: Sequence[int], radius: int) -> tuple[np.ndarray, np.ndarray]:
+    """Lowest voxel and sides of the window around each voxel, clipped to the image; all ``(n_axes, n_voxels)``."""
+    low = np.maximum(places - radius, 0)
+    return low, np.minimum(places + radius, np.asarray(shape)[:, None] - 1) - low + 1
 
 
 def _redraw_inside(
@@ -204,10 +205,9 @@ def apply_blind_spots(images: torch.Tensor, spots: BlindSpots) -> tuple[torch.Te
     elif spots.windows is not None:
         values, filled = _window_statistic(images, spots)
         masked.view(-1)[targets[filled]] = values[filled]
-    sites = targets
     if spots.sites is not spots.targets:
-        sites = _flat_index(spots.sites, spots.shape, n_channels, images.device)
-    mask.view(-1).index_fill_(0, sites, 1)
+        targets = _flat_index(spots.sites, spots.shape, n_channels, images.device)
+    mask.view(-1).index_fill_(0, targets, 1)
     return masked, mask
 
 
@@ -243,7 +243,8 @@ def _window_statistic(images: torch.Tensor, spots: BlindSpots) -> tuple[torch.Te
     forbidden, group = (on_device(array, device) for array in (windows.forbidden, windows.group))
     flat = padded.view(-1)
     values = torch.zeros(len(voxels), n_channels, dtype=work, device=device)
-    count = on_device(_n_neighbors(spots.targets[:, 1:], spots.shape[1:], windows.radius), device)[:, None]
+    sides = _clipped_windows(spots.targets[:, 1:].T, spots.shape[1:], windows.radius)[1]
+    count = on_device(sides.prod(axis=0) - 1, device)[:, None]
     n_at_a_time = max(1, _MAX_GATHERED // (len(steps) * n_channels))
     for start in range(0, len(voxels), n_at_a_time):
         chunk = slice(start, start + n_at_a_time)
@@ -256,13 +257,6 @@ def _window_statistic(images: torch.Tensor, spots: BlindSpots) -> tuple[torch.Te
     if not images.dtype.is_floating_point:
         values = values.round()
     return values.to(images.dtype).view(-1), (count > 0).expand(-1, n_channels).reshape(-1)
-
-
-def _n_neighbors(voxels: np.ndarray, shape: Sequence[int], radius: int) -> np.ndarray:
-    """How many other voxels the window of each voxel, clipped to the image, holds."""
-    sides = np.minimum(voxels + radius, np.asarray(shape) - 1) - np.maximum(voxels - radius, 0) + 1
-    number: np.ndarray = sides.prod(axis=1) - 1
-    return number
 
 
 def _mean(values: torch.Tensor, count: torch.Tensor) -> torch.Tensor:

@@ -243,13 +243,12 @@ class RandSwapPaird(RandomizableTransform, MapTransform):
 
     def __init__(self, keys: KeysCollection = ("image", "label"), batched: bool = False, prob: float = 0.5) -> None:
         MapTransform.__init__(self, keys)
-        RandomizableTransform.__init__(self, 1.0)
+        RandomizableTransform.__init__(self, prob)
         if len(self.keys) != 2:
             raise ValueError(f"keys must name two images, got {len(self.keys)}. Use for example image and label.")
         if not 0 <= prob <= 1:
             raise ValueError(f"prob must be in [0, 1], got {prob}. Use 0.5.")
         self.batched = batched
-        self.swap_prob = prob
         self._swapped = np.zeros(1, dtype=bool)
 
     def randomize(self, data: int = 1) -> None:
@@ -258,12 +257,12 @@ class RandSwapPaird(RandomizableTransform, MapTransform):
         Args:
             data: number of items.
         """
-        self._swapped = self.R.random_sample(data) < self.swap_prob
+        self._swapped = self.R.random_sample(data) < self.prob
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Exchange ``data[keys[0]]`` and ``data[keys[1]]``, or parts of them; returns a new dictionary."""
         d = dict(data)
-        first, second = (d[key] for key in self.keys)
+        first, second = (d[key] for key in self.key_iterator(d))
         if tuple(first.shape) != tuple(second.shape):
             raise ValueError(
                 f"images must have one shape, got {tuple(first.shape)} and {tuple(second.shape)}. Use one grid."

@@ -29,6 +29,8 @@ SCHEMES = [
     "paper/microscopy",
 ]
 OWN_NETWORK = {"n2v2", "quick", "paper/bsd68", "paper/epithelia", "paper/microscopy"}
+# What a scheme lies over, besides train.json.
+BELOW = {"noise2noise": ["supervised"]}
 
 
 def workflow(kind: str, scheme: str, spatial_dims: int, folder: Path, **overrides) -> ConfigWorkflow:
@@ -40,9 +42,9 @@ def workflow(kind: str, scheme: str, spatial_dims: int, folder: Path, **override
         small["epochs"] = 2
         if scheme in ("supervised", "noise2noise"):
             small["target_dir"] = str(folder / "targets")
-    overlays = [str(find_config(f"{scheme}.json"))] if kind == "train" or scheme in OWN_NETWORK else []
+    names = [*BELOW.get(scheme, []), scheme] if kind == "train" or scheme in OWN_NETWORK else []
     return ConfigWorkflow(
-        config_file=[str(configs / f"{kind}.json"), *overlays],
+        config_file=[str(configs / f"{kind}.json"), *(str(find_config(f"{name}.json")) for name in names)],
         workflow_type=kind,
         logging_file=False,
         meta_file=str(configs / "metadata.json"),

@@ -3,30 +3,24 @@ from __future__ import annotations
 
 import gc
 import logging
-import os
 import re
 import threading
 import time
+from dataclasses import fields
 from itertools import pairwise
 
 import laws
-import nibabel
 import numpy as np
 import pytest
-import samples
 import torch
-from conftest import phantom
 from ignite.engine import Engine, Events
 from monai.data import DataLoader, Dataset, MetaTensor, list_data_collate
-from monai.transforms import Compose, RandFlipd, RandSpatialCropSamplesd, Transform
+from monai.transforms import Compose, RandFlipd, RandSpatialCropSamplesd
 
 from monai_n2v.data import patches
-from monai_n2v.data.datalists import make_dataset
-from monai_n2v.data.patch_loader import PatchLoader
+from monai_n2v.data.patch_loader import FixedPatchLoader, PatchLoader
+from monai_n2v.data.patches import PatchCut
 from monai_n2v.data.rolling_window import _ReadAhead
-from monai_n2v.io.images import find_images
-from monai_n2v.transforms.files import LoadNoisyd
-from monai_n2v.transforms.intensity import StandardizeIntensityd
 from monai_n2v.transforms.pairing import RandN2VMaskd
 
 CUT_VIEWS = patches.cut_views
@@ -37,8 +31,12 @@ def image(shape: tuple[int, ...], spacing: tuple[float, ...] = (1.0, 1.0, 1.0), 
     return {"image": MetaTensor(voxels, affine=torch.diag(torch.tensor([*spacing, 1.0], dtype=torch.float64)))}
 
 
-def loader(items: list[dict], patch_size: tuple[int, ...], **kwargs) -> PatchLoader:
-    return PatchLoader(items, patch_size, **{"batch_size": 8, "epoch_length": 3, **kwargs})
+def loader(items: list[dict], patch_size: tuple[int, ...], kind=PatchLoader, n_ahead=None, **kwargs) -> PatchLoader:
+    of_cut = {field.name for field in fields(PatchCut)} & kwargs.keys()
+    cut = PatchCut(patch_size, **{name: kwargs.pop(name) for name in of_cut})
+    found = kind(items, cut, **{"batch_size": 8, "epoch_length": 3, **kwargs})
+    found.n_ahead = found.n_ahead if n_ahead is None else n_ahead
+    return found
 
 
 def is_oriented_patch(patch: torch.Tensor, volume: torch.Tensor, permute: bool = True) -> tuple[tuple, tuple]:
@@ -178,13 +176,15 @@ def test_thin_volumes_cut_with_smaller_patches_said_once(caplog):
 def test_batches_repeat_for_the_same_seed_rank_and_epoch():
     def first(seed: int = 0, rank: int = 0, epoch: int = 1) -> torch.Tensor:
         patches = loader(
-            [image((1, 40, 40))], (16, 16), seed=seed, rank=rank, transform=RandN2VMaskd("image", batched=True)
+            [image((1, 40, 40))], (16, 16), seed=[seed, rank], transform=RandN2VMaskd("image", batched=True)
         )
         patches.set_epoch(epoch)
         batch = list(patches)[-1]
         return torch.cat([batch["image"], batch["mask"]])
 
     assert torch.equal(first(), first())
+    alone = loader([image((1, 40, 40))], (16, 16), seed=3)
+    assert alone.seed == loader([image((1, 40, 40))], (16, 16), seed=[3, 0]).seed, "one number is that of rank 0"
     for other in (first(seed=1), first(rank=1), first(epoch=2)):
         assert not torch.equal(first(), other)
 
@@ -251,7 +251,7 @@ def test_batches_drawn_ahead_and_not_wanted_leave_no_thread():
 
 
 def test_fixed_batches_are_bit_identical_on_repeat():
-    patches = loader([image((1, 40, 40))], (16, 16), fixed=True, transform=RandN2VMaskd("image", batched=True))
+    patches = loader([image((1, 40, 40))], (16, 16), FixedPatchLoader, transform=RandN2VMaskd("image", batched=True))
     first = list(patches)
     patches.set_epoch(7)
     assert all(torch.equal(a[k], b[k]) for a, b in zip(first, patches) for k in a)
@@ -302,6 +302,7 @@ def test_per_sample_way_sees_the_same_statistics(spatial_dims):
         ({"seed": -1}, "seed must be a whole number from 0, got -1"),
         ({"seed": None}, "seed must be a whole number from 0, got None"),
         ({"seed": 0.5}, "seed must be a whole number from 0, got 0.5"),
+        ({"seed": [0, -1]}, "seed must be a whole number from 0, got -1"),
         ({"batch_size": 1.7}, "batch_size must be a whole number from 1, got 1.7"),
         ({"epoch_length": "5"}, "epoch_length must be a whole number from 1, got '5'"),
         ({"patch_size": (8.5, 8)}, "patch_size must be a whole number from 1, got 8.5"),
@@ -329,32 +330,6 @@ def test_whole_numbers_may_be_numpy_ones():
 def test_unfit_images_refused(item, arguments, message):
     with pytest.raises(ValueError, match=message):
         loader([item], (4, 4), **arguments)
-
-
-def test_find_images_recursive_sorted_hidden_left_out(tmp_path):
-    for name in ("b.nii.gz", "sub/a.PNG", "sub/c.tif", "notes.txt", ".hidden/x.nii", "sub/._c.tif"):
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).touch()
-    assert len(find_images(tmp_path, exclude=tmp_path / "sub")) == 1
-    assert [item["image"] for item in find_images(tmp_path)] == [
-        str(tmp_path / name) for name in ("b.nii.gz", "sub/a.PNG", "sub/c.tif")
-    ]
-
-
-@pytest.mark.parametrize(
-    ("name", "error", "message"),
-    [
-        ("", FileNotFoundError, "dataset_dir must be a folder with images"),
-        ("missing", FileNotFoundError, "dataset_dir must be an existing folder"),
-        ("file", NotADirectoryError, "dataset_dir must be a folder, got the file"),
-        ("empty", FileNotFoundError, "got none below"),
-    ],
-)
-def test_find_images_mistakes_named(tmp_path, name, error, message):
-    (tmp_path / "file").touch()
-    (tmp_path / "empty").mkdir()
-    with pytest.raises(error, match=message):
-        find_images(str(tmp_path / name) if name else "")
 
 
 def folder_of_images(n_images: int = 12, sides: tuple[int, ...] = (20, 20)) -> list[dict]:
@@ -410,7 +385,7 @@ def test_window_holds_what_fits_and_moves_over_all_images(caplog):
         patches.set_epoch(epoch)
         epochs.append(seen(patches))
         assert len(epochs[-1]) == 7
-        assert sum(len(image.flats) for image in patches._window.held.values()) == 7
+        assert sum(len(image.voxels) for image in patches._window.held.values()) == 7
     assert all(len(a & b) >= 5 for a, b in pairwise(epochs)), "two images are exchanged"
     assert set.union(*epochs) == set(range(30)), "a pass over 30 images in 15 epochs of two"
     assert len(data.read) <= 9 + 1 + 2 * 16, "what is held is not read again"
@@ -430,7 +405,7 @@ def test_window_depends_on_seed_rank_and_epoch_alone():
     assert torch.equal(uninterrupted, batches(range(7, 8))), "resumed"
     assert torch.equal(uninterrupted, batches(range(1, 8), seconds=0.002)), "whatever the speed of reading"
     assert not torch.equal(uninterrupted, batches(range(1, 8), seed=1))
-    assert not torch.equal(uninterrupted, batches(range(1, 8), rank=1))
+    assert not torch.equal(uninterrupted, batches(range(1, 8), seed=[0, 1]))
 
 
 def test_window_of_uneven_images_stays_within_its_budget():
@@ -566,13 +541,14 @@ def test_waiting_longer_than_training_is_warned_of(waited, level, caplog, monkey
 
 def test_fixed_batches_read_each_image_once_within_the_budget():
     data = Counting(folder_of_images(20))
-    patches = loader(data, (6, 6), memory_gib=gib(4), batch_size=8, epoch_length=5, fixed=True)
+    options = {"memory_gib": gib(4), "batch_size": 8, "epoch_length": 5}
+    patches = loader(data, (6, 6), FixedPatchLoader, **options)
     batches = list(patches)
     assert len(batches) == 5
     assert len(seen(batches)) > 12, "from all of the folder"
     assert len(data.read) <= 20 + 1
     assert patches._store is None
-    again = loader(Counting(folder_of_images(20)), (6, 6), memory_gib=gib(4), batch_size=8, epoch_length=5, fixed=True)
+    again = loader(Counting(folder_of_images(20)), (6, 6), FixedPatchLoader, **options)
     assert all(torch.equal(a["image"], b["image"]) for a, b in zip(batches, again))
 
 
@@ -609,94 +585,3 @@ def test_orientations_leave_the_footprint_unchanged(footprint, n_orientations):
     patches = loader([item], (6, 6), footprint=footprint, batch_size=64)
     orientations = {is_oriented_patch(p[0], item["image"][0].as_tensor()) for batch in patches for p in batch["image"]}
     assert len(orientations) == n_orientations
-
-
-def test_no_images_inside_a_label_server_are_those_of_its_studies(tmp_path, monkeypatch):
-    for name in ("b.nii.gz", "a.nii.gz", "a_denoised.nii.gz", "labels/final/a.nii.gz"):
-        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        nibabel.save(nibabel.Nifti1Image(np.zeros((4, 4, 4), np.float32), np.eye(4)), tmp_path / name)
-    assert len(make_dataset([])) == 0
-    monkeypatch.setenv("MONAI_LABEL_STUDIES", str(tmp_path))
-    assert [item["image"] for item in make_dataset([])] == [str(tmp_path / name) for name in ("a.nii.gz", "b.nii.gz")]
-    assert len(make_dataset([{"image": "mine"}])) == 1
-    monkeypatch.setenv("MONAI_LABEL_STUDIES", "http://127.0.0.1:8042/dicom-web")
-    assert len(make_dataset([])) == 0
-
-
-def test_cached_dataset_keeps_images_with_their_metadata(tmp_path):
-    nibabel.save(nibabel.Nifti1Image(phantom((9, 8, 7))[1], np.diag([1, 2, 3, 1])), tmp_path / "a.nii")
-    items = []
-    for _ in range(2):
-        transform = Compose([LoadNoisyd("image"), StandardizeIntensityd("image")])
-        dataset = make_dataset([{"image": str(tmp_path / "a.nii")}], transform, tmp_path / "cache")
-        items.append(dataset[0]["image"])
-        assert len(list((tmp_path / "cache").iterdir())) == 1
-    assert torch.equal(items[0].as_tensor(), items[1].as_tensor())
-    assert items[1].pixdim.tolist() == [1.0, 2.0, 3.0]
-    assert np.array_equal(items[0].meta["intensity_std"], items[1].meta["intensity_std"])
-    assert type(make_dataset([], None)) is Dataset
-
-
-def cached(paths, cache_dir) -> torch.Tensor:
-    return make_dataset([{"image": str(path)} for path in paths], Compose([LoadNoisyd("image")]), cache_dir)[0]["image"]
-
-
-def test_cached_copies_belong_to_files_not_to_relative_paths(tmp_path, monkeypatch):
-    for value, project in enumerate(("first", "second")):
-        (tmp_path / project / "noisy").mkdir(parents=True)
-        np.save(tmp_path / project / "noisy" / "a.npy", np.full((8, 8), value, dtype=np.float32))
-    for value, project in enumerate(("first", "second")):
-        monkeypatch.chdir(tmp_path / project)
-        for path in ("noisy/a.npy", "./noisy/../noisy/a.npy", tmp_path / project / "noisy" / "a.npy"):
-            assert (cached([path], tmp_path / "cache") == value).all()
-        assert len(list((tmp_path / "cache").iterdir())) == value + 1, "one copy per file, however it is named"
-
-
-def test_changed_files_are_read_again(tmp_path):
-    path = tmp_path / "a.npy"
-    for value, n in [(0, 8), (1, 8), (2, 9)]:
-        np.save(path, np.full((n, n), value, dtype=np.float32))
-        os.utime(path, ns=(value * 10**9, value * 10**9))
-        assert (cached([path], tmp_path / "cache") == value).all()
-    os.utime(path, ns=(0, 0))  # as old as the first, but larger
-    assert (cached([path], tmp_path / "cache") == 2).all()
-
-
-def test_changed_voxels_of_an_image_in_two_files_are_read_again(tmp_path):
-    text = "ObjectType = Image\nNDims = 3\nDimSize = 8 8 8\nElementType = MET_FLOAT\nElementDataFile = b.raw\n"
-    (tmp_path / "a.mhd").write_text(text)
-    for value in (0, 1):
-        (tmp_path / "b.raw").write_bytes(np.full((8, 8, 8), value, dtype=np.float32).tobytes())
-        os.utime(tmp_path / "b.raw", ns=(value * 10**9, value * 10**9))
-        assert (cached([tmp_path / "a.mhd"], tmp_path / "cache") == value).all()
-
-
-def test_changed_slices_of_a_series_are_read_again(tmp_path):
-    for value in (1, 2):
-        data = np.full((8, 8, 2), value, dtype=np.int16)
-        for path in samples.dicom_series(tmp_path / "series", data, samples.oblique_affine()) or []:
-            os.utime(path, ns=(value * 10**9, value * 10**9))
-        assert (cached([tmp_path / "series"], tmp_path / "cache") == value).all()
-    assert len(list((tmp_path / "cache").iterdir())) == 2
-
-
-class Recorded(Transform):
-    """Tells how often it was called."""
-
-    n_calls = 0
-
-    def __call__(self, item):
-        Recorded.n_calls += 1
-        return item
-
-
-def test_files_in_lists_are_looked_at_and_other_texts_are_not(tmp_path, monkeypatch):
-    monkeypatch.setattr(Recorded, "n_calls", 0)
-    path = tmp_path / "a.npy"
-    item = {"image": [str(path)], "name": "x" * 5000, "count": 3}
-    for n in (3, 4):
-        np.save(path, np.zeros(n))
-        for _ in range(2):
-            copy = make_dataset([item], Compose([Recorded()]), tmp_path / "cache")[0]
-        assert copy["name"] == item["name"]
-        assert Recorded.n_calls == n - 2

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The rolling window on images of uneven size; images of even size are in test_data.py."""
+"""The rolling window on images of uneven size; images of even size are in test_patch_loader.py."""
 
 from __future__ import annotations
 
@@ -24,21 +24,21 @@ class Images:
 
     def __call__(self, number: int) -> HeldImage:
         self.n_read += 1
-        return HeldImage([torch.full((1, self.sizes[number] * UNIT), float(number))], [])
+        return HeldImage(torch.full((1, 1, self.sizes[number] * UNIT), float(number)), None)
 
     def window(self, budget: int, seed: int = 0) -> RollingWindow:
         """A window of a budget in units, started as `PatchLoader` does."""
         first: dict[int, HeldImage] = {}
-        for number in stream_order(len(self.sizes), seed, 0, 0).tolist():
+        for number in stream_order(len(self.sizes), (seed, 0), 0).tolist():
             image = self(number)
             if first and sum(one.n_bytes for one in first.values()) + image.n_bytes > budget * UNIT * 4:
                 break
             first[number] = image
-        return RollingWindow(self, len(self.sizes), budget * UNIT * 4, first, torch.device("cpu"), seed, 0)
+        return RollingWindow(self, len(self.sizes), budget * UNIT * 4, first, torch.device("cpu"), (seed, 0))
 
 
 def seen(window: RollingWindow, epochs: range) -> list[set[int]]:
-    held = [{int(image.flats[0][0, 0]) for image in window.move_to(epoch)} for epoch in epochs]
+    held = [{int(image.voxels[0, 0, 0]) for image in window.move_to(epoch)} for epoch in epochs]
     window.close()
     return held
 

@@ -13,7 +13,6 @@ import laws
 import nibabel
 import numpy as np
 import pytest
-import samples
 import torch
 from conftest import phantom
 from ignite.engine import Engine
@@ -28,7 +27,6 @@ from skimage.metrics import peak_signal_noise_ratio
 from tiny import SMALL, run, workflow
 
 from monai_n2v.bundle import find_bundle, find_config
-from monai_n2v.data.datalists import find_scored_images
 from monai_n2v.handlers.scores import ScoreDenoisingd, ScoreTable
 from monai_n2v.inferers.blind_spot import BlindSpotInferer, SeparateBlindd
 from monai_n2v.inferers.symmetric import SymmetricInferer
@@ -37,66 +35,7 @@ from monai_n2v.metrics.reference import average_repeats, score_blind, score_repe
 from monai_n2v.transforms.files import as_meta_tensor
 
 SHAPES = {2: (40, 44), 3: (24, 28, 20)}
-
-
-def touch(*paths: Path) -> None:
-    for path in paths:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(b"")
-
-
-def test_partners_share_path_and_stem(tmp_path):
-    touch(tmp_path / "noisy" / "a" / "x.nii.gz", tmp_path / "noisy" / "b.png", tmp_path / "clean" / "b.tif")
-    touch(tmp_path / "clean" / "a" / "x.mha", tmp_path / "again" / "a" / "x.nii.gz", tmp_path / "again" / "b.png")
-    touch(tmp_path / "again" / "unused.png")
-    found = find_scored_images(tmp_path / "noisy", tmp_path / "clean", str(tmp_path / "again"))
-    below = [{key: str(Path(path).relative_to(tmp_path)) for key, path in item.items()} for item in found]
-    assert below == [
-        {"image": "noisy/a/x.nii.gz", "clean": "clean/a/x.mha", "repeat_0": "again/a/x.nii.gz"},
-        {"image": "noisy/b.png", "clean": "clean/b.tif", "repeat_0": "again/b.png"},
-    ]
-    assert find_scored_images(tmp_path / "noisy") == [{"image": item["image"]} for item in found]
-
-
-def test_dicom_series_are_partners_by_folder(tmp_path):
-    for name in ("noisy", "clean"):
-        samples.dicom_series(tmp_path / name / "s.1", np.ones((8, 8, 2), dtype=np.int16), samples.oblique_affine())
-    assert find_scored_images(tmp_path / "noisy", tmp_path / "clean") == [
-        {"image": str(tmp_path / "noisy" / "s.1"), "clean": str(tmp_path / "clean" / "s.1")}
-    ]
-
-
-def test_references_below_the_images_are_no_images(tmp_path):
-    touch(tmp_path / "x.png", tmp_path / "clean" / "x.png", tmp_path / "denoised" / "x_denoised.png")
-    found = find_scored_images(tmp_path, tmp_path / "clean", exclude=tmp_path / "denoised")
-    assert found == [{"image": str(tmp_path / "x.png"), "clean": str(tmp_path / "clean" / "x.png")}]
-
-
-@pytest.mark.parametrize(
-    ("files", "error", "message"),
-    [
-        (
-            ["clean/y.png"],
-            FileNotFoundError,
-            r"clean must hold a reference of every image, got none for .*noisy.x\.png",
-        ),
-        (["clean/x.tif", "clean/x.mha"], ValueError, r"got x\.mha and x\.tif for .*noisy.x\.png"),
-        (["clean/sub/x.png"], FileNotFoundError, r"got none for .*noisy.x\.png"),
-    ],
-)
-def test_missing_and_ambiguous_partners_named(files, error, message, tmp_path):
-    touch(tmp_path / "noisy" / "x.png", *(tmp_path / name for name in files))
-    with pytest.raises(error, match=message):
-        find_scored_images(tmp_path / "noisy", tmp_path / "clean")
-
-
-@pytest.mark.parametrize(
-    ("options", "name"), [({"clean_dir": "."}, "clean_dir"), ({"repeat_dirs": ["."]}, "repeat_dirs")]
-)
-def test_images_are_not_their_own_references(options, name, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    with pytest.raises(ValueError, match=f"{name} must be another folder"):
-        find_scored_images(tmp_path, **options)
+NOISE2NOISE = ["supervised.json", "noise2noise.json"]
 
 
 @pytest.mark.parametrize("shape", [(2, 1, 32, 28), (1, 2, 16, 20, 12)])
@@ -373,14 +312,14 @@ def test_each_score_also_as_a_file_by_monai_on_request(trained, tmp_path):
 
 @pytest.mark.parametrize(
     "overlays",
-    [["n2v2.json"], ["structn2v.json"], ["supervised.json"], ["noise2noise.json"], ["supervised.json", "n2v2.json"]],
+    [["n2v2.json"], ["structn2v.json"], ["supervised.json"], NOISE2NOISE, ["supervised.json", "n2v2.json"]],
 )
 def test_other_schemes_are_scored_where_evaluate_comes_last(overlays, trained, tmp_path):
     folder, spatial_dims, options = trained
     options = {**options, "output_dir": str(tmp_path)}
     if "n2v2.json" in overlays:
         options["features"] = 4
-    paired = overlays[0] in ("supervised.json", "noise2noise.json")
+    paired = "supervised.json" in overlays
     targets = {"target_dir": str(folder / ("again" if "noise2noise.json" in overlays else "clean"))} if paired else {}
     training = scheme_training(spatial_dims, overlays, epochs=1, **options, **targets)
     run(training)
@@ -459,26 +398,19 @@ def test_federated_client_evaluates_weights_it_is_sent(trained, tmp_path):
     assert received.metrics["val_loss"] == pytest.approx(float(local["val_loss"]), rel=1e-6)
 
 
-def test_evaluation_predicts_as_inference_does():
-    configs = {}
-    for spatial_dims in (2, 3):
-        folder = find_bundle(f"n2v_denoise_{spatial_dims}d") / "configs"
-        evaluate, inference = (json.loads((folder / f"{name}.json").read_text()) for name in ("evaluate", "inference"))
-        for key in ("tile_size", "halo", "amp", "tta", "keep_detail", "keep_padding", "keep_mean"):
-            assert evaluate[key] == inference[key], key
-        blind, plain = (evaluate["validate#inferer"][key] for key in ("inferer", "plain_inferer"))
-        assert plain == inference["inferer"] | {"inferer": "@validate#inferer#inferer"}
-        assert blind == inference["inferer"]["inferer"], "without the measured values"
-        assert evaluate["validate#preprocessing"] == inference["preprocessing"]
-        *restored, _ = inference["postprocessing"]["transforms"]  # all but saving
-        scored = evaluate["validate#postprocessing"]["transforms"][1:-1]
-        assert [{**one, "keys": "pred"} for one in scored] == restored
-        configs[spatial_dims] = evaluate
-    for place in ("validate#inferer", "validate#postprocessing"):
-        text = json.dumps(configs[2].pop(place)).replace('"spatial_dims": 2', '"spatial_dims": 3')
-        assert text == json.dumps(configs[3].pop(place))
-    differing = {key for key in configs[2] if configs[2][key] != configs[3][key]}
-    assert differing == {"halo", "n_masks"}, "the bundles differ in numbers only"
+@pytest.mark.parametrize("spatial_dims", [2, 3])
+def test_evaluation_predicts_as_inference_does(spatial_dims):
+    folder = find_bundle(f"n2v_denoise_{spatial_dims}d") / "configs"
+    evaluate, inference = (json.loads((folder / f"{name}.json").read_text()) for name in ("evaluate", "inference"))
+    for key in ("tile_size", "halo", "amp", "tta", "keep_detail", "keep_padding", "keep_mean"):
+        assert evaluate[key] == inference[key], key
+    blind, plain = (evaluate["validate#inferer"][key] for key in ("inferer", "plain_inferer"))
+    assert plain == inference["inferer"] | {"inferer": "@validate#inferer#inferer"}
+    assert blind == inference["inferer"]["inferer"], "without the measured values"
+    assert evaluate["validate#preprocessing"] == inference["preprocessing"]
+    *restored, _ = inference["postprocessing"]["transforms"]  # all but saving
+    scored = evaluate["validate#postprocessing"]["transforms"][1:-1]
+    assert [{**one, "keys": "pred"} for one in scored] == restored
 
 
 def test_pictures_score_in_gray_values(tmp_path):

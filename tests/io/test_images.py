@@ -343,3 +343,29 @@ def test_real_images_survive(name, real_data, tmp_path):
     assert again.source.stored == volume.source.stored
     if volume.source.affine is not None:
         assert np.array_equal(again.source.affine, volume.source.affine)
+
+
+def test_find_images_recursive_sorted_hidden_left_out(tmp_path):
+    for name in ("b.nii.gz", "sub/a.PNG", "sub/c.tif", "notes.txt", ".hidden/x.nii", "sub/._c.tif"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    assert len(find_images(tmp_path, exclude=tmp_path / "sub")) == 1
+    assert [item["image"] for item in find_images(tmp_path)] == [
+        str(tmp_path / name) for name in ("b.nii.gz", "sub/a.PNG", "sub/c.tif")
+    ]
+
+
+@pytest.mark.parametrize(
+    ("name", "error", "message"),
+    [
+        ("", FileNotFoundError, "dataset_dir must be a folder with images"),
+        ("missing", FileNotFoundError, "dataset_dir must be an existing folder"),
+        ("file", NotADirectoryError, "dataset_dir must be a folder, got the file"),
+        ("empty", FileNotFoundError, "got none below"),
+    ],
+)
+def test_find_images_mistakes_named(tmp_path, name, error, message):
+    (tmp_path / "file").touch()
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(error, match=message):
+        find_images(str(tmp_path / name) if name else "")
