@@ -70,17 +70,14 @@ def check_image(volumes: np.ndarray, name: str = "") -> None:
         )
 
 
-def sentence_of(error: BaseException, name: object) -> str:
-    """What is wrong, in one line that names the image; MONAI wraps what goes wrong in a config into its own errors.
+def sentence_of(error: Exception, name: object) -> str:
+    """What is wrong, in one line that names the image.
 
     Args:
         error: that was raised.
         name: of the image.
     """
-    known = isinstance(error, (ValueError, OSError, FloatingPointError))
-    while not known and isinstance(error.__cause__, Exception):
-        error = error.__cause__
-        known = isinstance(error, (ValueError, TypeError, OSError, FloatingPointError))
+    known = isinstance(error, (ValueError, TypeError, OSError, FloatingPointError))
     text = " ".join(str(error).split()) if known else f"{type(error).__name__}: {error} Use -vv to see where."
     return text if str(name) in text else f"{text} ({name})"
 

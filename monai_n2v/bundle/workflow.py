@@ -29,7 +29,7 @@ def _sentence_last() -> Iterator[None]:
         fault = error
         while fault.__cause__ is not None:
             fault = fault.__cause__
-        if fault is error or not isinstance(fault, (ValueError, OSError, FloatingPointError)):
+        if fault is error or not isinstance(fault, (ValueError, TypeError, OSError, FloatingPointError)):
             raise
     if fault is not None:
         raise fault.with_traceback(None) from None

@@ -66,24 +66,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     except Exception as error:  # noqa: BLE001 - no bad input may end in a traceback
         if args.verbose > 1:
             traceback.print_exc()
-        cause = _first_cause(error)
-        known = isinstance(cause, (UsageError, ValueError, TypeError, OSError, FloatingPointError))
-        text = " ".join(str(cause).split())
+        known = isinstance(error, (UsageError, ValueError, TypeError, OSError, FloatingPointError))
+        text = " ".join(str(error).split())
         print(
-            f"error: {text}" if known else f"error: {type(cause).__name__}: {text} Use -vv to see where.",
+            f"error: {text}" if known else f"error: {type(error).__name__}: {text} Use -vv to see where.",
             file=sys.stderr,
         )
-        asked_wrongly = isinstance(cause, (UsageError, FileNotFoundError, FileExistsError, PermissionError))
+        asked_wrongly = isinstance(error, (UsageError, FileNotFoundError, FileExistsError, PermissionError))
         return EXIT_USAGE if asked_wrongly else EXIT_FILE_FAILED
     finally:
         logger.removeHandler(handler)
-
-
-def _first_cause(error: BaseException) -> BaseException:
-    """The exception MONAI wrapped into its own, unless one of ours stands on top."""
-    while not isinstance(error, (UsageError, ValueError, OSError, FloatingPointError)) and error.__cause__ is not None:
-        error = error.__cause__
-    return error
 
 
 def _denoise(args: argparse.Namespace) -> int:
