@@ -11,7 +11,7 @@ import numpy as np
 
 from monai_n2v.io.dicom_write import DicomSource, read_dataset
 from monai_n2v.io.memory import check_memory
-from monai_n2v.io.volume import Volume, check_kind, merge_axes, unreadable
+from monai_n2v.io.volume import Volume, check_kind, reading, to_affine
 
 if TYPE_CHECKING:
     from pydicom import Dataset
@@ -65,16 +65,12 @@ def list_series(folder: Path) -> dict[str, list[tuple[Path, Dataset]]]:
     for path in sorted(folder.iterdir()):
         if not _is_dicom(path):
             continue
-        try:
+        with reading(path, "DICOM file"):
             header = read_dataset(path, stop_before_pixels=True)
-            uid = str(header.get("SeriesInstanceUID", ""))
-            is_image = "Rows" in header
             if "SOPClassUID" not in header:
                 raise ValueError("no SOP Class UID")
-        except Exception as error:
-            raise unreadable(path, "DICOM file", error) from error
-        if is_image:
-            series.setdefault(uid, []).append((path, header))
+            if "Rows" in header:
+                series.setdefault(str(header.get("SeriesInstanceUID", "")), []).append((path, header))
     return series
 
 
@@ -129,21 +125,17 @@ def read_dicom(folder: Path, series: str | None = None) -> Volume:
         orientation = np.asarray(first.ImageOrientationPatient, dtype=np.float64)
         right, down = orientation[:3], orientation[3:]
         sides = np.asarray(first.PixelSpacing, dtype=np.float64)
-        affine = np.eye(4)
-        affine[:3, 0], affine[:3, 1], affine[:3, 2] = right * sides[1], down * sides[0], step
-        affine[:3, 3] = rows[0][0][1].ImagePositionPatient
-        affine = np.diag([-1.0, -1.0, 1.0, 1.0]) @ affine
+        steps = np.stack([right * sides[1], down * sides[0], step], axis=1)
+        affine = to_affine(steps, rows[0][0][1].ImagePositionPatient)
         normal = np.cross(right, down)
         tilt = float(np.degrees(np.arccos(min(1.0, abs(float(step @ normal)) / (float(np.linalg.norm(step)) or 1.0)))))
         if len(rows[0]) > 1 and tilt > 0.5:
             notes.append(f"The gantry was tilted by {tilt:.1f} degrees; slices stay where they are.")
     data, scales = _read_voxels(rows)
-    paths = [[path for path, _ in row] for row in rows]
-    sides_mm = [*(float(s) for s in np.asarray(first.get("PixelSpacing") or [1, 1], dtype=np.float64)[::-1])]
-    sides_mm.append(float(np.linalg.norm(step)) if step is not None and np.any(step) else 1.0)
-    spacing = tuple(side for side, n in zip(sides_mm, data.shape[1:]) if n > 1)
-    merged = merge_axes(data, [False, True, True, True], folder)
-    return Volume(merged, spacing, DicomSource(paths, rows[0][0][1], affine, scales), notes)
+    source = DicomSource([[path for path, _ in row] for row in rows], rows[0][0][1], affine, scales)
+    between = float(np.linalg.norm(step)) if step is not None else 0.0
+    within = np.asarray(first.get("PixelSpacing") or [1, 1], dtype=np.float64)[::-1]
+    return source.to_volume(data, [*within, between or 1.0], folder, notes)
 
 
 def _check_image(path: Path, header: Dataset) -> None:
@@ -251,10 +243,8 @@ def _read_voxels(rows: list[list[tuple[Path, Dataset]]]) -> tuple[np.ndarray, li
     for i, row in enumerate(rows):
         scales.append([_scale_of(h) for _, h in row])
         for k, (path, _) in enumerate(row):
-            try:
+            with reading(path, "DICOM image"):
                 stored = read_dataset(path).pixel_array
-            except Exception as error:
-                raise unreadable(path, "DICOM image", error) from error
             slope, intercept = scales[i][k]
             data[i, k] = stored.astype(np.float64) * slope + intercept
     return data.transpose(0, 3, 2, 1), scales

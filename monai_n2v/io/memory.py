@@ -50,10 +50,7 @@ def check_memory(shape: Sequence[int], name: object = "") -> None:
     Raises:
         ValueError: with the size that is needed.
     """
-    import psutil
-
-    n_voxels = math.prod(int(n) for n in shape)
-    needed, free = _BYTES_PER_VOXEL * n_voxels, psutil.virtual_memory().available
+    needed, free = _BYTES_PER_VOXEL * math.prod(int(n) for n in shape), free_bytes()
     if needed > free:
         raise ValueError(
             f"image must fit into memory, got {' x '.join(str(int(n)) for n in shape)} voxels, which need "
