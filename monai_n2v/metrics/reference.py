@@ -33,24 +33,10 @@ __all__ = [
 
 # Every score, in the order of the tables.
 SCORES = (
-    "val_loss",
-    "data_range",
-    "psnr_noisy",
-    "psnr_denoised",
-    "ssim_noisy",
-    "ssim_denoised",
-    "repeats_mse_noisy",
-    "repeats_mse_denoised",
-    "repeats_psnr_noisy",
-    "repeats_psnr_denoised",
-    "sigma",
-    "blind_mse",
-    "blind_mse_error",
-    "blind_psnr_noisy",
-    "blind_psnr",
-    "residual_lag1_axis0",
-    "residual_lag1_axis1",
-    "residual_lag1_axis2",
+    *("val_loss", "data_range", "psnr_noisy", "psnr_denoised", "ssim_noisy", "ssim_denoised"),
+    *("repeats_mse_noisy", "repeats_mse_denoised", "repeats_psnr_noisy", "repeats_psnr_denoised"),
+    *("sigma", "blind_mse", "blind_mse_error", "blind_psnr_noisy", "blind_psnr"),
+    *("residual_lag1_axis0", "residual_lag1_axis1", "residual_lag1_axis2"),
 )
 
 # Of the SSIM paper, and what scikit-image takes with gaussian_weights=True.

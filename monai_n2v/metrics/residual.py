@@ -207,10 +207,7 @@ def _lagged(values: np.ndarray) -> np.ndarray:
 
 def _gradient(values: np.ndarray) -> np.ndarray:
     """Length of the gradient per voxel, of the same shape."""
-    squares = np.zeros_like(values)
-    for axis in range(values.ndim):
-        squares += np.gradient(values, axis=axis) ** 2
-    length: np.ndarray = np.sqrt(squares)
+    length: np.ndarray = np.sqrt(sum(np.gradient(values, axis=axis) ** 2 for axis in range(values.ndim)))
     return length
 
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-__all__ = ["MAX_LAG", "MIN_SIDE", "block_means", "core", "second_difference", "take_tiles"]
+__all__ = ["MAX_LAG", "MIN_SIDE", "block_means", "block_moments", "core", "second_difference", "take_tiles"]
 
 MAX_LAG = 3
 # The filter takes one voxel at each end and the lags three at one; what is left along an axis must be worth a block.
@@ -77,6 +77,12 @@ def block_means(image: np.ndarray) -> np.ndarray:
     split = image.reshape(len(image), *itertools.chain(*zip(counts, sides)))
     means: np.ndarray = split.mean(axis=tuple(range(2, split.ndim, 2)), dtype=np.float64)
     return means.ravel()
+
+
+def block_moments(image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and variance of every block, as `block_means` cuts them."""
+    mean = block_means(image)
+    return mean, np.maximum(block_means(image**2) - mean**2, 0.0)
 
 
 def _along(image: np.ndarray, axis: int, start: int, stop: int) -> np.ndarray:

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from monai_n2v.io.plain import to_plain
 from monai_n2v.noise.block_statistics import MIN_SIDE
 from monai_n2v.noise.correlation import Correlation
 from monai_n2v.noise.measure import Noise, measure_noise
@@ -77,10 +78,8 @@ class NoiseCheck:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain numbers, strings, lists and dicts, ready for JSON."""
-        record = asdict(self)
-        record["footprint"] = None if self.footprint is None else self.footprint.tolist()
-        plain: dict[str, Any] = _plain(record)
-        return plain
+        record: dict[str, Any] = to_plain(asdict(self))
+        return record
 
 
 def check_noise(
@@ -249,13 +248,3 @@ def _overall(axes: Sequence[AxisCheck], noise: Noise, noisy: bool | None) -> str
         return "WARN"
     one_sided = max(noise.traces.clipped_low, noise.traces.clipped_high) > MUCH_CLIPPED
     return "UNSURE" if "UNSURE" in verdicts or one_sided or noisy is not True else "PASS"
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {str(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    return value

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from monai_n2v.noise.block_statistics import MAX_LAG, block_means, core, second_difference
+from monai_n2v.noise.block_statistics import MAX_LAG, block_means, block_moments, core, second_difference
 
 __all__ = ["FILTER_LAGS", "Correlation", "filter_gain", "of_background", "of_flat_regions", "of_residual"]
 
@@ -120,8 +120,7 @@ def _read_plain(
     image: np.ndarray, axis: int, use: np.ndarray, count: float, source: str, level: bool = False
 ) -> Correlation:
     here = core(image)
-    mean = block_means(here)
-    variance = np.maximum(block_means(here**2) - mean**2, 0.0)
+    mean, variance = block_moments(here)
     covariance = []
     for lag in range(1, MAX_LAG + 1):
         there = core(image, (), axis, lag)

@@ -11,7 +11,7 @@ from scipy import ndimage
 
 from monai_n2v.noise.block_statistics import second_difference
 
-__all__ = ["Traces", "find_traces", "padding"]
+__all__ = ["Traces", "constant_areas", "find_traces"]
 
 # Lines and planes shorter than this tell too little about frequencies.
 _SHORTEST = 32
@@ -49,7 +49,7 @@ def find_traces(
 
     Args:
         tiles: ``(n_tiles, *tile)``.
-        padded: where they are padded, from `padding`.
+        padded: where they are padded, from `constant_areas`.
         lowest: where they are at the image's lowest value.
         highest: where they are at its highest.
         measured: the spatial axis that each axis of a tile is.
@@ -66,7 +66,7 @@ def find_traces(
     )  # fmt: skip
 
 
-def padding(tiles: np.ndarray, lowest: float) -> np.ndarray:
+def constant_areas(tiles: np.ndarray, lowest: float) -> np.ndarray:
     """Where tiles are padded: larger areas of exactly the image's lowest value, or of its most frequent one.
 
     Args:
