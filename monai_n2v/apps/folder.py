@@ -22,7 +22,6 @@ from monai_n2v.apps.train import TrainingPlan, train_network
 from monai_n2v.bundle.trained import TrainedNetwork, resolve_model
 from monai_n2v.data.rolling_window import default_budget
 from monai_n2v.io.images import check_geometry, read_volume, save_volume
-from monai_n2v.io.nifti import NiftiSource
 from monai_n2v.io.volume import Volume
 from monai_n2v.metrics.residual import find_faults, measure
 from monai_n2v.noise.check import NoiseCheck, check_noise, suggest_footprint
@@ -263,21 +262,12 @@ def _finish(
         record["noise_map"] = str(job.noise_map)
     record["total_seconds"] = round(time.perf_counter() - started, 1)
     if job.report is not None:
-        from monai_n2v.report.write import directions_of, write_report
+        from monai_n2v.report.write import write_report
 
+        shown = {key: value for key, value in record.items() if key not in ("status", "losses", "warnings", "faults")}
+        losses = record.get("losses")
         paths = write_report(
-            job.report,
-            job.stem,
-            volume.data,
-            output,
-            volume.spacing,
-            {key: value for key, value in record.items() if key not in ("status", "losses", "warnings", "faults")},
-            quality=quality,
-            source=job.source,
-            losses=record.get("losses"),
-            notes=volume.notes,
-            directions=directions_of(volume.source.affine, volume.source.spatial_shape),
-            upward=isinstance(volume.source, NiftiSource),
+            job.report, job.stem, volume, output, shown, path=job.source, quality=quality, losses=losses
         )
         record["report"] = {name: str(path) for name, path in paths._asdict().items()}
 
