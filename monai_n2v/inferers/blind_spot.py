@@ -25,35 +25,31 @@ class BlindSpotInferer(Inferer):
     Args:
         inferer: what predicts images of any size.
         spatial_dims: axes of the network; a volume for a 2D network is masked slice by slice, along its last axis.
-        mask_fraction: fraction of the voxels hidden at a time, see `RandN2VMask`.
-        radius: see `RandN2VMask`.
-        fill: see `RandN2VMask`.
-        footprint: see `RandN2VMask`.
+        masker: hides voxels of batches, anew each time.
         n_masks: how often voxels are hidden, each time others; more tell the error more exactly.
-        seed: of the blind spots.
         plain_inferer: what predicts plainly, where that is not ``inferer``; one that consults the measured values, say.
+
+    Raises:
+        ValueError: for ``n_masks`` below 1, or a masker that does not take batches.
     """
 
     def __init__(
         self,
         inferer: Inferer,
         spatial_dims: int,
-        mask_fraction: float = 64 / 4096,
-        radius: int = 5,
-        fill: str = "uniform",
-        footprint: Any = None,
+        masker: RandN2VMask,
         n_masks: int = 4,
-        seed: int = 0,
         plain_inferer: Inferer | None = None,
     ) -> None:
         if n_masks < 1:
             raise ValueError(f"n_masks must be at least 1, got {n_masks}. Use for example 4.")
+        if not masker.batched:
+            raise ValueError("masker must take batches, got one for single images. Make it with batched=True.")
         self.inferer = inferer
         self.plain_inferer = plain_inferer or inferer
         self.spatial_dims = spatial_dims
-        self.masker = RandN2VMask(mask_fraction, radius, fill, footprint, batched=True)
+        self.masker = masker
         self.n_masks = n_masks
-        self.seed = seed
 
     def __call__(self, inputs: torch.Tensor, network: Callable[..., Any], *args: Any, **kwargs: Any) -> torch.Tensor:
         """Predict.
@@ -76,7 +72,7 @@ class BlindSpotInferer(Inferer):
         output: torch.Tensor = plain.new_full((len(plain), 2 * n_channels, *plain.shape[2:]), torch.nan)
         output[:, :n_channels] = plain
         del plain
-        self.masker.set_random_state(self.seed)
+        self.masker.set_random_state(0)
         for _ in range(self.n_masks):
             masked, spots = self._hide(images)
             predicted = self._predict(self.inferer, masked, inputs, network, *args, **kwargs)

@@ -8,7 +8,6 @@ import itertools
 import math
 import weakref
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
@@ -18,8 +17,7 @@ from torch.utils._pytree import tree_leaves
 __all__ = ["Cut", "Held", "cheapest_tile", "cut_axis", "held_by", "on_meta", "seen_voxels", "tile_sides"]
 
 
-@dataclass(frozen=True)
-class Cut:
+class Cut(NamedTuple):
     """A tile along one axis.
 
     Attributes:
