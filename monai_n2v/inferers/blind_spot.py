@@ -11,6 +11,7 @@ from monai.data import MetaTensor
 from monai.inferers import Inferer
 from monai.transforms import MapTransform
 
+from monai_n2v.io.volume import where
 from monai_n2v.transforms.pairing import RandN2VMask
 
 __all__ = ["BlindSpotInferer", "SeparateBlindd"]
@@ -67,7 +68,23 @@ class BlindSpotInferer(Inferer):
             ValueError: for a prediction that is not finite.
         """
         images: torch.Tensor = inputs.as_tensor() if isinstance(inputs, MetaTensor) else inputs
-        plain = self._predict(self.plain_inferer, inputs, inputs, network, *args, **kwargs)
+
+        def predict(inferer: Inferer, images: torch.Tensor) -> torch.Tensor:
+            if isinstance(inputs, MetaTensor):  # averaging over symmetries asks for the voxel sides
+                images = MetaTensor(images, affine=inputs.affine)
+            predicted = inferer(images, network, *args, **kwargs)
+            # Later a blind prediction of nan could not be told from a voxel that was not hidden.
+            if not torch.isfinite(predicted).all():
+                names = inputs.meta.get("filename_or_obj", "") if isinstance(inputs, MetaTensor) else ""
+                raise ValueError(
+                    "prediction must be finite, got NaN or infinite voxels"
+                    f"{where(names if isinstance(names, str) else ', '.join(map(str, names)))}: the training diverged. "
+                    "Try another seed."
+                )
+            plain: torch.Tensor = predicted.as_tensor() if isinstance(predicted, MetaTensor) else predicted
+            return plain
+
+        plain = predict(self.plain_inferer, images)
         n_channels = plain.shape[1]
         output: torch.Tensor = plain.new_full((len(plain), 2 * n_channels, *plain.shape[2:]), torch.nan)
         output[:, :n_channels] = plain
@@ -75,32 +92,8 @@ class BlindSpotInferer(Inferer):
         self.masker.set_random_state(0)
         for _ in range(self.n_masks):
             masked, spots = self._hide(images)
-            predicted = self._predict(self.inferer, masked, inputs, network, *args, **kwargs)
-            output[:, n_channels:][spots] = predicted[spots]
+            output[:, n_channels:][spots] = predict(self.inferer, masked)[spots]
         return output
-
-    @staticmethod
-    def _predict(
-        inferer: Inferer,
-        images: torch.Tensor,
-        source: torch.Tensor,
-        network: Callable[..., Any],
-        *args: Any,
-        **kwargs: Any,
-    ) -> torch.Tensor:
-        """Predict images with the voxel sides of ``source``, which averaging over symmetries asks for."""
-        if isinstance(source, MetaTensor) and not isinstance(images, MetaTensor):
-            images = MetaTensor(images, affine=source.affine)
-        output: torch.Tensor = inferer(images, network, *args, **kwargs)
-        # Later a blind prediction of nan could not be told from a voxel that was not hidden.
-        if not torch.isfinite(output).all():
-            name = source.meta.get("filename_or_obj") if isinstance(source, MetaTensor) else None
-            where = f" for {name if isinstance(name, str) else ', '.join(map(str, name))}" if name else ""
-            raise ValueError(
-                f"prediction must be finite, got NaN or infinite voxels{where}: the training diverged. "
-                "Try another seed."
-            )
-        return output.as_tensor() if isinstance(output, MetaTensor) else output
 
     def _hide(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         if images.ndim - 2 == self.spatial_dims:

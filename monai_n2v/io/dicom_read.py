@@ -236,12 +236,10 @@ def _sort(
 def _read_voxels(rows: list[list[tuple[Path, Dataset]]]) -> tuple[np.ndarray, list[list[tuple[float, float]]]]:
     """Voxels in real units ``(n_volumes, columns, rows, slices)``, and slope and intercept of every image."""
     header = rows[0][0][1]
-    shape = len(rows), int(header.Columns), int(header.Rows), len(rows[0])
+    scales = [[_scale_of(h) for _, h in row] for row in rows]
     # Slices first, so that each is written where it stays.
-    data = np.empty((shape[0], shape[3], shape[2], shape[1]), dtype=np.float32)
-    scales = []
+    data = np.empty((len(rows), len(rows[0]), int(header.Rows), int(header.Columns)), dtype=np.float32)
     for i, row in enumerate(rows):
-        scales.append([_scale_of(h) for _, h in row])
         for k, (path, _) in enumerate(row):
             with reading(path, "DICOM image"):
                 stored = read_dataset(path).pixel_array

@@ -86,7 +86,7 @@ class DicomSource(Source):
             for i, row in enumerate(self.paths):
                 for k, source in enumerate(row):
                     image = derivation.derive(source, self._stored_values(volumes[i, ..., k].T, *self.scales[i][k]))
-                    stem = source.stem if stems[source.stem] == 1 else f"{source.name.replace('.', '_')}"
+                    stem = source.stem if stems[source.stem] == 1 else source.name.replace(".", "_")
                     _save(image, folder / f"{stem}.dcm")
 
     def _stored_values(self, values: np.ndarray, slope: float, intercept: float) -> np.ndarray:

@@ -47,10 +47,8 @@ _WITH_GEOMETRY = (*nrrd.SUFFIXES, *metaimage.SUFFIXES)
 def split_name(path: str | Path) -> tuple[str, str]:
     """Split a file name into stem and image suffix; the suffix of a folder or of an unknown kind is empty."""
     name = Path(path).name
-    for suffix in sorted(SUFFIXES, key=len, reverse=True):
-        if name.lower().endswith(suffix) and len(name) > len(suffix):
-            return name[: -len(suffix)], name[-len(suffix) :]
-    return name, ""
+    n_suffix = next((len(s) for s in SUFFIXES if name.lower().endswith(s) and len(name) > len(s)), 0)
+    return name[: len(name) - n_suffix], name[len(name) - n_suffix :]
 
 
 def _family(suffix: str) -> tuple[str, ...]:

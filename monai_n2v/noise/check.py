@@ -3,8 +3,7 @@
 
 from __future__ import annotations
 
-import itertools
-import math
+import functools
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -125,10 +124,9 @@ def suggest_footprint(axes: Sequence[AxisCheck]) -> tuple[np.ndarray | None, lis
     runs, profiles = [], []
     for check in axes:
         lags = np.abs(check.correlations[0].lags) if check.correlations else np.zeros(0)
-        correlated = check.verdict == "WARN" and lags.size and lags[0] > THRESHOLD
-        run = next((i for i, lag in enumerate(lags) if lag <= THRESHOLD), len(lags)) if correlated else 0
+        run = next((i for i, lag in enumerate(lags) if lag <= THRESHOLD), len(lags)) if check.verdict == "WARN" else 0
         runs.append(run)
-        profiles.append([1.0, *map(float, lags)])
+        profiles.append(np.array([1.0, *lags])[np.abs(np.arange(-run, run + 1))])
     measured = [check for check in axes if check.correlations]
     if not any(runs):
         return None, []  # nothing to hide, or correlation that skips the next voxel: no connected run
@@ -137,10 +135,7 @@ def suggest_footprint(axes: Sequence[AxisCheck]) -> tuple[np.ndarray | None, lis
             "No structN2V footprint can help: noise is correlated along every axis measured, so a footprint would hide "
             "all of the context. Take the image from before it was smoothed or resampled."
         ]
-    footprint = np.zeros([2 * run + 1 for run in runs], dtype=np.uint8)
-    for offset in itertools.product(*(range(-run, run + 1) for run in runs)):
-        product = math.prod(profile[abs(d)] for profile, d in zip(profiles, offset))
-        footprint[tuple(d + run for d, run in zip(offset, runs))] = product > THRESHOLD
+    footprint = (functools.reduce(np.multiply.outer, profiles) > THRESHOLD).astype(np.uint8)
     shape = " x ".join(map(str, footprint.shape))
     return footprint, [
         f"A structN2V footprint of {shape} voxels hides the correlated neighbors ({footprint.sum()} voxels)."
