@@ -12,9 +12,8 @@ __all__ = ["MAX_LAG", "MIN_SIDE", "block_means", "block_moments", "core", "secon
 
 MAX_LAG = 3
 # The filter takes one voxel at each end and the lags three at one; what is left along an axis must be worth a block.
-MIN_SIDE = 8
-_MARGIN = MAX_LAG + 1
-_BLOCK = 8
+_MARGIN, _BLOCK = MAX_LAG + 1, 8
+MIN_SIDE = _MARGIN + _BLOCK
 _TILE = {1: 2**16, 2: 512, 3: 64}
 
 

@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 
 from monai_n2v.io.plain import to_plain
-from monai_n2v.noise.block_statistics import MIN_SIDE
 from monai_n2v.noise.correlation import Correlation
 from monai_n2v.noise.measure import Noise, measure_noise
 from monai_n2v.noise.sentences import MUCH_CLIPPED, headline, strength_sentences, trace_sentences
@@ -28,6 +27,8 @@ _HARDLY = 1 / 200
 _NO_FLOOR, _NO_FLOOR_SMOOTH, _SMOOTH = 0.4, 0.1, 0.6
 # Gaussian smoothing by 1.2 voxels and more: where all axes are that smooth there is no telling noise from structure.
 _TOO_SMOOTH = 0.84
+# Volumes of fewer slices are denoised slice by slice, where correlation across slices does not matter.
+_THIN = 8
 # Over a white background, correlation in flat regions that grows by this with structure may be nothing but structure.
 _MIXED = 0.05
 
@@ -101,8 +102,7 @@ def check_noise(
     names = [f"axis {i}" + (f" ({spacing[i]:.3g} mm)" if spacing else "") for i in range(volumes.ndim - 1)]
     axes = tuple(_check_axis(i, name, noise, noisy) for i, name in enumerate(names))
     footprint, reason = suggest_footprint(axes) if noisy else (None, [])
-    # Volumes so thin are denoised slice by slice, where correlation across slices does not matter.
-    counted = [check for check in axes if check.correlations or volumes.shape[1 + check.axis] >= MIN_SIDE]
+    counted = [check for check in axes if check.correlations or volumes.shape[1 + check.axis] >= _THIN]
     verdict = _overall(counted, noise, noisy)
     snr = noise.signal_range / noise.sigma if noise.sigma > 0 else None
     sentences = [

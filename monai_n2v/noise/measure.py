@@ -8,15 +8,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from monai_n2v.noise.block_statistics import (
-    MAX_LAG,
-    MIN_SIDE,
-    block_means,
-    block_moments,
-    core,
-    second_difference,
-    take_tiles,
-)
+from monai_n2v.noise.block_statistics import MIN_SIDE, block_means, block_moments, core, second_difference, take_tiles
 from monai_n2v.noise.correlation import (
     FILTER_LAGS,
     Correlation,
@@ -107,7 +99,7 @@ def measure_noise(volumes: np.ndarray, residual: np.ndarray | None = None) -> No
             measured; its slices count as volumes.
         residual: what a trained network removed from ``volumes``, same shape.
     """
-    measured = [axis for axis in range(1, volumes.ndim) if volumes.shape[axis] >= MIN_SIDE + MAX_LAG + 1]
+    measured = [axis for axis in range(1, volumes.ndim) if volumes.shape[axis] >= MIN_SIDE]
     thin = [axis for axis in range(1, volumes.ndim) if axis not in measured]
 
     def tiles_of(image: np.ndarray) -> np.ndarray:

@@ -82,16 +82,13 @@ def cut_planes(
     Returns:
         three planes or one; where ``directions`` are known, in the order axial, coronal, sagittal.
     """
-    across = [2, 1, 0] if noisy.ndim == 3 else [None]
     planes = []
-    for axis in across:
+    for axis in [2, 1, 0] if noisy.ndim == 3 else [None]:
         a, b = (i for i in range(noisy.ndim) if i != axis)
-        shown = []
         # Heads up and faces up, as radiologists see them, however the voxels are stored.
         up = directions[b] in ("A", "S") if directions and directions[b] not in ("L", "R") else upward
-        for volume in (noisy, denoised):
-            cut = volume if axis is None else np.take(volume, volume.shape[axis] // 2, axis)
-            shown.append((cut.T[::-1] if up else cut.T).astype(np.float32))
+        cuts = [x if axis is None else np.take(x, x.shape[axis] // 2, axis) for x in (noisy, denoised)]
+        before, after = ((cut.T[::-1] if up else cut.T).astype(np.float32) for cut in cuts)
         title = "the whole image"
         letters: tuple[str, ...] = ()
         if axis is not None:
@@ -101,7 +98,7 @@ def cut_planes(
             right, top = directions[a], directions[b] if up else _OPPOSITE[directions[b]]
             letters = (_OPPOSITE[right], right, top, _OPPOSITE[top])
         size = noisy.shape[a] * spacing[a], noisy.shape[b] * spacing[b]
-        planes.append(Plane(title, shown[0], shown[1], size, letters))
+        planes.append(Plane(title, before, after, size, letters))
     return sorted(planes, key=lambda plane: plane.title) if directions and len(planes) > 1 else planes
 
 
