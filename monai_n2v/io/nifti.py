@@ -34,16 +34,19 @@ class NiftiSource(Source):
         super().__init__(image.shape, image.get_data_dtype(), affine=affine)
         self.image = image
 
-    def to_image(self, data: np.ndarray, dtype: str = "float32") -> nibabel.Nifti1Pair:
-        """Put voxels into a copy of the image; see `Source.write`."""
+    def to_image(
+        self, data: np.ndarray, dtype: str = "float32", kind: type[nibabel.Nifti1Pair] | None = None
+    ) -> nibabel.Nifti1Pair:
+        """Put voxels into a copy of the image, of another ``kind`` where one is named; see `Source.write`."""
+        kind = kind or type(self.image)
         values, stored = self.split_axes(data), self.stored if dtype == "input" else np.dtype(np.float32)
         header = self.image.header.copy()
         header.set_data_dtype(stored)
         if stored.kind not in "iu":
-            return type(self.image)(values.astype(stored.newbyteorder("="), copy=False), self.image.affine, header)
+            return kind(values.astype(stored.newbyteorder("="), copy=False), self.image.affine, header)
         proxy: Any = self.image.dataobj
         slope, intercept = (float(proxy.slope), float(proxy.inter)) if hasattr(proxy, "slope") else (1.0, 0.0)
-        image = type(self.image)(quantize(values, stored, slope, intercept), self.image.affine, header)
+        image = kind(quantize(values, stored, slope, intercept), self.image.affine, header)
         # With a slope set, nibabel stores the voxels as they are.
         image.header.set_slope_inter(slope, intercept)
         return image
@@ -52,14 +55,9 @@ class NiftiSource(Source):
         """See `Source.write`; a pair may be written as one file too."""
         import nibabel
 
-        image = self.to_image(data, dtype)
-        to_single, is_single = path.name.lower().endswith(SUFFIXES[:2]), isinstance(image, nibabel.Nifti1Image)
-        if to_single != is_single:  # nibabel's own conversion loses slope and intercept
-            second = isinstance(image.header, nibabel.Nifti2Header)
-            kinds = (nibabel.Nifti2Pair, nibabel.Nifti2Image) if second else (nibabel.Nifti1Pair, nibabel.Nifti1Image)
-            slope, intercept = image.header.get_slope_inter()
-            image = kinds[to_single](image.dataobj, image.affine, image.header)
-            image.header.set_slope_inter(slope, intercept)
+        second = isinstance(self.image.header, nibabel.Nifti2Header)
+        kinds = (nibabel.Nifti2Pair, nibabel.Nifti2Image) if second else (nibabel.Nifti1Pair, nibabel.Nifti1Image)
+        image = self.to_image(data, dtype, kinds[path.name.lower().endswith(SUFFIXES[:2])])
         with staged(path) as place:
             nibabel.save(image, place)
 
