@@ -21,7 +21,7 @@ __all__ = ["has_dicom", "holds_dicom_only", "list_series", "read_dicom"]
 # Slices whose distances agree to this fraction are evenly spaced: positions are stored as decimal text.
 _EVEN = 0.01
 _SUFFIXES = (".dcm", ".ima")
-_REQUIRED = ("Rows", "Columns", "BitsAllocated", "BitsStored", "PixelRepresentation", "SOPInstanceUID")
+_STORAGE = ("Rows", "Columns", "BitsAllocated", "BitsStored", "PixelRepresentation")
 _PLACE = ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing")
 
 
@@ -120,12 +120,12 @@ def read_dicom(folder: Path, series: str | None = None) -> Volume:
     notes = []
     if step is None and len(images) > 1:
         notes.append("The files tell no positions: the images are stacked in the order of their numbers.")
+    within = np.asarray(first.get("PixelSpacing") or [1, 1], dtype=np.float64)[::-1]  # from column to column first
     affine = None
     if step is not None:
         orientation = np.asarray(first.ImageOrientationPatient, dtype=np.float64)
         right, down = orientation[:3], orientation[3:]
-        sides = np.asarray(first.PixelSpacing, dtype=np.float64)
-        steps = np.stack([right * sides[1], down * sides[0], step], axis=1)
+        steps = np.stack([right * within[0], down * within[1], step], axis=1)
         affine = to_affine(steps, rows[0][0][1].ImagePositionPatient)
         normal = np.cross(right, down)
         tilt = float(np.degrees(np.arccos(min(1.0, abs(float(step @ normal)) / (float(np.linalg.norm(step)) or 1.0)))))
@@ -134,14 +134,13 @@ def read_dicom(folder: Path, series: str | None = None) -> Volume:
     data, scales = _read_voxels(rows)
     source = DicomSource([[path for path, _ in row] for row in rows], rows[0][0][1], affine, scales)
     between = float(np.linalg.norm(step)) if step is not None else 0.0
-    within = np.asarray(first.get("PixelSpacing") or [1, 1], dtype=np.float64)[::-1]
     return source.to_volume(data, [*within, between or 1.0], folder, notes)
 
 
 def _check_image(path: Path, header: Dataset) -> None:
     if int(header.get("NumberOfFrames", 1) or 1) > 1:
         raise ValueError(f"image must have one frame per file, got several in {path}. Convert it to single frames.")
-    for keyword in _REQUIRED:
+    for keyword in (*_STORAGE, "SOPInstanceUID"):
         if header.get(keyword) in (None, ""):
             raise ValueError(f"image must have {keyword}, got none for {path}. The file is damaged.")
     is_gray = header.get("PhotometricInterpretation", "MONOCHROME2") in ("MONOCHROME1", "MONOCHROME2")
@@ -174,17 +173,12 @@ def _check_equal(folder: Path, images: Sequence[tuple[Path, Dataset]]) -> None:
     """All images must lie in one grid."""
     first_path, first = images[0]
     for path, header in images[1:]:
-        for keyword in ("Rows", "Columns", "BitsAllocated", "BitsStored", "PixelRepresentation"):
-            if header.get(keyword) != first.get(keyword):
+        for keyword in (*_STORAGE, "ImageOrientationPatient", "PixelSpacing"):
+            mine, other = header.get(keyword), first.get(keyword)
+            a, b = (np.asarray(value or [], dtype=np.float64) for value in (mine, other))
+            if mine != other and (a.shape != b.shape or not np.allclose(a, b, atol=1e-3)):
                 raise ValueError(
-                    f"series must have one {keyword}, got {first.get(keyword)} for {first_path.name} and "
-                    f"{header.get(keyword)} for {path.name} in {folder}. Separate them."
-                )
-        for keyword in ("ImageOrientationPatient", "PixelSpacing"):
-            mine, other = (np.asarray(h.get(keyword) or [], dtype=np.float64) for h in (header, first))
-            if mine.shape != other.shape or not np.allclose(mine, other, atol=1e-3):
-                raise ValueError(
-                    f"series must have one {keyword}, got another for {path.name} than for {first_path.name} in "
+                    f"series must have one {keyword}, got {other} for {first_path.name} and {mine} for {path.name} in "
                     f"{folder}. Separate them."
                 )
 
@@ -211,8 +205,8 @@ def _sort(
             f"{max(counts)} elsewhere in {folder}. Find the missing files, or separate the repeats."
         )
     gaps = np.diff(heights)
-    if len(gaps) and np.abs(gaps - np.median(gaps)).max() > _EVEN * np.median(gaps):
-        worst = int(np.abs(gaps - np.median(gaps)).argmax())
+    worst = int(np.abs(gaps - np.median(gaps)).argmax()) if len(gaps) else 0
+    if len(gaps) and abs(gaps[worst] - np.median(gaps)) > _EVEN * np.median(gaps):
         raise ValueError(
             f"series must have evenly spaced slices, got {gaps[worst]:g} mm from {heights[worst]:g} to "
             f"{heights[worst + 1]:g} mm where others are {np.median(gaps):g} mm apart in {folder}. "
