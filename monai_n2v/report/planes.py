@@ -192,7 +192,7 @@ def encode_planes(planes: Sequence[Plane], windows: Windows) -> tuple[list[tuple
     panels = [_panels(plane, windows) for plane in planes]
     shrink = 1
     while True:
-        small = [[_mean_of(panel, shrink) for panel in row] for row in panels]
+        small = [[Image.fromarray(panel).reduce(shrink) for panel in row] for row in panels]  # means of whole blocks
         for quality in (None, 92, 80):
             files = [[_compress(panel, quality) for panel in row] for row in small]
             if sum(len(file) for row in files for file in row) <= _BUDGET:
@@ -202,11 +202,6 @@ def encode_planes(planes: Sequence[Plane], windows: Windows) -> tuple[list[tuple
                 uris = [tuple(f"data:image/{kind};base64,{base64.b64encode(f).decode()}" for f in row) for row in files]
                 return [(a, b, c) for a, b, c in uris], remark
         shrink *= 2
-
-
-def _mean_of(panel: np.ndarray, shrink: int) -> Image.Image:
-    """The panel at a fraction of its size; the means of whole blocks."""
-    return Image.fromarray(panel).reduce(shrink) if shrink > 1 else Image.fromarray(panel)
 
 
 def _compress(panel: Image.Image, quality: int | None) -> bytes:
