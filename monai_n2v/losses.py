@@ -1,14 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """The masked loss of Noise2Void."""
 
-from __future__ import annotations
-
 from typing import Optional
 
 import torch
 from torch.nn.modules.loss import _Loss
-
-__all__ = ["N2VLoss"]
 
 
 class N2VLoss(_Loss):

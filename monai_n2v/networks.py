@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """The paper's U-Net, built from the blocks of MONAI's BasicUNet."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Sequence
 from itertools import pairwise
 from typing import Any, cast
@@ -13,8 +11,6 @@ import torch.nn.functional as F
 from monai.networks.blocks import Convolution
 from monai.networks.layers.factories import Pad, Pool
 from monai.networks.nets.basic_unet import Down, TwoConv, UpCat
-
-__all__ = ["N2VUNet"]
 
 
 class N2VUNet(nn.Module):
@@ -117,11 +113,7 @@ class N2VUNet(nn.Module):
         Returns:
             ``(B, out_channels, *spatial)``.
         """
-        size = x.shape[2:]
-        pad: list[int] = []
-        for axis in range(self.spatial_dims):
-            pad = [0, -size[axis] % self.divisor] + pad
-        skips = [self.first(F.pad(x, pad, mode="replicate") if sum(pad) > 0 else x)]
+        skips = [self.first(pad_far(x, self.divisor))]
         for down in self.down:
             skips.append(down(skips[-1]))
         y = skips[-1]
@@ -130,10 +122,7 @@ class N2VUNet(nn.Module):
             if level == len(self.up) - 1 and not self.top_skip:
                 skip = None
             y = up(y, skip)
-        out: torch.Tensor = self.last(y)
-        for axis in range(self.spatial_dims):
-            out = out.narrow(2 + axis, 0, size[axis])
-        return out
+        return crop_far(self.last(y), list(x.shape[2:]))
 
     def forward_part(self, x: torch.Tensor, part: Sequence[slice]) -> torch.Tensor:
         """Predict a part of the result: the same voxels as of `forward`, without what nobody sees.
@@ -151,35 +140,41 @@ class N2VUNet(nn.Module):
         for down in self.down:
             skips.append(down(skips[-1]))
         # Per level from the top: what its convolutions give, and what they read.
-        given = [(piece.start, piece.stop) for piece in part]
-        levels = []
+        given: list[Any] = list(part)
+        levels, reach = [], self._convs_reach
         for skip in skips[:-1]:
-            read = [
-                (max(low - self._convs_reach, 0), min(high + self._convs_reach, size))
-                for (low, high), size in zip(given, skip.shape[2:])
-            ]
+            sizes = skip.shape[2:]
+            read = [slice(max(g.start - reach, 0), min(g.stop + reach, size)) for g, size in zip(given, sizes)]
             levels.append((given, read))
-            given = [(low // 2, -(-high // 2)) for low, high in read]
-        y = _box(skips.pop(), given)
+            given = [slice(r.start // 2, -(-r.stop // 2)) for r in read]
+        y = skips.pop()[(..., *given)]
         for up, (wanted, read) in zip(cast(Iterable[UpCat], self.up), reversed(levels)):
             y = up.upsample(y)
-            y = _box(y, [(low - 2 * start, high - 2 * start) for (low, high), (start, _) in zip(read, given)])
+            y = y[(..., *[slice(r.start - 2 * g.start, r.stop - 2 * g.start) for r, g in zip(read, given)])]
             skip = skips.pop()
             if skips or self.top_skip:
-                y = torch.cat([_box(skip, read), y], dim=1)
+                y = torch.cat([skip[(..., *read)], y], dim=1)
             del skip  # its memory is needed
             y = up.convs(y)
-            y = _box(y, [(low - start, high - start) for (low, high), (start, _) in zip(wanted, read)])
+            y = y[(..., *[slice(w.start - r.start, w.stop - r.start) for w, r in zip(wanted, read)])]
             given = wanted
         out: torch.Tensor = self.last(y)
         return out
 
 
-def _box(x: torch.Tensor, bounds: Sequence[tuple[int, int]]) -> torch.Tensor:
-    """A view of a box of the spatial axes."""
-    for axis, (low, high) in enumerate(bounds, start=2):
-        x = x.narrow(axis, low, high - low)
-    return x
+def pad_far(images: torch.Tensor, divisor: int) -> torch.Tensor:
+    """Replicate the far borders of ``(B, C, *spatial)`` until ``divisor`` divides every side."""
+    pad: list[int] = []
+    for side in images.shape[2:]:
+        pad = [0, -side % divisor] + pad
+    return F.pad(images, pad, mode="replicate") if sum(pad) > 0 else images
+
+
+def crop_far(images: torch.Tensor, size: list[int]) -> torch.Tensor:
+    """Undo `pad_far`: a view of the first voxels along every axis, as many as ``size`` tells."""
+    for axis, side in enumerate(size):
+        images = images.narrow(2 + axis, 0, side)
+    return images
 
 
 def _max_blur_pool(spatial_dims: int) -> nn.Sequential:

@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """One noisy image in, a denoised one out: the public `denoise`, and the same for an image that was loaded."""
 
-from __future__ import annotations
-
 import contextlib
 import logging
 import tempfile
@@ -26,8 +24,6 @@ from monai_n2v.io.nifti import NiftiSource, to_volume
 from monai_n2v.io.volume import Volume, where
 from monai_n2v.transforms.axes import slice_axis
 from monai_n2v.transforms.files import as_meta_tensor
-
-__all__ = ["check_axes", "denoise", "denoise_image"]
 
 logger = logging.getLogger(__name__)
 

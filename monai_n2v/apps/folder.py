@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Denoising of files, one or many: look at them, train, denoise, write; a file that fails does not stop the others."""
 
-from __future__ import annotations
-
 import logging
 import tempfile
 import time
@@ -22,16 +20,15 @@ from monai_n2v.bundle.options import PredictionOptions, TrainingOptions
 from monai_n2v.bundle.run import Denoiser
 from monai_n2v.bundle.trained import TrainedNetwork, resolve_model
 from monai_n2v.io.images import check_geometry, read_volume, save_volume
-from monai_n2v.io.nifti import NiftiSource
 from monai_n2v.io.volume import Volume
 from monai_n2v.metrics.residual import find_faults, measure
 from monai_n2v.noise.check import NoiseCheck, check_noise, suggest_footprint
 
-__all__ = ["Settings", "denoise_jobs", "read_images"]
-
 logger = logging.getLogger(__name__)
 
 _NOISE_WINDOW = 5
+# Of a record: what the report shows elsewhere.
+_NOT_SHOWN = ("status", "losses", "warnings", "faults")
 
 
 @dataclass(frozen=True)
@@ -195,21 +192,20 @@ class _Work:
             record["noise_map"] = str(job.noise_map)
         record["total_seconds"] = round(time.perf_counter() - known.started, 1)
         if job.report is not None:
-            from monai_n2v.report.write import directions_of, write_report
+            from monai_n2v.report.write import write_report
 
+            shown = {
+                key: value for key, value in record.items() if key not in ("status", "losses", "warnings", "faults")
+            }
             paths = write_report(
                 job.report,
                 job.stem,
-                volume.data,
+                replace(volume, notes=known.notes),
                 output,
-                volume.spacing,
-                {key: value for key, value in record.items() if key not in ("status", "losses", "warnings", "faults")},
+                shown,
+                path=job.source,
                 quality=quality,
-                source=job.source,
                 losses=record.get("losses"),
-                notes=known.notes,
-                directions=directions_of(volume.source.affine, volume.source.spatial_shape),
-                upward=isinstance(volume.source, NiftiSource),
             )
             record["report"] = {name: str(path) for name, path in paths._asdict().items()}
         record["warnings"] = [*known.warnings, *record["warnings"]]

@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Facts about an image or a trained network, for ``monai-n2v info``."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any
@@ -10,8 +8,6 @@ from typing import Any
 import numpy as np
 
 from monai_n2v.io.images import read_volume, split_name
-
-__all__ = ["describe"]
 
 
 def describe(path: Path, series: str | None = None) -> dict[str, Any]:

@@ -14,8 +14,6 @@ from monai.data import MetaTensor
 from monai_n2v.io.volume import Volume, where
 from monai_n2v.transforms.axes import MIN_DEPTH
 
-__all__ = ["NoisyImage", "check_image", "choose_device", "sentence_of"]
-
 
 def choose_device(device: str) -> str:
     """Resolve ``"auto"`` to the GPU where there is one, and check that the device exists.

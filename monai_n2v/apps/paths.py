@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Which files a command reads and writes: found, named and checked before any work is done."""
 
-from __future__ import annotations
-
 import fnmatch
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,8 +8,6 @@ from pathlib import Path
 
 from monai_n2v.io.dicom_read import has_dicom, holds_dicom_only
 from monai_n2v.io.images import check_target, find_images, float_suffix, partners_of, split_name, voxel_files_of
-
-__all__ = ["Extras", "Job", "is_tree", "plan_jobs", "plan_sources"]
 
 
 @dataclass(frozen=True)
@@ -56,12 +52,13 @@ class Job:
     @property
     def outputs(self) -> list[Path]:
         """Everything that will be written."""
-        images = [p for p in (self.target, self.residual, self.noise_map) if p is not None]
-        reports = [] if self.report is None else [self.report / f"{self.stem}_report.{s}" for s in _REPORT_SUFFIXES]
-        return [*images, *(partner for image in images for partner in partners_of(image)), *reports]
+        outputs = [path for path in (self.target, self.residual, self.noise_map) if path is not None]
+        outputs += [partner for image in outputs for partner in partners_of(image)]
+        if self.report is not None:
+            from monai_n2v.report.write import report_paths
 
-
-_REPORT_SUFFIXES = ("png", "json", "html")
+            outputs += report_paths(self.report, self.stem)
+        return outputs
 
 
 def is_tree(path: Path) -> bool:

@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Training a network on noisy images, into a bundle that stands on its own."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import logging
@@ -26,8 +24,6 @@ from monai_n2v.bundle.trained import TrainedNetwork, resolve_model
 from monai_n2v.io.volume import where
 from monai_n2v.transforms.axes import MIN_DEPTH, choose_dims, slice_axis
 from monai_n2v.transforms.footprints import smallest_radius
-
-__all__ = ["train_network"]
 
 logger = logging.getLogger(__name__)
 

@@ -5,8 +5,6 @@ torchrun tells every process its place in environment variables (``RANK``, ``LOC
 joins the processes into a group of torch.distributed. Inference needs none: each process denoises its own images.
 """
 
-from __future__ import annotations
-
 import contextlib
 import inspect
 import logging
@@ -19,15 +17,6 @@ import ignite.distributed as idist
 import torch
 import torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel
-
-__all__ = [
-    "global_rank",
-    "join_group",
-    "leave_group",
-    "local_device",
-    "parallel",
-    "share",
-]
 
 _T = TypeVar("_T")
 

@@ -1,15 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """How to train and how to predict: one object each, from the command line, Python and MONAI Label to the bundles."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-
-__all__ = ["PredictionOptions", "TrainingOptions"]
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """The bundles and config overlays this package carries: where they are, and copies of them."""
 
-from __future__ import annotations
-
 import difflib
 import json
 import shutil
@@ -10,8 +8,6 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from monai_n2v.io.atomic import staged
-
-__all__ = ["bundle_name", "copy_bundle", "find_bundle", "find_config", "list_bundles", "nearest"]
 
 # What a bundle consists of; models, runs, checkpoints and results in a checkout belong to somebody's training.
 _PARTS = ("LICENSE", "configs", "docs")

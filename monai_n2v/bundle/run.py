@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """The bundles as programs: trained and run on files and on loaded images, through MONAI's ConfigWorkflow."""
 
-from __future__ import annotations
-
 import contextlib
 import logging
 import random
@@ -21,8 +19,6 @@ from monai_n2v.bundle.resources import find_config
 from monai_n2v.bundle.trained import TrainedNetwork
 from monai_n2v.bundle.workflow import N2VWorkflow
 from monai_n2v.io.volume import Volume
-
-__all__ = ["Denoiser", "train", "untouched_process"]
 
 # Told of every image: its item of the data list, and what became of it.
 Done = Callable[[Mapping[str, Any], Mapping[str, Any] | Exception], None]

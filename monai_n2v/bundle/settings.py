@@ -1,15 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """``--set KEY=VALUE``: settings of a training that have no option of their own."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from monai_n2v.bundle.resources import bundle_name, find_bundle, find_config, nearest
-
-__all__ = ["check_settings", "format_setting", "parse_setting"]
 
 # What options of the command line are for.
 _OPTIONS = {

@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Trained networks: what a user may point at, and the bundle that runs them."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,8 +8,6 @@ from monai.bundle import ConfigParser
 
 from monai_n2v.bundle.resources import bundle_name, find_bundle
 from monai_n2v.handlers.checkpoints import load_weights
-
-__all__ = ["TrainedNetwork", "resolve_model"]
 
 
 @dataclass(frozen=True)

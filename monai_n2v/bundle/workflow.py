@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """MONAI's ConfigWorkflow, made to refuse misspelled overrides."""
 
-from __future__ import annotations
-
 import contextlib
 import inspect
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -13,8 +11,6 @@ from monai.bundle import ConfigComponent, ConfigParser, ConfigWorkflow, Referenc
 from monai.bundle.utils import DEFAULT_EXP_MGMT_SETTINGS
 
 from monai_n2v.bundle.resources import nearest
-
-__all__ = ["N2VWorkflow", "check_overrides"]
 
 _OF_WORKFLOW = inspect.signature(ConfigWorkflow).parameters.keys() - {"override"}
 _OF_EVERY_COMPONENT = ("_disabled_", "_requires_", "_desc_", "_mode_")

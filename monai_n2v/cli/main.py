@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """The command ``monai-n2v``: the only place that prints or exits."""
 
-from __future__ import annotations
-
 import argparse
 import json
 import logging
@@ -16,8 +14,6 @@ from typing import Any
 from monai_n2v.bundle.settings import format_setting
 from monai_n2v.cli.options import make_parser
 from monai_n2v.cli.validate import UsageError, plan_command_jobs, prediction_options, training_options
-
-__all__ = ["main"]
 
 logger = logging.getLogger("monai_n2v")
 

@@ -13,8 +13,6 @@ from monai_n2v import __version__
 from monai_n2v.bundle.resources import nearest
 from monai_n2v.bundle.settings import check_settings, parse_setting
 
-__all__ = ["make_parser"]
-
 T = TypeVar("T", int, float)
 
 _Switch = argparse.BooleanOptionalAction

@@ -12,8 +12,6 @@ if TYPE_CHECKING:
     from monai_n2v.apps.paths import Job
     from monai_n2v.bundle.options import PredictionOptions, TrainingOptions
 
-__all__ = ["UsageError", "plan_command_jobs", "prediction_options", "training_options"]
-
 _OF_TRAINING = ("fast", "epochs", "max_time", "spatial_dims", "footprint", "per_image", "set")
 
 

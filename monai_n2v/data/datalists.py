@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Lists of images to train on or to score, with their partners in other folders, and datasets of them."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -14,8 +12,6 @@ from monai.data.utils import pickle_hashing
 from torch.utils.data import default_collate
 
 from monai_n2v.io.images import find_images, split_name, voxel_files_of
-
-__all__ = ["collate_one", "find_pairs", "find_scored_images", "make_dataset"]
 
 
 def find_pairs(

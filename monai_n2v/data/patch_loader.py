@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Batches of patches, cut out of the images to train on."""
 
-from __future__ import annotations
-
 import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -15,8 +13,6 @@ from monai.transforms import Randomizable
 
 from monai_n2v.data.patches import HeldImage, PatchCut, PatchStore, check_whole_number
 from monai_n2v.data.rolling_window import RollingWindow, default_budget, stream_order
-
-__all__ = ["FixedPatchLoader", "PatchLoader"]
 
 logger = logging.getLogger(__name__)
 

@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Images held flat, and patches cut out of them: copies of views on a CPU, one gather elsewhere."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,8 +14,6 @@ from numpy.lib.stride_tricks import as_strided
 
 from monai_n2v.transforms.blind_spots import on_device
 from monai_n2v.transforms.symmetries import axis_orders, flippable_axes
-
-__all__ = ["HeldImage", "PatchCut", "PatchStore", "check_whole_number"]
 
 
 def check_whole_number(name: str, value: Any, least: int) -> int:

@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """A rolling window over images that do not fit into memory together, the next ones read in the background."""
 
-from __future__ import annotations
-
 import logging
 import math
 import threading
@@ -15,8 +13,6 @@ import torch
 
 from monai_n2v.data.patches import HeldImage
 from monai_n2v.io.memory import free_bytes
-
-__all__ = ["RollingWindow", "default_budget", "stream_order"]
 
 logger = logging.getLogger(__name__)
 

@@ -4,8 +4,6 @@
 In a distributed training all processes read and process 0 alone writes.
 """
 
-from __future__ import annotations
-
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,14 +15,6 @@ from ignite.engine import Engine, Events
 from monai.handlers import CheckpointLoader
 
 from monai_n2v.io.atomic import staged
-
-__all__ = [
-    "BestModelSaver",
-    "ModelSaver",
-    "ResumableCheckpoints",
-    "load_weights",
-    "require_checkpoint",
-]
 
 
 def load_weights(path: str | Path, name: str = "ckpt_path") -> dict[str, torch.Tensor]:

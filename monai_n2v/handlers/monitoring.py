@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """How a training shows itself: progress, pictures for TensorBoard, and a record that repeats it."""
 
-from __future__ import annotations
-
 import inspect
 import json
 import sys
@@ -22,8 +20,6 @@ from tqdm import tqdm
 
 import monai_n2v
 from monai_n2v.io.atomic import staged
-
-__all__ = ["ImagePanel", "ListedOutput", "RunRecord", "TrainingBar"]
 
 
 class RunRecord:

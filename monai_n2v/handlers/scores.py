@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Scoring a trained network in the bundles: every image against what there is, scores collected."""
 
-from __future__ import annotations
-
 import csv
 import math
 from collections.abc import Hashable, Mapping, Sequence
@@ -28,8 +26,6 @@ from monai_n2v.metrics.reference import (
 )
 from monai_n2v.transforms.files import LoadNoisyd
 from monai_n2v.transforms.intensity import RestoreIntensity
-
-__all__ = ["ScoreDenoisingd", "ScoreTable", "image_loss"]
 
 
 class ScoreDenoisingd(MapTransform):

@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """What MONAI's SupervisedTrainer and SupervisedEvaluator need beyond their own to train Noise2Void."""
 
-from __future__ import annotations
-
 import logging
 import math
 import time
@@ -12,15 +10,6 @@ import ignite.distributed as idist
 import torch
 from ignite.engine import Engine, Events
 from monai.engines import IterationEvents, PrepareBatch
-
-__all__ = [
-    "AnnealedBudget",
-    "EpochSeeder",
-    "GradientClipper",
-    "LossGuard",
-    "PrepareN2VBatch",
-    "shared_handler",
-]
 
 logger = logging.getLogger(__name__)
 

@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Averages of networks: of the weights over steps, of batch norm statistics over processes."""
 
-from __future__ import annotations
-
 import copy
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -14,8 +12,6 @@ from ignite.engine import Engine, Events
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from monai_n2v.handlers.checkpoints import unwrapped
-
-__all__ = ["AveragedWeights", "BufferAverage"]
 
 
 class AveragedWeights:

@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Prediction at blind spots, for networks that see every voxel otherwise."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Hashable, Mapping
 from typing import Any
 
@@ -11,9 +9,8 @@ from monai.data import MetaTensor
 from monai.inferers import Inferer
 from monai.transforms import MapTransform
 
+from monai_n2v.io.volume import where
 from monai_n2v.transforms.pairing import RandN2VMask
-
-__all__ = ["BlindSpotInferer", "SeparateBlindd"]
 
 
 class BlindSpotInferer(Inferer):
@@ -25,35 +22,31 @@ class BlindSpotInferer(Inferer):
     Args:
         inferer: what predicts images of any size.
         spatial_dims: axes of the network; a volume for a 2D network is masked slice by slice, along its last axis.
-        mask_fraction: fraction of the voxels hidden at a time, see `RandN2VMask`.
-        radius: see `RandN2VMask`.
-        fill: see `RandN2VMask`.
-        footprint: see `RandN2VMask`.
+        masker: hides voxels of batches, anew each time.
         n_masks: how often voxels are hidden, each time others; more tell the error more exactly.
-        seed: of the blind spots.
         plain_inferer: what predicts plainly, where that is not ``inferer``; one that consults the measured values, say.
+
+    Raises:
+        ValueError: for ``n_masks`` below 1, or a masker that does not take batches.
     """
 
     def __init__(
         self,
         inferer: Inferer,
         spatial_dims: int,
-        mask_fraction: float = 64 / 4096,
-        radius: int = 5,
-        fill: str = "uniform",
-        footprint: Any = None,
+        masker: RandN2VMask,
         n_masks: int = 4,
-        seed: int = 0,
         plain_inferer: Inferer | None = None,
     ) -> None:
         if n_masks < 1:
             raise ValueError(f"n_masks must be at least 1, got {n_masks}. Use for example 4.")
+        if not masker.batched:
+            raise ValueError("masker must take batches, got one for single images. Make it with batched=True.")
         self.inferer = inferer
         self.plain_inferer = plain_inferer or inferer
         self.spatial_dims = spatial_dims
-        self.masker = RandN2VMask(mask_fraction, radius, fill, footprint, batched=True)
+        self.masker = masker
         self.n_masks = n_masks
-        self.seed = seed
 
     def __call__(self, inputs: torch.Tensor, network: Callable[..., Any], *args: Any, **kwargs: Any) -> torch.Tensor:
         """Predict.
@@ -71,40 +64,32 @@ class BlindSpotInferer(Inferer):
             ValueError: for a prediction that is not finite.
         """
         images: torch.Tensor = inputs.as_tensor() if isinstance(inputs, MetaTensor) else inputs
-        plain = self._predict(self.plain_inferer, inputs, inputs, network, *args, **kwargs)
+
+        def predict(inferer: Inferer, images: torch.Tensor) -> torch.Tensor:
+            if isinstance(inputs, MetaTensor):  # averaging over symmetries asks for the voxel sides
+                images = MetaTensor(images, affine=inputs.affine)
+            predicted = inferer(images, network, *args, **kwargs)
+            # Later a blind prediction of nan could not be told from a voxel that was not hidden.
+            if not torch.isfinite(predicted).all():
+                names = inputs.meta.get("filename_or_obj", "") if isinstance(inputs, MetaTensor) else ""
+                raise ValueError(
+                    "prediction must be finite, got NaN or infinite voxels"
+                    f"{where(names if isinstance(names, str) else ', '.join(map(str, names)))}: the training diverged. "
+                    "Try another seed."
+                )
+            plain: torch.Tensor = predicted.as_tensor() if isinstance(predicted, MetaTensor) else predicted
+            return plain
+
+        plain = predict(self.plain_inferer, images)
         n_channels = plain.shape[1]
         output: torch.Tensor = plain.new_full((len(plain), 2 * n_channels, *plain.shape[2:]), torch.nan)
         output[:, :n_channels] = plain
         del plain
-        self.masker.set_random_state(self.seed)
+        self.masker.set_random_state(0)
         for _ in range(self.n_masks):
             masked, spots = self._hide(images)
-            predicted = self._predict(self.inferer, masked, inputs, network, *args, **kwargs)
-            output[:, n_channels:][spots] = predicted[spots]
+            output[:, n_channels:][spots] = predict(self.inferer, masked)[spots]
         return output
-
-    @staticmethod
-    def _predict(
-        inferer: Inferer,
-        images: torch.Tensor,
-        source: torch.Tensor,
-        network: Callable[..., Any],
-        *args: Any,
-        **kwargs: Any,
-    ) -> torch.Tensor:
-        """Predict images with the voxel sides of ``source``, which averaging over symmetries asks for."""
-        if isinstance(source, MetaTensor) and not isinstance(images, MetaTensor):
-            images = MetaTensor(images, affine=source.affine)
-        output: torch.Tensor = inferer(images, network, *args, **kwargs)
-        # Later a blind prediction of nan could not be told from a voxel that was not hidden.
-        if not torch.isfinite(output).all():
-            name = source.meta.get("filename_or_obj") if isinstance(source, MetaTensor) else None
-            where = f" for {name if isinstance(name, str) else ', '.join(map(str, name))}" if name else ""
-            raise ValueError(
-                f"prediction must be finite, got NaN or infinite voxels{where}: the training diverged. "
-                "Try another seed."
-            )
-        return output.as_tensor() if isinstance(output, MetaTensor) else output
 
     def _hide(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         if images.ndim - 2 == self.spatial_dims:

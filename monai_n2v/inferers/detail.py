@@ -6,8 +6,6 @@ References:
     .. [2] Laine et al., "High-Quality Self-Supervised Deep Image Denoising", NeurIPS 2019.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -17,8 +15,6 @@ import torch
 import torch.nn.functional as F
 from monai.data import MetaTensor
 from monai.inferers import Inferer
-
-__all__ = ["DetailInferer", "keep_detail"]
 
 # Side of the box over which the power of the residual is taken, in voxels, by number of axes: about 25 voxels.
 _BOX = {2: 5, 3: 3}

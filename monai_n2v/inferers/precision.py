@@ -5,14 +5,10 @@ MONAI's engines know CUDA's autocast alone and scale gradients, which bfloat16 d
 every forward pass of training, validation and prediction goes through, switch the precision instead.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 
 import torch
-
-__all__ = ["autocast_bfloat16", "has_fast_bfloat16"]
 
 
 def has_fast_bfloat16(device: torch.device | str) -> bool:

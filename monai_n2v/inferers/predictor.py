@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """A network made ready to predict many tiles."""
 
-from __future__ import annotations
-
 import copy
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeGuard, cast
@@ -18,8 +16,6 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from monai_n2v.inferers.precision import autocast_bfloat16
 from monai_n2v.inferers.tile_plan import on_meta
 from monai_n2v.networks import N2VUNet
-
-__all__ = ["Predictor", "cut_box", "fold_batch_norm"]
 
 
 class Predictor:
@@ -65,7 +61,7 @@ class Predictor:
     def _run(self, network: Callable[..., Any]) -> Callable[..., torch.Tensor]:
         if not self.args and not self.kwargs and _is_plain(network) and self.divisor % network.divisor == 0:
             return network.forward_part
-        return lambda tile, part: cut_box(network(tile, *self.args, **self.kwargs), part)
+        return lambda tile, part: network(tile, *self.args, **self.kwargs)[(..., *part)]
 
 
 def _is_plain(network: Callable[..., Any]) -> TypeGuard[N2VUNet]:
@@ -77,21 +73,6 @@ def _is_plain(network: Callable[..., Any]) -> TypeGuard[N2VUNet]:
         and not network._forward_hooks
         and not network._forward_pre_hooks
     )
-
-
-def cut_box(images: torch.Tensor, part: Sequence[slice]) -> torch.Tensor:
-    """Cut a box of the last axes.
-
-    Args:
-        images: any tensor.
-        part: of each of the last axes.
-
-    Returns:
-        a view.
-    """
-    for axis, piece in zip(range(-len(part), 0), part):
-        images = images.narrow(axis, piece.start, piece.stop - piece.start)
-    return images
 
 
 def fold_batch_norm(network: nn.Module) -> nn.Module:

@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Test-time averaging: the mean of a network's predictions of an image mirrored and turned."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -12,8 +10,6 @@ from monai.data.utils import affine_to_spacing
 from monai.inferers import Inferer
 
 from monai_n2v.transforms.symmetries import flippable_axes, list_symmetries
-
-__all__ = ["SymmetricInferer"]
 
 
 class SymmetricInferer(Inferer):

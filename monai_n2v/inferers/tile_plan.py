@@ -1,25 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
 """How an image is cut into tiles on a network's pooling grid, and how much memory a tile takes."""
 
-from __future__ import annotations
-
 import copy
 import itertools
 import math
 import weakref
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-__all__ = ["Cut", "Held", "cheapest_tile", "cut_axis", "held_by", "on_meta", "seen_voxels", "tile_sides"]
 
-
-@dataclass(frozen=True)
-class Cut:
+class Cut(NamedTuple):
     """A tile along one axis.
 
     Attributes:

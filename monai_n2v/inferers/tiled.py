@@ -1,27 +1,23 @@
 # SPDX-License-Identifier: Apache-2.0
 """Prediction of images of any size: padded for the network's poolings, and in tiles where memory asks for it."""
 
-from __future__ import annotations
-
 import functools
 import itertools
 import math
 import weakref
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import torch
-import torch.nn.functional as F
 from monai.data import MetaTensor
 from monai.inferers import Inferer
 from monai.utils import ensure_tuple_rep
 
 from monai_n2v.inferers.precision import autocast_bfloat16
-from monai_n2v.inferers.predictor import Predictor, cut_box
+from monai_n2v.inferers.predictor import Predictor
 from monai_n2v.inferers.tile_plan import cheapest_tile, cut_axis, held_by, seen_voxels
 from monai_n2v.io.memory import free_bytes
-
-__all__ = ["AlignedTileInferer", "PaddedInferer"]
+from monai_n2v.networks import crop_far, pad_far
 
 # Sides for networks that cannot tell how much memory they take.
 _USUAL_TILE = {2: 1024, 3: 128}
@@ -47,14 +43,12 @@ class PaddedInferer(Inferer):
 
     def __call__(self, inputs: torch.Tensor, network: Callable[..., Any], *args: Any, **kwargs: Any) -> torch.Tensor:
         """Predict ``(B, C, *spatial)``; the result has the same spatial size."""
-        size = inputs.shape[2:]
         network = autocast_bfloat16(network) if self.amp else network
-        return cut_box(network(_pad_far(inputs, self.divisor), *args, **kwargs), [slice(0, n) for n in size])
+        return crop_far(network(pad_far(inputs, self.divisor), *args, **kwargs), list(inputs.shape[2:]))
 
 
-def _pad_far(images: torch.Tensor, divisor: int) -> torch.Tensor:
-    pad = [amount for side in reversed(images.shape[2:]) for amount in (0, -side % divisor)]
-    return F.pad(images, pad, mode="replicate") if any(pad) else images
+# Of predictions: where each belongs in the whole, and the prediction.
+_Parts: TypeAlias = Iterator[tuple[tuple[Any, ...], torch.Tensor]]
 
 
 class _Plan(NamedTuple):
@@ -149,24 +143,23 @@ class AlignedTileInferer(Inferer):
             raise ValueError(
                 f"inputs must have {self.in_channels} channels, got {images.shape[1]}. Set in_channels to the image's."
             )
-        batch, channels = images.shape[:2]
-        single = images.reshape(batch * channels // self.in_channels, self.in_channels, *images.shape[2:])
+        single = images.reshape(-1, self.in_channels, *images.shape[2:])
         predictor = Predictor(network, args, kwargs, self.amp, self.divisor, images.device)
         sizes = [-(-side // self.divisor) * self.divisor for side in single.shape[2 : 2 + self.spatial_dims]]
         tile, n_slices = self._plan_once(network, predictor, sizes, 4 * images.numel())
 
-        def predict(items: torch.Tensor) -> torch.Tensor:
-            return self._predict_items(items, predictor, tile)
+        def predicted() -> _Parts:
+            for i in range(len(single)):
+                if n_axes == self.spatial_dims:
+                    yield (slice(i, i + 1),), self._predict_items(single[i : i + 1], predictor, tile)
+                    continue
+                for start in range(0, single.shape[-1], n_slices):
+                    piece = slice(start, start + n_slices)
+                    slices = self._predict_items(single[i, ..., piece].movedim(-1, 0), predictor, tile)
+                    yield (slice(i, i + 1), ..., piece), slices.movedim(0, -1)[None]
 
-        def by_slices(item: torch.Tensor) -> Iterator[torch.Tensor]:
-            for stack in item.split(n_slices, dim=-1):
-                yield predict(stack[0].movedim(-1, 0)).movedim(0, -1)[None]
-
-        if n_axes == self.spatial_dims:
-            output = _collect((predict(item) for item in single.split(1)), single, dim=0)
-        else:
-            output = torch.cat([_collect(by_slices(item), item, dim=-1) for item in single.split(1)])
-        return output.reshape(batch, -1, *images.shape[2:])
+        output = _assemble(predicted(), len(single), single.shape[2:], images.device)
+        return output.reshape(len(images), -1, *images.shape[2:])
 
     def __getstate__(self) -> dict[str, Any]:
         """All but the plans, which belong to networks of this process."""
@@ -225,23 +218,16 @@ class AlignedTileInferer(Inferer):
 
     def _predict_items(self, items: torch.Tensor, predictor: Predictor, tile: Sequence[int]) -> torch.Tensor:
         """Predict a few items that fit the network's axes, tile by tile."""
-        size = items.shape[2:]
-        padded = _pad_far(items, self.divisor)
-        output: torch.Tensor | None = None
-        axes = (cut_axis(n, side, self.halo) for n, side in zip(padded.shape[2:], tile))
-        for cuts in itertools.product(*axes):
-            piece = cut_box(padded, [cut.read for cut in cuts]).to(predictor.device)
-            part = predictor(piece, [cut.inner for cut in cuts])
-            if part.shape[2:] == padded.shape[2:]:
-                output = part.to(items.device)
-                break
-            if output is None:
-                output = torch.empty(
-                    len(items), part.shape[1], *padded.shape[2:], dtype=part.dtype, device=items.device
-                )
-            cut_box(output, [cut.kept for cut in cuts]).copy_(part)
-        assert output is not None
-        return cut_box(output, [slice(0, n) for n in size])
+        padded = pad_far(items, self.divisor)
+        axes = [cut_axis(n, side, self.halo) for n, side in zip(padded.shape[2:], tile)]
+
+        def predicted() -> _Parts:
+            for cuts in itertools.product(*axes):
+                read, kept, inner = zip(*cuts)
+                yield (..., *kept), predictor(padded[(..., *read)].to(predictor.device), inner)
+
+        output = _assemble(predicted(), len(items), padded.shape[2:], items.device)
+        return crop_far(output, list(items.shape[2:]))
 
 
 def _tile_budget(device: torch.device, image_bytes: int) -> tuple[int, int]:
@@ -252,18 +238,15 @@ def _tile_budget(device: torch.device, image_bytes: int) -> tuple[int, int]:
     return min(free // 4, max(5 * 2**27, image_bytes)), free // 4
 
 
-def _collect(parts: Iterator[torch.Tensor], like: torch.Tensor, dim: int) -> torch.Tensor:
-    """Concatenate parts along ``dim`` into one allocation, without holding all of them first."""
+def _assemble(parts: _Parts, n_items: int, size: Sequence[int], device: torch.device) -> torch.Tensor:
+    """Put parts ``(n, C, *sides)`` in their places of ``(n_items, C, *size)``, without holding all of them first."""
     output: torch.Tensor | None = None
-    start = 0
-    for part in parts:
-        if part.shape[dim] == like.shape[dim]:
-            return part
+    for place, part in parts:
+        shape = (n_items, part.shape[1], *size)
+        if part.shape == shape:
+            return part.to(device)
         if output is None:
-            shape = list(part.shape)
-            shape[dim] = like.shape[dim]
-            output = torch.empty(shape, dtype=part.dtype, device=part.device)
-        output.narrow(dim, start, part.shape[dim]).copy_(part)
-        start += part.shape[dim]
+            output = torch.empty(shape, dtype=part.dtype, device=device)
+        output[place].copy_(part)
     assert output is not None
     return output

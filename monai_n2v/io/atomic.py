@@ -1,15 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Files and folders that appear whole or not at all."""
 
-from __future__ import annotations
-
 import contextlib
 import os
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-
-__all__ = ["staged"]
 
 
 @contextlib.contextmanager

@@ -11,17 +11,15 @@ import numpy as np
 
 from monai_n2v.io.dicom_write import DicomSource, read_dataset
 from monai_n2v.io.memory import check_memory
-from monai_n2v.io.volume import Volume, check_kind, merge_axes, unreadable
+from monai_n2v.io.volume import Volume, check_kind, reading, to_affine
 
 if TYPE_CHECKING:
     from pydicom import Dataset
 
-__all__ = ["has_dicom", "holds_dicom_only", "list_series", "read_dicom"]
-
 # Slices whose distances agree to this fraction are evenly spaced: positions are stored as decimal text.
 _EVEN = 0.01
 _SUFFIXES = (".dcm", ".ima")
-_REQUIRED = ("Rows", "Columns", "BitsAllocated", "BitsStored", "PixelRepresentation", "SOPInstanceUID")
+_STORAGE = ("Rows", "Columns", "BitsAllocated", "BitsStored", "PixelRepresentation")
 _PLACE = ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing")
 
 
@@ -65,16 +63,12 @@ def list_series(folder: Path) -> dict[str, list[tuple[Path, Dataset]]]:
     for path in sorted(folder.iterdir()):
         if not _is_dicom(path):
             continue
-        try:
+        with reading(path, "DICOM file"):
             header = read_dataset(path, stop_before_pixels=True)
-            uid = str(header.get("SeriesInstanceUID", ""))
-            is_image = "Rows" in header
             if "SOPClassUID" not in header:
                 raise ValueError("no SOP Class UID")
-        except Exception as error:
-            raise unreadable(path, "DICOM file", error) from error
-        if is_image:
-            series.setdefault(uid, []).append((path, header))
+            if "Rows" in header:
+                series.setdefault(str(header.get("SeriesInstanceUID", "")), []).append((path, header))
     return series
 
 
@@ -124,32 +118,27 @@ def read_dicom(folder: Path, series: str | None = None) -> Volume:
     notes = []
     if step is None and len(images) > 1:
         notes.append("The files tell no positions: the images are stacked in the order of their numbers.")
+    within = np.asarray(first.get("PixelSpacing") or [1, 1], dtype=np.float64)[::-1]  # from column to column first
     affine = None
     if step is not None:
         orientation = np.asarray(first.ImageOrientationPatient, dtype=np.float64)
         right, down = orientation[:3], orientation[3:]
-        sides = np.asarray(first.PixelSpacing, dtype=np.float64)
-        affine = np.eye(4)
-        affine[:3, 0], affine[:3, 1], affine[:3, 2] = right * sides[1], down * sides[0], step
-        affine[:3, 3] = rows[0][0][1].ImagePositionPatient
-        affine = np.diag([-1.0, -1.0, 1.0, 1.0]) @ affine
+        steps = np.stack([right * within[0], down * within[1], step], axis=1)
+        affine = to_affine(steps, rows[0][0][1].ImagePositionPatient)
         normal = np.cross(right, down)
         tilt = float(np.degrees(np.arccos(min(1.0, abs(float(step @ normal)) / (float(np.linalg.norm(step)) or 1.0)))))
         if len(rows[0]) > 1 and tilt > 0.5:
             notes.append(f"The gantry was tilted by {tilt:.1f} degrees; slices stay where they are.")
     data, scales = _read_voxels(rows)
-    paths = [[path for path, _ in row] for row in rows]
-    sides_mm = [*(float(s) for s in np.asarray(first.get("PixelSpacing") or [1, 1], dtype=np.float64)[::-1])]
-    sides_mm.append(float(np.linalg.norm(step)) if step is not None and np.any(step) else 1.0)
-    spacing = tuple(side for side, n in zip(sides_mm, data.shape[1:]) if n > 1)
-    merged = merge_axes(data, [False, True, True, True], folder)
-    return Volume(merged, spacing, DicomSource(paths, rows[0][0][1], affine, scales), notes)
+    source = DicomSource([[path for path, _ in row] for row in rows], rows[0][0][1], affine, scales)
+    between = float(np.linalg.norm(step)) if step is not None else 0.0
+    return source.to_volume(data, [*within, between or 1.0], folder, notes)
 
 
 def _check_image(path: Path, header: Dataset) -> None:
     if int(header.get("NumberOfFrames", 1) or 1) > 1:
         raise ValueError(f"image must have one frame per file, got several in {path}. Convert it to single frames.")
-    for keyword in _REQUIRED:
+    for keyword in (*_STORAGE, "SOPInstanceUID"):
         if header.get(keyword) in (None, ""):
             raise ValueError(f"image must have {keyword}, got none for {path}. The file is damaged.")
     is_gray = header.get("PhotometricInterpretation", "MONOCHROME2") in ("MONOCHROME1", "MONOCHROME2")
@@ -182,17 +171,12 @@ def _check_equal(folder: Path, images: Sequence[tuple[Path, Dataset]]) -> None:
     """All images must lie in one grid."""
     first_path, first = images[0]
     for path, header in images[1:]:
-        for keyword in ("Rows", "Columns", "BitsAllocated", "BitsStored", "PixelRepresentation"):
-            if header.get(keyword) != first.get(keyword):
+        for keyword in (*_STORAGE, "ImageOrientationPatient", "PixelSpacing"):
+            mine, other = header.get(keyword), first.get(keyword)
+            a, b = (np.asarray(value or [], dtype=np.float64) for value in (mine, other))
+            if mine != other and (a.shape != b.shape or not np.allclose(a, b, atol=1e-3)):
                 raise ValueError(
-                    f"series must have one {keyword}, got {first.get(keyword)} for {first_path.name} and "
-                    f"{header.get(keyword)} for {path.name} in {folder}. Separate them."
-                )
-        for keyword in ("ImageOrientationPatient", "PixelSpacing"):
-            mine, other = (np.asarray(h.get(keyword) or [], dtype=np.float64) for h in (header, first))
-            if mine.shape != other.shape or not np.allclose(mine, other, atol=1e-3):
-                raise ValueError(
-                    f"series must have one {keyword}, got another for {path.name} than for {first_path.name} in "
+                    f"series must have one {keyword}, got {other} for {first_path.name} and {mine} for {path.name} in "
                     f"{folder}. Separate them."
                 )
 
@@ -219,8 +203,8 @@ def _sort(
             f"{max(counts)} elsewhere in {folder}. Find the missing files, or separate the repeats."
         )
     gaps = np.diff(heights)
-    if len(gaps) and np.abs(gaps - np.median(gaps)).max() > _EVEN * np.median(gaps):
-        worst = int(np.abs(gaps - np.median(gaps)).argmax())
+    worst = int(np.abs(gaps - np.median(gaps)).argmax()) if len(gaps) else 0
+    if len(gaps) and abs(gaps[worst] - np.median(gaps)) > _EVEN * np.median(gaps):
         raise ValueError(
             f"series must have evenly spaced slices, got {gaps[worst]:g} mm from {heights[worst]:g} to "
             f"{heights[worst + 1]:g} mm where others are {np.median(gaps):g} mm apart in {folder}. "
@@ -244,17 +228,13 @@ def _sort(
 def _read_voxels(rows: list[list[tuple[Path, Dataset]]]) -> tuple[np.ndarray, list[list[tuple[float, float]]]]:
     """Voxels in real units ``(n_volumes, columns, rows, slices)``, and slope and intercept of every image."""
     header = rows[0][0][1]
-    shape = len(rows), int(header.Columns), int(header.Rows), len(rows[0])
+    scales = [[_scale_of(h) for _, h in row] for row in rows]
     # Slices first, so that each is written where it stays.
-    data = np.empty((shape[0], shape[3], shape[2], shape[1]), dtype=np.float32)
-    scales = []
+    data = np.empty((len(rows), len(rows[0]), int(header.Rows), int(header.Columns)), dtype=np.float32)
     for i, row in enumerate(rows):
-        scales.append([_scale_of(h) for _, h in row])
         for k, (path, _) in enumerate(row):
-            try:
+            with reading(path, "DICOM image"):
                 stored = read_dataset(path).pixel_array
-            except Exception as error:
-                raise unreadable(path, "DICOM image", error) from error
             slope, intercept = scales[i][k]
             data[i, k] = stored.astype(np.float64) * slope + intercept
     return data.transpose(0, 3, 2, 1), scales

@@ -13,12 +13,10 @@ import numpy as np
 
 from monai_n2v import __version__
 from monai_n2v.io.atomic import staged
-from monai_n2v.io.volume import quantize
+from monai_n2v.io.volume import Source, quantize
 
 if TYPE_CHECKING:
     from pydicom import Dataset
-
-__all__ = ["DicomSource", "read_dataset"]
 
 _OF_OLD_VOXELS = (
     "IconImageSequence",
@@ -43,7 +41,7 @@ def read_dataset(path: Path, **options: Any) -> Dataset:
         return pydicom.dcmread(path, force=True, **options)
 
 
-class DicomSource:
+class DicomSource(Source):
     """A DICOM series, sorted along its slice axis.
 
     Args:
@@ -60,18 +58,12 @@ class DicomSource:
         affine: np.ndarray | None,
         scales: list[list[tuple[float, float]]],
     ) -> None:
+        shape = len(paths), int(header.Columns), int(header.Rows), len(paths[0])
+        stored = np.dtype(f"{'i' if header.PixelRepresentation else 'u'}{header.BitsAllocated // 8}")
+        super().__init__(shape, stored, [False, True, True, True], affine)
         self.paths = paths
-        self.affine = affine
         self.scales = scales
-        self.shape = (int(header.Columns), int(header.Rows), len(paths[0]))
-        self.stored = np.dtype(f"{'i' if header.PixelRepresentation else 'u'}{header.BitsAllocated // 8}")
-        self.n_bits = int(header.BitsStored)
         self.header = header
-
-    @property
-    def spatial_shape(self) -> tuple[int, ...]:
-        """Voxels along the axes of space, single ones included."""
-        return self.shape
 
     def write(self, data: np.ndarray, path: Path, dtype: str = "float32") -> None:  # noqa: ARG002 - see below
         """Write a derived series into the folder ``path``, one ``.dcm`` file per image.
@@ -84,7 +76,7 @@ class DicomSource:
             path: of the folder.
             dtype: not used.
         """
-        volumes = data.reshape(len(self.paths), *self.shape)
+        volumes = self.split_axes(data)
         stems = Counter(p.stem for row in self.paths for p in row)
         derivation = _Derivation(self.header)
         with staged(path) as folder:
@@ -92,14 +84,14 @@ class DicomSource:
             for i, row in enumerate(self.paths):
                 for k, source in enumerate(row):
                     image = derivation.derive(source, self._stored_values(volumes[i, ..., k].T, *self.scales[i][k]))
-                    stem = source.stem if stems[source.stem] == 1 else f"{source.name.replace('.', '_')}"
+                    stem = source.stem if stems[source.stem] == 1 else source.name.replace(".", "_")
                     _save(image, folder / f"{stem}.dcm")
 
     def _stored_values(self, values: np.ndarray, slope: float, intercept: float) -> np.ndarray:
-        low = -(2 ** (self.n_bits - 1)) if self.stored.kind == "i" else 0
-        high = low + 2**self.n_bits - 1
+        n_levels = 2 ** int(self.header.BitsStored)
+        low = -n_levels // 2 if self.stored.kind == "i" else 0
         stored: np.ndarray = quantize(np.ascontiguousarray(values), self.stored, slope, intercept)
-        return stored.clip(low, high)
+        return stored.clip(low, low + n_levels - 1)
 
 
 class _Derivation:

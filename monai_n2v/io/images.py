@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Images in and out: one way to find, read and write them, whatever the format."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Callable
 from dataclasses import replace
@@ -12,23 +10,6 @@ import numpy as np
 
 from monai_n2v.io import dicom_read, metaimage, nifti, npy, nrrd, png, tiff
 from monai_n2v.io.volume import Volume
-
-__all__ = [
-    "SUFFIXES",
-    "check_geometry",
-    "check_source",
-    "check_target",
-    "check_writable",
-    "default_target",
-    "find_images",
-    "float_suffix",
-    "partners_of",
-    "read_volume",
-    "save_volume",
-    "split_name",
-    "targets_of",
-    "voxel_files_of",
-]
 
 _READERS: dict[tuple[str, ...], Callable[[Path], Volume]] = {
     nifti.SUFFIXES: nifti.read_nifti,
@@ -48,10 +29,8 @@ _WITH_GEOMETRY = (*nrrd.SUFFIXES, *metaimage.SUFFIXES)
 def split_name(path: str | Path) -> tuple[str, str]:
     """Split a file name into stem and image suffix; the suffix of a folder or of an unknown kind is empty."""
     name = Path(path).name
-    for suffix in sorted(SUFFIXES, key=len, reverse=True):
-        if name.lower().endswith(suffix) and len(name) > len(suffix):
-            return name[: -len(suffix)], name[-len(suffix) :]
-    return name, ""
+    n_suffix = next((len(s) for s in SUFFIXES if name.lower().endswith(s) and len(name) > len(s)), 0)
+    return name[: len(name) - n_suffix], name[len(name) - n_suffix :]
 
 
 def _family(suffix: str) -> tuple[str, ...]:

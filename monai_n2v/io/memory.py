@@ -13,8 +13,6 @@ from monai_n2v.io.volume import where
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["check_memory", "free_bytes"]
-
 # Four volumes of float32: the image, standardized, predicted, and restored.
 _BYTES_PER_VOXEL = 16
 
@@ -50,10 +48,7 @@ def check_memory(shape: Sequence[int], name: object = "") -> None:
     Raises:
         ValueError: with the size that is needed.
     """
-    import psutil
-
-    n_voxels = math.prod(int(n) for n in shape)
-    needed, free = _BYTES_PER_VOXEL * n_voxels, psutil.virtual_memory().available
+    needed, free = _BYTES_PER_VOXEL * math.prod(int(n) for n in shape), free_bytes()
     if needed > free:
         raise ValueError(
             f"image must fit into memory, got {' x '.join(str(int(n)) for n in shape)} voxels, which need "

@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """MetaImage (MHA, and MHD with its raw file) by ITK, geometry and fields kept."""
 
-from __future__ import annotations
-
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +9,7 @@ import numpy as np
 
 from monai_n2v.io.atomic import staged
 from monai_n2v.io.memory import check_memory
-from monai_n2v.io.volume import ArraySource, Volume, check_kind, merge_axes, unreadable
-
-__all__ = ["SUFFIXES", "MetaImageSource", "read_metaimage", "voxel_files_of"]
+from monai_n2v.io.volume import Source, Volume, reading, to_affine
 
 SUFFIXES = (".mha", ".mhd")
 
@@ -22,7 +19,7 @@ _MAX_FIELDS = 1000
 _OWN_FIELDS = {"ITK_InputFilterName", "origin", "spacing", "direction"}
 
 
-class MetaImageSource(ArraySource):
+class MetaImageSource(Source):
     """Geometry and fields of a MetaImage.
 
     Args:
@@ -33,24 +30,14 @@ class MetaImageSource(ArraySource):
     def __init__(self, image: Any, compressed: bool) -> None:
         import itk
 
+        view = itk.array_view_from_image(image)
+        super().__init__(view.shape[::-1], view.dtype)  # ITK's arrays have the slowest axis first
         self.origin, self.sides = (np.asarray(v, dtype=np.float64) for v in (image.GetOrigin(), image.GetSpacing()))
         self.direction = itk.array_from_matrix(image.GetDirection())
+        if view.ndim >= 3:  # in ITK's own space, LPS
+            self.affine = to_affine((self.direction * self.sides)[:3, :3], self.origin[:3])
         self.fields = {key: image[key] for key in image.keys() if key not in _OWN_FIELDS}  # noqa: SIM118 - no dict
-        view = itk.array_view_from_image(image)
-        self.stored = view.dtype
-        self.shape = view.shape[::-1]  # ITK's arrays have the slowest axis first
-        self.is_spatial = [axis < 3 for axis in range(len(self.shape))]
         self.compressed = compressed
-
-    @property
-    def affine(self) -> np.ndarray | None:
-        """From voxel index to RAS, of volumes; ITK's own space is LPS."""
-        if len(self.shape) < 3:
-            return None
-        affine = np.eye(4)
-        affine[:3, :3] = (self.direction * self.sides)[:3, :3]
-        affine[:3, 3] = self.origin[:3]
-        return np.diag([-1.0, -1.0, 1.0, 1.0]) @ affine
 
     def write(self, data: np.ndarray, path: Path, dtype: str = "float32") -> None:
         """See `Source.write`."""
@@ -80,31 +67,23 @@ def read_metaimage(path: Path) -> Volume:
     """
     import itk
 
-    _check_header(path)
-    try:
+    header = _header_of(path)
+    with reading(path, "MetaImage"):
+        _check_header(path, header)
         image = itk.imread(str(path))
-        values = itk.array_view_from_image(image)
-    except Exception as error:
-        raise unreadable(path, "MetaImage", error) from error
-    compressed = _header_of(path).get("CompressedData", "False").lower() == "true"
-    source = MetaImageSource(image, compressed)
-    check_kind(source.stored, path)
-    spacing = tuple(float(side) for side, n in zip(source.sides[:3], source.shape[:3]) if n > 1)
-    return Volume(merge_axes(values.T, source.is_spatial, path), spacing, source)
+        source = MetaImageSource(image, header.get("CompressedData", "False").lower() == "true")
+    return source.to_volume(itk.array_view_from_image(image).T, source.sides, path)
 
 
-def _check_header(path: Path) -> None:
+def _check_header(path: Path, header: Mapping[str, str]) -> None:
     """Refuse what is too large, and colors and vectors, for which ITK's Python has few types and a page of an error."""
     import itk
 
     io: Any = itk.MetaImageIO.New()
-    try:
-        io.SetFileName(str(path))
-        io.ReadImageInformation()
-        shape = [io.GetDimensions(axis) for axis in range(io.GetNumberOfDimensions())]
-        n_components, kind = io.GetNumberOfComponents(), io.GetComponentTypeAsString(io.GetComponentType())
-    except Exception as error:
-        raise unreadable(path, "MetaImage", error) from error
+    io.SetFileName(str(path))
+    io.ReadImageInformation()
+    shape = [io.GetDimensions(axis) for axis in range(io.GetNumberOfDimensions())]
+    n_components, kind = io.GetNumberOfComponents(), io.GetComponentTypeAsString(io.GetComponentType())
     check_memory(shape, path)
     if n_components != 1:
         raise ValueError(
@@ -113,7 +92,6 @@ def _check_header(path: Path) -> None:
     if kind not in _KINDS:
         kinds = ", ".join(_KINDS)
         raise ValueError(f"image must be of a type ITK reads here ({kinds}), got {kind} for {path}. Convert it first.")
-    header = _header_of(path)
     slope, offset = (header.get(f"ElementToIntensityFunction{name}") for name in ("Slope", "Offset"))
     if float(slope or 1) != 1 or float(offset or 0) != 0:
         raise ValueError(f"image must be stored as it is, got a slope or an offset for {path}. Apply it first.")

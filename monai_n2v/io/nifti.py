@@ -10,17 +10,15 @@ import numpy as np
 
 from monai_n2v.io.atomic import staged
 from monai_n2v.io.memory import check_memory
-from monai_n2v.io.volume import Source, Volume, check_kind, merge_axes, quantize, split_axes, unreadable
+from monai_n2v.io.volume import Source, Volume, check_kind, quantize, reading
 
 if TYPE_CHECKING:
     import nibabel
 
-__all__ = ["SUFFIXES", "NiftiSource", "read_nifti", "save_as_nifti", "to_volume"]
-
 SUFFIXES = (".nii.gz", ".nii", ".hdr", ".img")
 
 
-class NiftiSource:
+class NiftiSource(Source):
     """A NIfTI image and its header: affine, sform and qform codes, units, TR, description, extensions.
 
     Args:
@@ -28,51 +26,36 @@ class NiftiSource:
     """
 
     def __init__(self, image: nibabel.Nifti1Pair) -> None:
-        self.image = image
-        self.stored = image.get_data_dtype()
         placed = int(image.header["sform_code"]) > 0 or int(image.header["qform_code"]) > 0
         # Without either code nobody has said where the image lies; nibabel's affine is a guess.
-        self.affine = np.asarray(image.affine, dtype=np.float64) if placed else None
+        affine = np.asarray(image.affine, dtype=np.float64) if placed else None
+        super().__init__(image.shape, image.get_data_dtype(), affine=affine)
+        self.image = image
 
-    @property
-    def is_spatial(self) -> list[bool]:
-        """Of each axis, whether it is one of space: NIfTI's first three."""
-        return [axis < 3 for axis in range(len(self.image.shape))]
-
-    @property
-    def spatial_shape(self) -> tuple[int, ...]:
-        """Voxels along the axes of space, single ones included."""
-        return tuple(self.image.shape[:3])
-
-    def to_image(self, data: np.ndarray, dtype: str = "float32") -> nibabel.Nifti1Pair:
-        """Put voxels into a copy of the image; see `Source.write`."""
-        kind = type(self.image)
-        values = split_axes(data, self.image.shape, self.is_spatial)
+    def to_image(
+        self, data: np.ndarray, dtype: str = "float32", kind: type[nibabel.Nifti1Pair] | None = None
+    ) -> nibabel.Nifti1Pair:
+        """Put voxels into a copy of the image, of another ``kind`` where one is named; see `Source.write`."""
+        kind = kind or type(self.image)
+        values, stored = self.split_axes(data), self.stored if dtype == "input" else np.dtype(np.float32)
         header = self.image.header.copy()
-        if dtype == "input" and self.stored.kind in "iu":
-            proxy: Any = self.image.dataobj
-            slope, intercept = (float(proxy.slope), float(proxy.inter)) if hasattr(proxy, "slope") else (1.0, 0.0)
-            header.set_data_dtype(self.stored)
-            image = kind(quantize(values, self.stored, slope, intercept), self.image.affine, header)
-            # With a slope set, nibabel stores the voxels as they are.
-            image.header.set_slope_inter(slope, intercept)
-            return image
-        stored = self.stored if dtype == "input" else np.dtype(np.float32)
         header.set_data_dtype(stored)
-        return kind(values.astype(stored.newbyteorder("="), copy=False), self.image.affine, header)
+        if stored.kind not in "iu":
+            return kind(values.astype(stored.newbyteorder("="), copy=False), self.image.affine, header)
+        proxy: Any = self.image.dataobj
+        slope, intercept = (float(proxy.slope), float(proxy.inter)) if hasattr(proxy, "slope") else (1.0, 0.0)
+        image = kind(quantize(values, stored, slope, intercept), self.image.affine, header)
+        # With a slope set, nibabel stores the voxels as they are.
+        image.header.set_slope_inter(slope, intercept)
+        return image
 
     def write(self, data: np.ndarray, path: Path, dtype: str = "float32") -> None:
         """See `Source.write`; a pair may be written as one file too."""
         import nibabel
 
-        image = self.to_image(data, dtype)
-        to_single, is_single = path.name.lower().endswith(SUFFIXES[:2]), isinstance(image, nibabel.Nifti1Image)
-        if to_single != is_single:  # nibabel's own conversion loses slope and intercept
-            second = isinstance(image.header, nibabel.Nifti2Header)
-            kinds = (nibabel.Nifti2Pair, nibabel.Nifti2Image) if second else (nibabel.Nifti1Pair, nibabel.Nifti1Image)
-            slope, intercept = image.header.get_slope_inter()
-            image = kinds[to_single](image.dataobj, image.affine, image.header)
-            image.header.set_slope_inter(slope, intercept)
+        second = isinstance(self.image.header, nibabel.Nifti2Header)
+        kinds = (nibabel.Nifti2Pair, nibabel.Nifti2Image) if second else (nibabel.Nifti1Pair, nibabel.Nifti1Image)
+        image = self.to_image(data, dtype, kinds[path.name.lower().endswith(SUFFIXES[:2])])
         with staged(path) as place:
             nibabel.save(image, place)
 
@@ -92,12 +75,10 @@ def read_nifti(path: Path) -> Volume:
     """
     import nibabel
 
-    try:
+    with reading(path, "NIfTI file"):
         image = nibabel.load(path)
         if not isinstance(image, nibabel.Nifti1Pair):  # single files and NIfTI-2 are subclasses
             raise TypeError(f"{type(image).__name__}, not NIfTI")
-    except Exception as error:
-        raise unreadable(path, "NIfTI file", error) from error
     return to_volume(image, path)
 
 
@@ -117,13 +98,10 @@ def to_volume(image: nibabel.Nifti1Pair, name: object = "") -> Volume:
     source = NiftiSource(image)
     check_kind(source.stored, name)
     check_memory(image.shape, name)
-    try:
+    with reading(name, "NIfTI file"):
         values = np.asarray(image.dataobj, dtype=np.float32)
-    except Exception as error:
-        raise unreadable(name, "NIfTI file", error) from error
     unit = {"meter": 1e3, "micron": 1e-3}.get(image.header.get_xyzt_units()[0], 1.0)
-    spacing = tuple(float(zoom) * unit for n, zoom in zip(image.shape[:3], image.header.get_zooms()) if n > 1)
-    return Volume(merge_axes(values, source.is_spatial, name), spacing, source)
+    return source.to_volume(values, [float(zoom) * unit for zoom in image.header.get_zooms()], name)
 
 
 def save_as_nifti(data: np.ndarray, source: Source, path: Path, dtype: str = "float32") -> None:

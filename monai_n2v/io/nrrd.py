@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """NRRD with all its fields and key/value pairs: pynrrd keeps them, ITK's reader drops half."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +8,7 @@ import numpy as np
 
 from monai_n2v.io.atomic import staged
 from monai_n2v.io.memory import check_memory
-from monai_n2v.io.volume import ArraySource, Volume, check_kind, merge_axes, unreadable
-
-__all__ = ["SUFFIXES", "NrrdSource", "read_nrrd"]
+from monai_n2v.io.volume import Source, Volume, check_kind, reading, to_affine
 
 SUFFIXES = (".nrrd",)
 
@@ -32,12 +28,9 @@ _TO_RAS = {
     "left-posterior-superior": (-1, -1, 1),
     "lps": (-1, -1, 1),
 }
-_NAMES = {"i1": "int8", "u1": "uint8", "i2": "int16", "u2": "uint16", "i4": "int32", "u4": "uint32"} | {
-    "i8": "int64", "u8": "uint64", "f4": "float", "f8": "double"
-}  # fmt: skip
 
 
-class NrrdSource(ArraySource):
+class NrrdSource(Source):
     """Header of an NRRD file.
 
     Args:
@@ -46,45 +39,29 @@ class NrrdSource(ArraySource):
     """
 
     def __init__(self, header: dict[str, Any], stored: np.dtype) -> None:
+        shape = [int(n) for n in header["sizes"]]
+        kinds = [kind.lower() for kind in header.get("kinds") or ["domain"] * len(shape)]
+        steps = np.atleast_2d(header["space directions"]) if "space directions" in header else None
+        if steps is None:
+            is_spatial = [kind in _SPACE for kind in kinds]
+            sides = np.asarray(header.get("spacings", np.ones(len(shape))), dtype=np.float64)
+        else:
+            is_spatial, sides = np.isfinite(steps).all(axis=1).tolist(), np.linalg.norm(steps, axis=1)
+        super().__init__(shape, stored, is_spatial)
         self.header = header
-        self.stored = stored
-        self.shape = tuple(int(n) for n in header["sizes"])
-        kinds = header.get("kinds") or ["domain"] * len(self.shape)
-        kinds = [kind.lower() for kind in kinds]
         self.is_colored = not _COLORS.isdisjoint(kinds)
         self.is_complex = "complex" in kinds
-        self.is_spatial = [kind in _SPACE for kind in kinds]
-        if "space directions" in header:
-            self.is_spatial = [bool(np.isfinite(row).all()) for row in np.atleast_2d(header["space directions"])]
-
-    @property
-    def spacing(self) -> tuple[float, ...]:
-        """Voxel sides of the spatial axes."""
-        if "space directions" in self.header:
-            sides = np.linalg.norm(np.atleast_2d(self.header["space directions"]), axis=1)
-        else:
-            sides = np.asarray(self.header.get("spacings", np.ones(len(self.shape))), dtype=np.float64)
-        return tuple(float(side) if np.isfinite(side) else 1.0 for side, s in zip(sides, self.is_spatial) if s)
-
-    @property
-    def affine(self) -> np.ndarray | None:
-        """From voxel index to RAS, where the header names an anatomical space of three axes."""
-        signs = _TO_RAS.get(str(self.header.get("space", "")).lower())
-        if signs is None or sum(self.is_spatial) != 3 or "space directions" not in self.header:
-            return None
-        affine = np.eye(4)
-        affine[:3, :3] = np.asarray(self.header["space directions"])[self.is_spatial].T
-        affine[:3, 3] = self.header.get("space origin", np.zeros(3))
-        return np.diag([*signs, 1.0]) @ affine
+        self.sides = [float(side) if np.isfinite(side) else 1.0 for side, s in zip(sides, is_spatial) if s]
+        signs = _TO_RAS.get(str(header.get("space", "")).lower())
+        if signs is not None and steps is not None and sum(is_spatial) == 3:
+            self.affine = to_affine(steps[is_spatial].T, header.get("space origin", np.zeros(3)), signs)
 
     def write(self, data: np.ndarray, path: Path, dtype: str = "float32") -> None:
         """See `Source.write`."""
         import nrrd
 
         values = self.to_array(data, dtype)
-        header = {**self.header, "type": _NAMES[values.dtype.str[1:]]}
-        for name in _OF_OLD_VOXELS:
-            header.pop(name, None)
+        header = {name: value for name, value in self.header.items() if name not in _OF_OLD_VOXELS}
         with staged(path) as place:
             nrrd.write(str(place), values, header)
 
@@ -103,17 +80,9 @@ def read_nrrd(path: Path) -> Volume:
     """
     import nrrd
 
-    try:
-        sizes = nrrd.read_header(str(path))["sizes"]
-    except Exception as error:
-        raise unreadable(path, "NRRD file", error) from error
-    check_memory(sizes, path)
-    try:
+    with reading(path, "NRRD file"):
+        check_memory(nrrd.read_header(str(path))["sizes"], path)
         values, header = nrrd.read(str(path))
-    except Exception as error:
-        raise unreadable(path, "NRRD file", error) from error
-    source = NrrdSource(dict(header), values.dtype)
+        source = NrrdSource(dict(header), values.dtype)
     check_kind(np.dtype(np.complex64) if source.is_complex else source.stored, path, colors=source.is_colored)
-    merged = merge_axes(values, source.is_spatial, path)
-    sizes = [n for n, spatial in zip(source.shape, source.is_spatial) if spatial]
-    return Volume(merged, tuple(side for side, n in zip(source.spacing, sizes) if n > 1), source)
+    return source.to_volume(values, source.sides, path)

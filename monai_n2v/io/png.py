@@ -1,19 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """PNG in 8 or 16 bits of gray, its text and resolution kept."""
 
-from __future__ import annotations
-
 import functools
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from monai_n2v.io.atomic import staged
-from monai_n2v.io.volume import Volume, check_kind, merge_axes, quantize, unreadable
-
-__all__ = ["SUFFIXES", "PngSource", "read_png"]
+from monai_n2v.io.volume import Source, Volume, check_kind, reading
 
 logger = logging.getLogger(__name__)
 
@@ -22,26 +19,18 @@ SUFFIXES = (".png",)
 _GRAY = {"L": np.uint8, "I;16": np.uint16, "I;16B": np.uint16, "I": np.uint16}
 
 
-class PngSource:
+class PngSource(Source):
     """Text and resolution of a PNG file.
 
     Args:
-        info: as Pillow reads it.
-        stored: uint8 or uint16.
         shape: ``(width, height)``.
+        stored: uint8 or uint16.
+        info: as Pillow reads it.
     """
 
-    affine = None
-
-    def __init__(self, info: dict[str, Any], stored: np.dtype, shape: tuple[int, ...]) -> None:
+    def __init__(self, shape: Sequence[int], stored: np.dtype, info: dict[str, Any]) -> None:
+        super().__init__(shape, stored)
         self.info = info
-        self.stored = stored
-        self.shape = shape
-
-    @property
-    def spatial_shape(self) -> tuple[int, ...]:
-        """Voxels along the axes of space, single ones included."""
-        return self.shape
 
     def write(self, data: np.ndarray, path: Path, dtype: str = "float32") -> None:
         """See `Source.write`; PNG holds integers only, so ``dtype`` is always that of the input."""
@@ -55,9 +44,9 @@ class PngSource:
             if isinstance(value, str):
                 text.add_text(key, value)
         options = {"dpi": self.info["dpi"]} if "dpi" in self.info else {}
-        values = quantize(data.reshape(self.shape).T, self.stored)
+        values = np.ascontiguousarray(self.to_array(data, "input").T)
         with staged(path) as place:
-            Image.fromarray(np.ascontiguousarray(values)).save(place, format="PNG", pnginfo=text, **options)
+            Image.fromarray(values).save(place, format="PNG", pnginfo=text, **options)
 
 
 @functools.cache  # once, not for every image of a folder
@@ -79,20 +68,15 @@ def read_png(path: Path) -> Volume:
     """
     from PIL import Image
 
-    try:
-        with Image.open(path, formats=["PNG"]) as image:
-            image.load()
-            depth, n_frames = path.read_bytes()[24], getattr(image, "n_frames", 1)
-            mode, info = image.mode, {**image.info, **getattr(image, "text", {})}
-            values = np.asarray(image) if mode in _GRAY and "transparency" not in image.info else None
-    except Exception as error:
-        raise unreadable(path, "PNG image", error) from error
-    check_kind(np.dtype(np.uint8), path, colors=values is None)
-    assert values is not None
+    with reading(path, "PNG image"), Image.open(path, formats=["PNG"]) as image:
+        image.load()
+        depth, n_frames = path.read_bytes()[24], getattr(image, "n_frames", 1)
+        mode, info = image.mode, {**image.info, **getattr(image, "text", {})}
+        check_kind(np.dtype(np.uint8), path, colors=mode not in _GRAY or "transparency" in image.info)
+        values = np.asarray(image)
     if depth not in (8, 16) or n_frames > 1:
         found = f"{n_frames} frames" if n_frames > 1 else f"{depth} bits"
         raise ValueError(f"image must be one of 8 or 16 bits, got {found} for {path}. Convert it first.")
     values = values.astype(_GRAY[mode]).T
-    data = merge_axes(values, [True, True], path)
     sides = [25.4 / d for d in info["dpi"]] if "dpi" in info and min(info["dpi"]) > 0 else [1.0, 1.0]
-    return Volume(data, (float(sides[0]), float(sides[1])), PngSource(info, values.dtype, values.shape))
+    return PngSource(values.shape, values.dtype, info).to_volume(values, sides, path)

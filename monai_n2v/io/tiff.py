@@ -16,12 +16,10 @@ import numpy as np
 
 from monai_n2v.io.atomic import staged
 from monai_n2v.io.memory import check_memory
-from monai_n2v.io.volume import ArraySource, Volume, check_kind, merge_axes, unreadable
+from monai_n2v.io.volume import Source, Volume, check_kind, reading
 
 if TYPE_CHECKING:
     from tifffile import TiffFile
-
-__all__ = ["SUFFIXES", "TiffSource", "read_tiff", "save_plain"]
 
 SUFFIXES = (".tif", ".tiff")
 
@@ -33,14 +31,12 @@ _LOSSLESS = {"ADOBE_DEFLATE", "DEFLATE", "LZW", "ZSTD", "PACKBITS", "NONE"}
 _COUNTED_BY_IMAGEJ = {"ImageJ", "images", "channels", "slices", "frames", "hyperstack"}
 
 
-class TiffSource(ArraySource):
+class TiffSource(Source):
     """Axes, resolution and descriptions of a TIFF file.
 
     Args:
         file: opened, with one series of pages.
     """
-
-    affine = None
 
     def __init__(self, file: TiffFile) -> None:
         series = file.series[0]
@@ -49,14 +45,12 @@ class TiffSource(ArraySource):
         if "Z" not in axes:  # pages of no declared meaning are slices, as in any viewer
             unknown = max(axes.rfind("I"), axes.rfind("Q"))
             axes = axes if unknown < 0 else axes[:unknown] + "Z" + axes[unknown + 1 :]
-        # Fastest axis first, as everywhere in this package.
-        self.axes, self.shape = axes[::-1], series.shape[::-1]
-        self.is_spatial = [axis in "XYZ" for axis in self.axes]
-        self.stored = np.dtype(series.dtype)
+        self.axes = axes[::-1]  # fastest axis first, as everywhere in this package
+        super().__init__(series.shape[::-1], np.dtype(series.dtype), [axis in "XYZ" for axis in self.axes])
         self.is_colored = "S" in axes or page.photometric.name not in ("MINISBLACK", "MINISWHITE")
         self.photometric = page.photometric.name.lower()
-        compression = page.compression.name
-        self.compression = compression if compression in _LOSSLESS else "ADOBE_DEFLATE"
+        compression = page.compression.name if page.compression.name in _LOSSLESS else "ADOBE_DEFLATE"
+        self.compression = None if compression == "NONE" else compression
         self.resolution = tuple(page.tags[n].value for n in ("XResolution", "YResolution") if n in page.tags)
         self.unit = int(page.tags["ResolutionUnit"].value) if "ResolutionUnit" in page.tags else 2
         self.imagej = dict(file.imagej_metadata or {}) if file.is_imagej else None
@@ -71,7 +65,7 @@ class TiffSource(ArraySource):
         self.date = date if re.fullmatch(r"\d{4}(:\d\d){2} \d\d(:\d\d){2}", str(date)) else None
 
     @property
-    def spacing(self) -> tuple[float, ...]:
+    def sides(self) -> list[float]:
         """Voxel sides of the spatial axes in mm, 1 where the file has no unit of length."""
         sides = {"X": 1.0, "Y": 1.0, "Z": 1.0}
         if self.ome is not None:
@@ -85,7 +79,7 @@ class TiffSource(ArraySource):
             for axis, (pixels_, length) in zip("XY", self.resolution):
                 sides[axis] = length / pixels_ * unit if pixels_ else 1.0
             sides["Z"] = float((self.imagej or {}).get("spacing", 1.0)) * (unit if named else 1.0)
-        return tuple(sides[axis] for axis in self.axes if axis in sides)
+        return [sides[axis] for axis in self.axes if axis in sides]
 
     def write(self, data: np.ndarray, path: Path, dtype: str = "float32") -> None:
         """See `Source.write`."""
@@ -93,16 +87,13 @@ class TiffSource(ArraySource):
 
         values = self.to_array(data, dtype).T
         options: dict[str, Any] = {"photometric": self.photometric, "datetime": self.date}
-        if self.software is not None:
-            options["software"] = _as_tag(str(self.software))
-        if self.compression != "NONE":
-            options["compression"] = self.compression
+        options |= {"software": self.software and _as_tag(str(self.software)), "compression": self.compression}
         if self.resolution:
             options |= {"resolution": self.resolution, "resolutionunit": self.unit}
         if self.imagej is not None:
             kept = {k: _spell_micro(k, v) for k, v in self.imagej.items() if k not in _COUNTED_BY_IMAGEJ}
-            options.pop("compression", None)  # ImageJ's stacks are not compressed
-            options |= {"imagej": True, "metadata": {**kept, "axes": self.axes[::-1]}}
+            # ImageJ's stacks are not compressed.
+            options |= {"imagej": True, "compression": None, "metadata": {**kept, "axes": self.axes[::-1]}}
         elif self.ome is not None:
             n_planes = values.size // (values.shape[-1] * values.shape[-2])
             options |= {"description": _renew_ome(self.ome, values.dtype, n_planes), "metadata": None}
@@ -111,7 +102,7 @@ class TiffSource(ArraySource):
         else:
             options |= {"metadata": {**self.notes, "axes": self.axes[::-1]}}
         with staged(path) as place:
-            tifffile.imwrite(place, values, **{k: v for k, v in options.items() if v is not None or k == "metadata"})
+            tifffile.imwrite(place, values, **options)
 
 
 def _as_tag(text: str) -> str | bytes:
@@ -204,22 +195,15 @@ def read_tiff(path: Path) -> Volume:
     """
     import tifffile
 
-    try:
-        with _errors_raised(), tifffile.TiffFile(path) as file:
-            n_series = len(file.series)
-            source = TiffSource(file)
-            check_kind(source.stored, path, colors=source.is_colored)
-            check_memory(source.shape, path)
-            values = file.series[0].asarray() if n_series == 1 else None
-            spacing = source.spacing
-    except Exception as error:
-        if str(error).startswith("image must"):
-            raise
-        raise unreadable(path, "TIFF file", error) from error
+    with reading(path, "TIFF file"), _errors_raised(), tifffile.TiffFile(path) as file:
+        n_series = len(file.series)
+        source = TiffSource(file)
+        check_kind(source.stored, path, colors=source.is_colored)
+        check_memory(source.shape, path)
+        sides = source.sides
+        values = file.series[0].asarray() if n_series == 1 else None
     if values is None:
         raise ValueError(
             f"path must hold one image or stack, got {n_series} of different shapes in {path}. Split the file."
         )
-    data = merge_axes(values.T, source.is_spatial, path)
-    sizes = [n for n, spatial in zip(source.shape, source.is_spatial) if spatial]
-    return Volume(data, tuple(side for side, n in zip(spacing, sizes) if n > 1), source)
+    return source.to_volume(values.T, sides, path)

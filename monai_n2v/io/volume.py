@@ -3,74 +3,14 @@
 
 from __future__ import annotations
 
+import contextlib
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
-
-__all__ = [
-    "ArraySource",
-    "Source",
-    "Volume",
-    "check_kind",
-    "merge_axes",
-    "quantize",
-    "split_axes",
-    "unreadable",
-    "where",
-]
-
-
-class Source(Protocol):
-    """The file or series an image came from, able to write other voxels in the same manner.
-
-    Attributes:
-        stored: type of the stored values.
-        spatial_shape: voxels along the axes of space, single ones included.
-        affine: ``(4, 4)``, from voxel index to patient or scanner space (RAS, mm), or None where the format has none.
-    """
-
-    stored: np.dtype
-
-    @property
-    def spatial_shape(self) -> tuple[int, ...]: ...  # noqa: D102 - see the class
-
-    @property
-    def affine(self) -> np.ndarray | None: ...  # noqa: D102 - see the class
-
-    def write(self, data: np.ndarray, path: Path, dtype: str = "float32") -> None:
-        """Write ``(n_volumes, *spatial)`` voxels, as `Volume` holds them, with everything else the source carried.
-
-        Args:
-            data: in the intensity units of the source.
-            path: where, whole or not at all; its folder is made.
-            dtype: ``"float32"``, or ``"input"`` for the stored type: rounded to the nearest stored value and clipped.
-        """
-
-
-class ArraySource:
-    """What sources share whose voxels are one array, some of its axes spatial.
-
-    Attributes:
-        shape: of the array, fastest axis first.
-        is_spatial: of each axis, whether it is one of space.
-        stored: type of the stored values.
-    """
-
-    shape: tuple[int, ...]
-    is_spatial: list[bool]
-    stored: np.dtype
-
-    @property
-    def spatial_shape(self) -> tuple[int, ...]:
-        """Voxels along the axes of space, single ones included."""
-        return tuple(n for n, spatial in zip(self.shape, self.is_spatial) if spatial)
-
-    def to_array(self, data: np.ndarray, dtype: str) -> np.ndarray:
-        """Bring voxels into the form of the array; see `Source.write`."""
-        stored = self.stored if dtype == "input" else np.dtype(np.float32)
-        return quantize(split_axes(data, self.shape, self.is_spatial), stored)
 
 
 @dataclass(frozen=True)
@@ -93,15 +33,98 @@ class Volume:
     path: str = ""
 
 
+class Source(ABC):
+    """The file or series an image came from, able to write other voxels in the same manner.
+
+    Args:
+        shape: of the array that the file holds, fastest axis first.
+        stored: type of the stored values.
+        is_spatial: of each axis, whether it is one of space; by default the first three are.
+        affine: ``(4, 4)``, from voxel index to patient or scanner space (RAS, mm), or None where the format has none.
+    """
+
+    def __init__(
+        self,
+        shape: Sequence[int],
+        stored: np.dtype,
+        is_spatial: Sequence[bool] | None = None,
+        affine: np.ndarray | None = None,
+    ) -> None:
+        self.shape = tuple(shape)
+        self.stored = stored
+        self.is_spatial = is_spatial or [axis < 3 for axis in range(len(shape))]
+        self.affine = affine
+
+    @property
+    def spatial_shape(self) -> tuple[int, ...]:
+        """Voxels along the axes of space, single ones included."""
+        return tuple(n for n, spatial in zip(self.shape, self.is_spatial) if spatial)
+
+    def to_volume(
+        self, values: np.ndarray, sides: Iterable[float], name: object = "", notes: Sequence[str] = ()
+    ) -> Volume:
+        """Bring the array into the form of a `Volume`: axes not spatial merged in front, those of one voxel left out.
+
+        Args:
+            values: of any real type.
+            sides: of a voxel in mm, one per spatial axis.
+            name: of the file, for the message.
+            notes: see `Volume`.
+
+        Raises:
+            ValueError: where fewer than two or more than three spatial axes have more than one voxel.
+        """
+        sizes = [n for n in self.spatial_shape if n > 1]
+        if len(sizes) not in (2, 3) or values.size == 0:
+            raise ValueError(
+                f"image must have 2 or 3 spatial axes, got shape {values.shape}{where(name)}. Use an image or a volume."
+            )
+        # A copy where the values are mapped from a file: they must not change with it.
+        data = np.require(values.transpose(self._order()).reshape(-1, *sizes), np.float32, ["C", "W"])
+        spacing = tuple(float(side) for side, n in zip(sides, self.spatial_shape) if n > 1)
+        return Volume(np.asarray(data), spacing, self, list(notes))
+
+    def to_array(self, data: np.ndarray, dtype: str) -> np.ndarray:
+        """Bring voxels of a `Volume` into the form of the array; see `write`."""
+        return quantize(self.split_axes(data), self.stored if dtype == "input" else np.dtype(np.float32))
+
+    def split_axes(self, data: np.ndarray) -> np.ndarray:
+        """Undo what `to_volume` did to the axes; a view where possible."""
+        order = self._order()
+        return data.reshape([self.shape[axis] for axis in order]).transpose(np.argsort(order))
+
+    def _order(self) -> list[int]:
+        """The axes, those of space last."""
+        return sorted(range(len(self.shape)), key=lambda axis: self.is_spatial[axis])
+
+    @abstractmethod
+    def write(self, data: np.ndarray, path: Path, dtype: str = "float32") -> None:
+        """Write ``(n_volumes, *spatial)`` voxels, as `Volume` holds them, with everything else the source carried.
+
+        Args:
+            data: in the intensity units of the source.
+            path: where, whole or not at all; its folder is made.
+            dtype: ``"float32"``, or ``"input"`` for the stored type: rounded to the nearest stored value and clipped.
+        """
+
+
 def where(name: object) -> str:
     """The end of a message about a file."""
     return f" for {name}" if str(name) else ""
 
 
-def unreadable(path: object, kind: str, error: Exception) -> ValueError:
-    """The error for a file that is damaged or none of its kind."""
-    reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
-    return ValueError(f"path must be a readable {kind}, got {path} ({reason[:200]}). Check that it is complete.")
+@contextlib.contextmanager
+def reading(path: object, kind: str) -> Iterator[None]:
+    """Say of all that fails inside that the file is damaged or none of its kind; what an image must be, passes."""
+    try:
+        yield
+    except Exception as error:
+        if str(error).startswith("image must"):
+            raise
+        reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+        raise ValueError(
+            f"path must be a readable {kind}, got {path} ({reason[:200]}). Check that it is complete."
+        ) from error
 
 
 def check_kind(stored: np.dtype, name: object = "", colors: bool = False) -> None:
@@ -122,37 +145,17 @@ def check_kind(stored: np.dtype, name: object = "", colors: bool = False) -> Non
         )
 
 
-def merge_axes(values: np.ndarray, is_spatial: list[bool], name: object = "") -> np.ndarray:
-    """Bring an array of any axes into the form of a `Volume`: other axes merged in front, single voxels left out.
+def to_affine(steps: np.ndarray, origin: np.ndarray, signs: Sequence[int] = (-1, -1, 1)) -> np.ndarray:
+    """From voxel index to RAS in mm, ``(4, 4)``.
 
     Args:
-        values: of any real type.
-        is_spatial: of each axis, whether it is one of space.
-        name: of the file, for the message.
-
-    Returns:
-        float32 ``(n_volumes, *spatial)``.
-
-    Raises:
-        ValueError: where fewer than two or more than three spatial axes have more than one voxel.
+        steps: ``(3, 3)``, a column per axis: from one voxel to the next.
+        origin: where the first voxel lies.
+        signs: that bring the space of both to RAS; LPS by default.
     """
-    spatial = [axis for axis in range(values.ndim) if is_spatial[axis]]
-    sizes = [values.shape[axis] for axis in spatial if values.shape[axis] > 1]
-    if len(sizes) not in (2, 3) or values.size == 0:
-        raise ValueError(
-            f"image must have 2 or 3 spatial axes, got shape {values.shape}{where(name)}. Use an image or a volume."
-        )
-    order = [axis for axis in range(values.ndim) if not is_spatial[axis]] + spatial
-    moved = values.transpose(order).reshape(-1, *sizes)
-    # A copy where the values are mapped from a file: they must not change with it.
-    return np.asarray(np.require(moved, np.float32, ["C", "W"]))
-
-
-def split_axes(data: np.ndarray, shape: tuple[int, ...], is_spatial: list[bool]) -> np.ndarray:
-    """Undo `merge_axes`; a view where possible."""
-    others = [axis for axis in range(len(shape)) if not is_spatial[axis]]
-    order = others + [axis for axis in range(len(shape)) if is_spatial[axis]]
-    return data.reshape([shape[axis] for axis in order]).transpose(np.argsort(order))
+    affine = np.eye(4)
+    affine[:3, :3], affine[:3, 3] = steps, origin
+    return np.diag([*map(float, signs), 1.0]) @ affine
 
 
 def quantize(values: np.ndarray, stored: np.dtype, slope: float = 1.0, intercept: float = 0.0) -> np.ndarray:
@@ -171,9 +174,8 @@ def quantize(values: np.ndarray, stored: np.dtype, slope: float = 1.0, intercept
     if target.kind not in "iub":
         limits: Any = np.finfo(target)
         return np.clip((values - intercept) / slope, limits.min, limits.max).astype(target)
+    low, high = (0, 1) if target.kind == "b" else (np.iinfo(target).min, np.iinfo(target).max)
     out = np.empty_like(values, dtype=target)
-    limits = np.iinfo(target) if target.kind != "b" else np.iinfo(np.uint8)
-    low, high = (0, 1) if target.kind == "b" else (limits.min, limits.max)
     # The largest int64 is no float64: the next float below it is still in range.
     top = float(high) if int(float(high)) <= high else np.nextafter(float(high), 0)
     for row, result in zip(values, out):  # a part at a time, to bound the memory of float64

@@ -29,8 +29,6 @@ from monai_n2v.label.segment_after import SegmentDenoisedTask, chained_name, is_
 from monai_n2v.label.strategies import DenoisedFirst
 from monai_n2v.label.train import TrainDenoiserTask
 
-__all__ = ["DenoisingApp"]
-
 logger = logging.getLogger(__name__)
 
 

@@ -15,8 +15,6 @@ from monai_n2v.label.datastore import check_can_add_images, denoised_id, noisy_i
 from monai_n2v.label.infer import DenoiseTask
 from monai_n2v.label.options import sentence, switched
 
-__all__ = ["DenoisingBatchTask"]
-
 logger = logging.getLogger(__name__)
 
 

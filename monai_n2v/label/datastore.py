@@ -14,17 +14,6 @@ from monailabel.datastore.dicom import DICOMWebDatastore
 from monailabel.datastore.local import LocalDatastore
 from monailabel.interfaces.datastore import Datastore
 
-__all__ = [
-    "SUFFIX",
-    "add_denoised",
-    "check_can_add_images",
-    "denoised_id",
-    "has_image",
-    "image_id_of",
-    "is_denoised",
-    "noisy_images",
-]
-
 SUFFIX = "_denoised"
 
 

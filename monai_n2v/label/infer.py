@@ -22,8 +22,6 @@ from monai_n2v.io.images import read_volume, split_name, targets_of
 from monai_n2v.io.volume import where
 from monai_n2v.label.options import chosen, device_of, number, switched, whole_number
 
-__all__ = ["DenoiseTask"]
-
 
 class DenoiseTask(InferTask):
     """Denoise an image by a bundle of this package, or by a network trained on that image alone.

@@ -13,8 +13,6 @@ import torch
 from fastapi import HTTPException
 from monailabel.utils.others.generic import name_to_device
 
-__all__ = ["chosen", "device_of", "number", "refusals", "sentence", "switched", "whole_number"]
-
 logger = logging.getLogger(__name__)
 
 

@@ -19,8 +19,6 @@ from monai_n2v.bundle.run import Denoiser
 from monai_n2v.label.infer import DenoiseTask
 from monai_n2v.label.options import device_of, switched
 
-__all__ = ["DenoiseImaged", "SegmentDenoisedTask", "chained_name", "is_segmenter"]
-
 
 def chained_name(segmenter: str) -> str:
     """What a segmenter is called that sees denoised images."""

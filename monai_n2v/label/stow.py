@@ -22,8 +22,6 @@ from monai_n2v.io.images import read_volume
 if TYPE_CHECKING:
     from pydicom import Dataset
 
-__all__ = ["connect", "denoise_series"]
-
 # Seconds to connect, and without a byte from the server: without, requests waits forever.
 _PATIENCE = 10, 300
 

@@ -10,8 +10,6 @@ from monailabel.interfaces.tasks.strategy import Strategy
 
 from monai_n2v.label.datastore import denoised_id, is_denoised
 
-__all__ = ["DenoisedFirst"]
-
 
 class DenoisedFirst(Strategy):
     """Hand out denoised images before noisy ones, and of either first those that have waited longest.

@@ -17,8 +17,6 @@ from monai_n2v.io.images import read_volume
 from monai_n2v.label.datastore import noisy_images
 from monai_n2v.label.options import chosen, device_of, number, switched, whole_number
 
-__all__ = ["TrainDenoiserTask"]
-
 logger = logging.getLogger(__name__)
 
 

@@ -9,8 +9,6 @@ References:
     .. [2] Batson and Royer, "Noise2Self: Blind Denoising by Self-Supervision", ICML 2019 (Sec. 2).
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterable
 
@@ -19,38 +17,12 @@ from scipy import ndimage
 
 from monai_n2v.metrics.residual import measure
 
-__all__ = [
-    "SCORES",
-    "average_repeats",
-    "data_range_of",
-    "psnr",
-    "score_blind",
-    "score_clean",
-    "score_repeats",
-    "score_residual",
-    "ssim",
-]
-
 # Every score, in the order of the tables.
 SCORES = (
-    "val_loss",
-    "data_range",
-    "psnr_noisy",
-    "psnr_denoised",
-    "ssim_noisy",
-    "ssim_denoised",
-    "repeats_mse_noisy",
-    "repeats_mse_denoised",
-    "repeats_psnr_noisy",
-    "repeats_psnr_denoised",
-    "sigma",
-    "blind_mse",
-    "blind_mse_error",
-    "blind_psnr_noisy",
-    "blind_psnr",
-    "residual_lag1_axis0",
-    "residual_lag1_axis1",
-    "residual_lag1_axis2",
+    *("val_loss", "data_range", "psnr_noisy", "psnr_denoised", "ssim_noisy", "ssim_denoised"),
+    *("repeats_mse_noisy", "repeats_mse_denoised", "repeats_psnr_noisy", "repeats_psnr_denoised"),
+    *("sigma", "blind_mse", "blind_mse_error", "blind_psnr_noisy", "blind_psnr"),
+    *("residual_lag1_axis0", "residual_lag1_axis1", "residual_lag1_axis2"),
 )
 
 # Of the SSIM paper, and what scikit-image takes with gaussian_weights=True.

@@ -4,16 +4,12 @@
 Everything goes slab by slab in float64, so that large volumes are never copied whole.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
-
-__all__ = ["LAGS", "LIMIT_EDGES", "Quality", "find_faults", "measure"]
 
 LAGS = 3
 
@@ -207,10 +203,7 @@ def _lagged(values: np.ndarray) -> np.ndarray:
 
 def _gradient(values: np.ndarray) -> np.ndarray:
     """Length of the gradient per voxel, of the same shape."""
-    squares = np.zeros_like(values)
-    for axis in range(values.ndim):
-        squares += np.gradient(values, axis=axis) ** 2
-    length: np.ndarray = np.sqrt(squares)
+    length: np.ndarray = np.sqrt(sum(np.gradient(values, axis=axis) ** 2 for axis in range(values.ndim)))
     return length
 
 

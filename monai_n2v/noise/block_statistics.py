@@ -1,20 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """Local statistics of large images: a fixed sample of tiles, cut into small blocks, with structure filtered out."""
 
-from __future__ import annotations
-
 import itertools
 from collections.abc import Sequence
 
 import numpy as np
 
-__all__ = ["MAX_LAG", "MIN_SIDE", "block_means", "core", "second_difference", "take_tiles"]
-
 MAX_LAG = 3
 # The filter takes one voxel at each end and the lags three at one; what is left along an axis must be worth a block.
-MIN_SIDE = 8
-_MARGIN = MAX_LAG + 1
-_BLOCK = 8
+_MARGIN, _BLOCK = MAX_LAG + 1, 8
+MIN_SIDE = _MARGIN + _BLOCK
 _TILE = {1: 2**16, 2: 512, 3: 64}
 
 
@@ -77,6 +72,12 @@ def block_means(image: np.ndarray) -> np.ndarray:
     split = image.reshape(len(image), *itertools.chain(*zip(counts, sides)))
     means: np.ndarray = split.mean(axis=tuple(range(2, split.ndim, 2)), dtype=np.float64)
     return means.ravel()
+
+
+def block_moments(image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and variance of every block, as `block_means` cuts them."""
+    mean = block_means(image)
+    return mean, np.maximum(block_means(image**2) - mean**2, 0.0)
 
 
 def _along(image: np.ndarray, axis: int, start: int, stop: int) -> np.ndarray:

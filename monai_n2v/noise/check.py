@@ -1,22 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
 """Whether Noise2Void's assumption, noise independent between voxels, holds for an image; told before any training."""
 
-from __future__ import annotations
-
-import itertools
-import math
+import functools
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 
-from monai_n2v.noise.block_statistics import MIN_SIDE
+from monai_n2v.io.plain import to_plain
 from monai_n2v.noise.correlation import Correlation
 from monai_n2v.noise.measure import Noise, measure_noise
 from monai_n2v.noise.sentences import MUCH_CLIPPED, headline, strength_sentences, trace_sentences
-
-__all__ = ["AxisCheck", "NoiseCheck", "check_noise", "suggest_footprint", "weigh"]
 
 # Neighbors on both sides with correlation a each predict 2 a^2 of the noise's variance: at 0.15, 5 %, which a network
 # then keeps. Below that Noise2Void loses less than structN2V does by hiding context. aydin uses the same value.
@@ -28,6 +23,8 @@ _HARDLY = 1 / 200
 _NO_FLOOR, _NO_FLOOR_SMOOTH, _SMOOTH = 0.4, 0.1, 0.6
 # Gaussian smoothing by 1.2 voxels and more: where all axes are that smooth there is no telling noise from structure.
 _TOO_SMOOTH = 0.84
+# Volumes of fewer slices are denoised slice by slice, where correlation across slices does not matter.
+_THIN = 8
 # Over a white background, correlation in flat regions that grows by this with structure may be nothing but structure.
 _MIXED = 0.05
 
@@ -77,10 +74,8 @@ class NoiseCheck:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain numbers, strings, lists and dicts, ready for JSON."""
-        record = asdict(self)
-        record["footprint"] = None if self.footprint is None else self.footprint.tolist()
-        plain: dict[str, Any] = _plain(record)
-        return plain
+        record: dict[str, Any] = to_plain(asdict(self))
+        return record
 
 
 def check_noise(
@@ -103,8 +98,7 @@ def check_noise(
     names = [f"axis {i}" + (f" ({spacing[i]:.3g} mm)" if spacing else "") for i in range(volumes.ndim - 1)]
     axes = tuple(_check_axis(i, name, noise, noisy) for i, name in enumerate(names))
     footprint, reason = suggest_footprint(axes) if noisy else (None, [])
-    # Volumes so thin are denoised slice by slice, where correlation across slices does not matter.
-    counted = [check for check in axes if check.correlations or volumes.shape[1 + check.axis] >= MIN_SIDE]
+    counted = [check for check in axes if check.correlations or volumes.shape[1 + check.axis] >= _THIN]
     verdict = _overall(counted, noise, noisy)
     snr = noise.signal_range / noise.sigma if noise.sigma > 0 else None
     sentences = [
@@ -126,10 +120,9 @@ def suggest_footprint(axes: Sequence[AxisCheck]) -> tuple[np.ndarray | None, lis
     runs, profiles = [], []
     for check in axes:
         lags = np.abs(check.correlations[0].lags) if check.correlations else np.zeros(0)
-        correlated = check.verdict == "WARN" and lags.size and lags[0] > THRESHOLD
-        run = next((i for i, lag in enumerate(lags) if lag <= THRESHOLD), len(lags)) if correlated else 0
+        run = next((i for i, lag in enumerate(lags) if lag <= THRESHOLD), len(lags)) if check.verdict == "WARN" else 0
         runs.append(run)
-        profiles.append([1.0, *map(float, lags)])
+        profiles.append(np.array([1.0, *lags])[np.abs(np.arange(-run, run + 1))])
     measured = [check for check in axes if check.correlations]
     if not any(runs):
         return None, []  # nothing to hide, or correlation that skips the next voxel: no connected run
@@ -138,10 +131,7 @@ def suggest_footprint(axes: Sequence[AxisCheck]) -> tuple[np.ndarray | None, lis
             "No structN2V footprint can help: noise is correlated along every axis measured, so a footprint would hide "
             "all of the context. Take the image from before it was smoothed or resampled."
         ]
-    footprint = np.zeros([2 * run + 1 for run in runs], dtype=np.uint8)
-    for offset in itertools.product(*(range(-run, run + 1) for run in runs)):
-        product = math.prod(profile[abs(d)] for profile, d in zip(profiles, offset))
-        footprint[tuple(d + run for d, run in zip(offset, runs))] = product > THRESHOLD
+    footprint = (functools.reduce(np.multiply.outer, profiles) > THRESHOLD).astype(np.uint8)
     shape = " x ".join(map(str, footprint.shape))
     return footprint, [
         f"A structN2V footprint of {shape} voxels hides the correlated neighbors ({footprint.sum()} voxels)."
@@ -249,13 +239,3 @@ def _overall(axes: Sequence[AxisCheck], noise: Noise, noisy: bool | None) -> str
         return "WARN"
     one_sided = max(noise.traces.clipped_low, noise.traces.clipped_high) > MUCH_CLIPPED
     return "UNSURE" if "UNSURE" in verdicts or one_sided or noisy is not True else "PASS"
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {str(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    return value

@@ -8,8 +8,6 @@ where structure is weakest, does not bias the correlation measured there. Of cor
 rest: in 2D a correlation of 0.6 reads about 0.53, one of 0.25 about 0.23.
 """
 
-from __future__ import annotations
-
 import itertools
 import math
 from collections.abc import Sequence
@@ -17,9 +15,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from monai_n2v.noise.block_statistics import MAX_LAG, block_means, core, second_difference
-
-__all__ = ["FILTER_LAGS", "Correlation", "filter_gain", "of_background", "of_flat_regions", "of_residual"]
+from monai_n2v.noise.block_statistics import MAX_LAG, block_means, block_moments, core, second_difference
 
 # Shares of the calmest blocks: where correlation is read, and where it is read again to see whether structure mixes in.
 _CALM, _CALMER_HALF = 0.25, 0.5
@@ -120,8 +116,7 @@ def _read_plain(
     image: np.ndarray, axis: int, use: np.ndarray, count: float, source: str, level: bool = False
 ) -> Correlation:
     here = core(image)
-    mean = block_means(here)
-    variance = np.maximum(block_means(here**2) - mean**2, 0.0)
+    mean, variance = block_moments(here)
     covariance = []
     for lag in range(1, MAX_LAG + 1):
         there = core(image, (), axis, lag)

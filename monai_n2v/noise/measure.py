@@ -1,14 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the noise of an image is like, measured on that image alone: strength, correlation, dependence on the signal."""
 
-from __future__ import annotations
-
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
-from monai_n2v.noise.block_statistics import MAX_LAG, MIN_SIDE, block_means, core, second_difference, take_tiles
+from monai_n2v.noise.block_statistics import MIN_SIDE, block_means, block_moments, core, second_difference, take_tiles
 from monai_n2v.noise.correlation import (
     FILTER_LAGS,
     Correlation,
@@ -17,9 +15,7 @@ from monai_n2v.noise.correlation import (
     of_flat_regions,
     of_residual,
 )
-from monai_n2v.noise.processing import Traces, find_traces, padding
-
-__all__ = ["Dependence", "Noise", "measure_noise"]
+from monai_n2v.noise.processing import Traces, constant_areas, find_traces
 
 # More voxels than this make no number better; 2**23 take about three seconds in 3D.
 MAX_VOXELS = 2**23
@@ -28,7 +24,7 @@ _DARK = 0.2
 
 
 @dataclass(frozen=True)
-class Blocks:
+class _BlockStatistics:
     """Mean, variance and use of every block of an image.
 
     Attributes:
@@ -61,9 +57,11 @@ class Dependence:
     ratio: float | None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Noise:
     """What was measured; lengths in voxels, intensities in the units of the image, axes counted without the volumes.
+
+    Numbers that were not measured are 0.
 
     Attributes:
         sigma: standard deviation of the noise in calm regions.
@@ -78,14 +76,14 @@ class Noise:
         traces: what processing left.
     """
 
-    sigma: float
-    local_sigma: tuple[float, float, float]
-    signal_range: float
-    spread: float
-    flat: dict[int, Correlation]
-    background: dict[int, Correlation]
-    residual: dict[int, Correlation]
-    dependence: Dependence
+    sigma: float = 0.0
+    local_sigma: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    signal_range: float = 0.0
+    spread: float = 0.0
+    flat: dict[int, Correlation] = field(default_factory=dict)
+    background: dict[int, Correlation] = field(default_factory=dict)
+    residual: dict[int, Correlation] = field(default_factory=dict)
+    dependence: Dependence = Dependence("unknown", None)
     traces: Traces
 
 
@@ -97,7 +95,7 @@ def measure_noise(volumes: np.ndarray, residual: np.ndarray | None = None) -> No
             measured; its slices count as volumes.
         residual: what a trained network removed from ``volumes``, same shape.
     """
-    measured = [axis for axis in range(1, volumes.ndim) if volumes.shape[axis] >= MIN_SIDE + MAX_LAG + 1]
+    measured = [axis for axis in range(1, volumes.ndim) if volumes.shape[axis] >= MIN_SIDE]
     thin = [axis for axis in range(1, volumes.ndim) if axis not in measured]
 
     def tiles_of(image: np.ndarray) -> np.ndarray:
@@ -106,10 +104,10 @@ def measure_noise(volumes: np.ndarray, residual: np.ndarray | None = None) -> No
 
     tiles, axes = tiles_of(volumes), list(range(1, 1 + len(measured)))
     lowest = tiles == volumes.min()
-    padded = padding(tiles, float(volumes.min()))
+    padded = constant_areas(tiles, float(volumes.min()))
     traces = find_traces(tiles, padded, lowest, tiles == volumes.max(), [axis - 1 for axis in measured])
     if len(axes) < 2:
-        return Noise(0.0, (0.0, 0.0, 0.0), 0.0, 0.0, {}, {}, {}, Dependence("unknown", None), traces)
+        return Noise(traces=traces)
     blocks = _describe_blocks(tiles, block_means(core(padded)), block_means(core(lowest)))
 
     def named(found: dict[int, Correlation]) -> dict[int, Correlation]:
@@ -120,35 +118,32 @@ def measure_noise(volumes: np.ndarray, residual: np.ndarray | None = None) -> No
     flat = of_flat_regions(tiles, axes, use)
     removed = {} if residual is None else of_residual(tiles_of(residual), axes, blocks.usable, blocks.size)
     if not flat:
-        return Noise(
-            0.0, (0.0, 0.0, 0.0), blocks.extent, 0.0, {}, {}, named(removed), Dependence("unknown", None), traces
-        )
+        return Noise(signal_range=blocks.extent, residual=named(removed), traces=traces)
     energy, freedom = _energy(tiles, flat, blocks)
     ground = _background(blocks, energy)
     sigma, spread = _strength(energy[use], freedom)
-    low, middle, high = np.sqrt(np.percentile(energy[blocks.usable], [5, 50, 95]))
+    low, middle, high = np.sqrt(np.percentile(energy[blocks.usable], [5, 50, 95])).tolist()
     background = of_background(tiles, axes, ground, blocks.size) if ground.any() else {}
     dependence = _dependence(energy, blocks, ground, volumes.min() >= 0 and traces.clipped_low < 0.05)
     return Noise(
-        sigma, (float(low), float(middle), float(high)), blocks.extent, spread, named(flat), named(background),
-        named(removed), dependence, traces,
+        sigma=sigma, local_sigma=(low, middle, high), signal_range=blocks.extent, spread=spread, flat=named(flat),
+        background=named(background), residual=named(removed), dependence=dependence, traces=traces,
     )  # fmt: skip
 
 
-def _describe_blocks(tiles: np.ndarray, padded: np.ndarray, lowest: np.ndarray) -> Blocks:
+def _describe_blocks(tiles: np.ndarray, padded: np.ndarray, lowest: np.ndarray) -> _BlockStatistics:
     # Around the overall mean, since float32 squares of CT's -1024 would drown noise of a few units.
     offset = tiles.mean(dtype=np.float64)
     centered = core(tiles) - np.float32(offset)
-    mean = block_means(centered)
-    variance = np.maximum(block_means(centered**2) - mean**2, 0.0)
+    mean, variance = block_moments(centered)
     usable = (padded == 0) & (lowest < 0.1) & (variance > 0)
     low, high = map(float, np.percentile(mean[usable] if usable.any() else mean, [1, 99]))
-    return Blocks(
+    return _BlockStatistics(
         mean + offset, variance, usable, mean < low + _DARK * (high - low), high - low, centered.size / len(mean)
     )
 
 
-def _energy(tiles: np.ndarray, flat: dict[int, Correlation], blocks: Blocks) -> tuple[np.ndarray, float]:
+def _energy(tiles: np.ndarray, flat: dict[int, Correlation], blocks: _BlockStatistics) -> tuple[np.ndarray, float]:
     """Noise variance of every block, structure included, and the degrees of freedom of one such variance.
 
     Second differences are taken along the axes where correlation changes their variance least; the change is undone.
@@ -179,7 +174,7 @@ def _chi_square_quantile(z: float, freedom: float) -> float:
     return max(1 - 2 / (9 * freedom) + z * math.sqrt(2 / (9 * freedom)), 0.1) ** 3
 
 
-def _background(blocks: Blocks, energy: np.ndarray) -> np.ndarray:
+def _background(blocks: _BlockStatistics, energy: np.ndarray) -> np.ndarray:
     """Blocks of signal-free background: many, dark, and with no more variance than their noise explains."""
     ground = blocks.usable & blocks.dark
     if ground.any():
@@ -194,7 +189,7 @@ def _background(blocks: Blocks, energy: np.ndarray) -> np.ndarray:
     return ground if flat and distinct else np.zeros_like(ground)
 
 
-def _dependence(energy: np.ndarray, blocks: Blocks, ground: np.ndarray, magnitude: bool) -> Dependence:
+def _dependence(energy: np.ndarray, blocks: _BlockStatistics, ground: np.ndarray, magnitude: bool) -> Dependence:
     tissue = blocks.usable & ~ground
     n_bins = min(8, int(tissue.sum()) // 24)
     if n_bins < 4:

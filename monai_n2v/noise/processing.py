@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Traces that processing leaves in intensities: padding, clipping, steps, missing frequencies, periodic variance."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -10,8 +8,6 @@ import numpy as np
 from scipy import ndimage
 
 from monai_n2v.noise.block_statistics import second_difference
-
-__all__ = ["Traces", "find_traces", "padding"]
 
 # Lines and planes shorter than this tell too little about frequencies.
 _SHORTEST = 32
@@ -49,24 +45,21 @@ def find_traces(
 
     Args:
         tiles: ``(n_tiles, *tile)``.
-        padded: where they are padded, from `padding`.
+        padded: where they are padded, from `constant_areas`.
         lowest: where they are at the image's lowest value.
         highest: where they are at its highest.
         measured: the spatial axis that each axis of a tile is.
     """
     kept = ~padded
     low, high = (float(np.mean(edge[kept])) if kept.any() else 0.0 for edge in (lowest, highest))
-    axes = range(1, tiles.ndim)
-    cutoffs = {measured[a - 1]: _cutoff(tiles, a, [b for b in axes if b != a]) for a in axes}
-    periods = {measured[a - 1]: _period(tiles, a) for a in axes}
-    return Traces(
-        float(padded.mean()), low, high, _step_size(tiles),
-        {axis: value for axis, value in cutoffs.items() if value is not None},
-        {axis: value for axis, value in periods.items() if value is not None},
-    )  # fmt: skip
+    cutoff, period = (
+        {measured[axis - 1]: value for axis in range(1, tiles.ndim) if (value := found(tiles, axis)) is not None}
+        for found in (_cutoff, _period)
+    )
+    return Traces(float(padded.mean()), low, high, _step_size(tiles), cutoff, period)
 
 
-def padding(tiles: np.ndarray, lowest: float) -> np.ndarray:
+def constant_areas(tiles: np.ndarray, lowest: float) -> np.ndarray:
     """Where tiles are padded: larger areas of exactly the image's lowest value, or of its most frequent one.
 
     Args:
@@ -106,7 +99,7 @@ def _step_size(image: np.ndarray) -> float | None:
     return step if len(values) <= 256 or on_grid.mean() > 0.95 else None
 
 
-def _cutoff(tiles: np.ndarray, axis: int, others: Sequence[int]) -> float | None:
+def _cutoff(tiles: np.ndarray, axis: int) -> float | None:
     """Share of the frequencies along an axis that are there, 1 where all are, None where that cannot be told.
 
     Noise fills all frequencies, and edges fall off slowly; where power drops steeply and stays down, the image was
@@ -115,6 +108,7 @@ def _cutoff(tiles: np.ndarray, axis: int, others: Sequence[int]) -> float | None
     n = tiles.shape[axis]
     if n < _SHORTEST:
         return None
+    others = [other for other in range(1, tiles.ndim) if other != axis]
     lines = np.moveaxis(second_difference(tiles, others), axis, -1)
     taper = np.hanning(n + 2)[1:-1].astype(np.float32)
     power = np.zeros(n // 2 + 1)

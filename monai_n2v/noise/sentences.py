@@ -1,14 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """What was measured of an image's noise, in plain words."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 from monai_n2v.noise.measure import Noise
 from monai_n2v.noise.processing import Traces
-
-__all__ = ["MUCH_CLIPPED", "headline", "strength_sentences", "trace_sentences"]
 
 # More than this share of clipped voxels makes noise one-sided in much of the image.
 MUCH_CLIPPED = 0.05
@@ -50,19 +46,19 @@ def strength_sentences(noise: Noise, noisy: bool | None, snr: float | None) -> l
             f"No even noise floor stands out: what varies from voxel to voxel follows structure, and noise is at most "
             f"about {noise.sigma:.3g}. A clean or smoothed image looks like this."
         ]
-    dependence = {
-        "constant": [],
-        "unknown": [],
-        "grows": [
+    if noise.dependence.kind == "grows":
+        return [
+            told,
             f"Noise grows with the signal: its variance is {noise.dependence.ratio or 0:.1f} times larger where it is "
-            "bright, as for photon counts or close to a coil. Noise2Void allows that."
-        ],
-        "rician": [
+            "bright, as for photon counts or close to a coil. Noise2Void allows that.",
+        ]
+    if noise.dependence.kind == "rician":
+        return [
+            told,
             "The background looks like that of a magnitude image (Rician noise): the mean of noise is above zero "
-            "there, and denoised air stays gray."
-        ],
-    }
-    return [told, *dependence[noise.dependence.kind]]
+            "there, and denoised air stays gray.",
+        ]
+    return [told]
 
 
 def trace_sentences(traces: Traces, sigma: float) -> list[str]:

@@ -17,8 +17,6 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["draw_autocorrelation", "draw_histogram", "draw_training"]
-
 # Stand for colors of the page, whose style sheet has a light and a dark one of each.
 _COLORS = {"#010203": "currentColor", "#010204": "var(--one)", "#010205": "var(--two)", "#010206": "var(--three)"}
 _INK, *_SERIES = _COLORS

@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """The page of a report: one HTML file, complete in itself."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,8 +11,6 @@ from markupsafe import Markup
 from monai_n2v.metrics.residual import LAGS, LIMIT_EDGES, Quality
 from monai_n2v.report.charts import draw_autocorrelation, draw_histogram, draw_training
 from monai_n2v.report.planes import Plane, Windows, encode_planes
-
-__all__ = ["RESEARCH_ONLY", "render_page"]
 
 RESEARCH_ONLY = "Research only, not for diagnostic use."
 

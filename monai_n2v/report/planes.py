@@ -15,8 +15,6 @@ from PIL import Image
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-__all__ = ["Plane", "Windows", "before_after", "choose_windows", "cut_planes", "encode_planes"]
-
 _NAMES = {"R": "sagittal", "L": "sagittal", "A": "coronal", "P": "coronal", "S": "axial", "I": "axial"}
 _OPPOSITE = {"R": "L", "L": "R", "A": "P", "P": "A", "S": "I", "I": "S"}
 # Of all pictures on a page, in bytes: two thirds of 2 MB, since base64 adds a third, less what text and charts take.
@@ -82,16 +80,13 @@ def cut_planes(
     Returns:
         three planes or one; where ``directions`` are known, in the order axial, coronal, sagittal.
     """
-    across = [2, 1, 0] if noisy.ndim == 3 else [None]
     planes = []
-    for axis in across:
+    for axis in [2, 1, 0] if noisy.ndim == 3 else [None]:
         a, b = (i for i in range(noisy.ndim) if i != axis)
-        shown = []
         # Heads up and faces up, as radiologists see them, however the voxels are stored.
         up = directions[b] in ("A", "S") if directions and directions[b] not in ("L", "R") else upward
-        for volume in (noisy, denoised):
-            cut = volume if axis is None else np.take(volume, volume.shape[axis] // 2, axis)
-            shown.append((cut.T[::-1] if up else cut.T).astype(np.float32))
+        cuts = [x if axis is None else np.take(x, x.shape[axis] // 2, axis) for x in (noisy, denoised)]
+        before, after = ((cut.T[::-1] if up else cut.T).astype(np.float32) for cut in cuts)
         title = "the whole image"
         letters: tuple[str, ...] = ()
         if axis is not None:
@@ -101,7 +96,7 @@ def cut_planes(
             right, top = directions[a], directions[b] if up else _OPPOSITE[directions[b]]
             letters = (_OPPOSITE[right], right, top, _OPPOSITE[top])
         size = noisy.shape[a] * spacing[a], noisy.shape[b] * spacing[b]
-        planes.append(Plane(title, shown[0], shown[1], size, letters))
+        planes.append(Plane(title, before, after, size, letters))
     return sorted(planes, key=lambda plane: plane.title) if directions and len(planes) > 1 else planes
 
 
@@ -195,7 +190,7 @@ def encode_planes(planes: Sequence[Plane], windows: Windows) -> tuple[list[tuple
     panels = [_panels(plane, windows) for plane in planes]
     shrink = 1
     while True:
-        small = [[_mean_of(panel, shrink) for panel in row] for row in panels]
+        small = [[Image.fromarray(panel).reduce(shrink) for panel in row] for row in panels]  # means of whole blocks
         for quality in (None, 92, 80):
             files = [[_compress(panel, quality) for panel in row] for row in small]
             if sum(len(file) for row in files for file in row) <= _BUDGET:
@@ -205,11 +200,6 @@ def encode_planes(planes: Sequence[Plane], windows: Windows) -> tuple[list[tuple
                 uris = [tuple(f"data:image/{kind};base64,{base64.b64encode(f).decode()}" for f in row) for row in files]
                 return [(a, b, c) for a, b, c in uris], remark
         shrink *= 2
-
-
-def _mean_of(panel: np.ndarray, shrink: int) -> Image.Image:
-    """The panel at a fraction of its size; the means of whole blocks."""
-    return Image.fromarray(panel).reduce(shrink) if shrink > 1 else Image.fromarray(panel)
 
 
 def _compress(panel: Image.Image, quality: int | None) -> bytes:

@@ -1,12 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The report of a run: a page to judge it by, a picture of before and after, and a record in JSON."""
 
-from __future__ import annotations
-
 import hashlib
 import io
 import json
-import math
 import platform
 import sys
 from collections.abc import Mapping, Sequence
@@ -19,11 +16,12 @@ import numpy as np
 
 from monai_n2v import __version__
 from monai_n2v.io.atomic import staged
+from monai_n2v.io.nifti import NiftiSource
+from monai_n2v.io.plain import to_plain
+from monai_n2v.io.volume import Volume
 from monai_n2v.metrics.residual import Quality, find_faults, measure
 from monai_n2v.report.page import RESEARCH_ONLY, render_page
 from monai_n2v.report.planes import Windows, before_after, choose_windows, cut_planes
-
-__all__ = ["ReportPaths", "directions_of", "hash_source", "report_paths", "write_report"]
 
 _PACKAGES = ("monai", "torch", "pytorch-ignite", "numpy", "nibabel")
 
@@ -58,50 +56,45 @@ def report_paths(folder: Path, stem: str) -> ReportPaths:
 def write_report(
     folder: Path,
     stem: str,
-    noisy: np.ndarray,
+    volume: Volume,
     denoised: np.ndarray,
-    spacing: Sequence[float],
     record: Mapping[str, Any],
     *,
+    path: Path | None = None,
     quality: Quality | None = None,
-    source: Path | None = None,
     losses: Sequence[float] | None = None,
-    notes: Sequence[str] = (),
-    directions: Sequence[str] = (),
-    upward: bool = True,
 ) -> ReportPaths:
     """Write ``<stem>_report.html``, ``.png`` and ``.json``.
+
+    Planes are named and turned by the directions of the image's axes, where its source knows them. Otherwise the
+    second axis shown runs upwards in NIfTI, downwards in other formats, as in TIFF and PNG.
 
     Args:
         folder: where; made if missing.
         stem: start of the file names.
-        noisy: ``(n_volumes, *spatial)``, 2 or 3 spatial axes.
-        denoised: of the same shape.
-        spacing: voxel sides in mm, one per spatial axis.
+        volume: the noisy image; its notes are shown as warnings.
+        denoised: ``(n_volumes, *spatial)`` like ``volume.data``.
         record: what the caller knows of the run; measures, versions and use of memory are added.
+        path: the file that was denoised, or the folder of its DICOM files, to record its SHA-256.
         quality: as `measure` returns it, where that has been done.
-        source: the file that was denoised, or the folder of its DICOM files, to record its SHA-256.
         losses: of the training, one per epoch.
-        notes: sentences on assumptions that do not hold for this image, shown as warnings.
-        directions: for each spatial axis the letter to which it runs, as `nibabel.aff2axcodes` tells; without them
-            planes are named by their axes.
-        upward: whether the second axis shown runs upwards, as in NIfTI; downwards otherwise, as in TIFF and PNG.
 
     Returns:
         the paths of the three files.
     """
-    quality = quality or measure(noisy, denoised)
-    warnings = [*find_faults(quality), *notes]
-    planes = cut_planes(noisy[0], denoised[0], spacing, directions, upward)
+    quality = quality or measure(volume.data, denoised)
+    directions = directions_of(volume.source.affine, volume.source.spatial_shape)
+    upward = isinstance(volume.source, NiftiSource)
+    planes = cut_planes(volume.data[0], denoised[0], volume.spacing, directions, upward)
     windows = choose_windows(planes, quality.std_removed)
-    full = _complete(record, quality, noisy, spacing, source, losses, warnings)
+    full = _complete(record, volume, quality, path, losses)
     paths = report_paths(folder, stem)
     picture = io.BytesIO()
     before_after(planes, windows, _caption(windows)).save(picture, format="PNG", optimize=True)
     page = render_page(stem, full, quality, planes, windows, losses)
     text = json.dumps(full, indent=4, allow_nan=False) + "\n"
-    for path, content in zip(paths, (page.encode(), picture.getvalue(), text.encode())):
-        with staged(path) as place:
+    for target, content in zip(paths, (page.encode(), picture.getvalue(), text.encode())):
+        with staged(target) as place:
             place.write_bytes(content)
     return paths
 
@@ -145,21 +138,19 @@ def hash_source(source: Path) -> str:
 
 def _complete(
     record: Mapping[str, Any],
+    volume: Volume,
     quality: Quality,
-    noisy: np.ndarray,
-    spacing: Sequence[float],
-    source: Path | None,
+    path: Path | None,
     losses: Sequence[float] | None,
-    warnings: Sequence[str],
 ) -> dict[str, Any]:
     """The record with everything the report knows; numbers that do not exist are null."""
     full = {
         **record,
         "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        "input_sha256": hash_source(source) if source is not None else None,
-        "shape": list(noisy.shape[1:]),
-        "n_volumes": len(noisy),
-        "spacing_mm": [round(float(side), 6) for side in spacing],
+        "input_sha256": None if path is None else hash_source(path),
+        "shape": volume.data.shape[1:],
+        "n_volumes": len(volume.data),
+        "spacing_mm": [round(float(side), 6) for side in volume.spacing],
         "normalization": record.get("normalization", {"mean": quality.mean_noisy, "std": quality.std_noisy}),
         "mean_noisy": quality.mean_noisy,
         "mean_denoised": quality.mean_denoised,
@@ -167,30 +158,17 @@ def _complete(
         "sigma_denoised": quality.sigma_denoised,
         "mean_removed": quality.mean_removed,
         "std_removed": quality.std_removed,
-        "autocorrelation_removed": [list(row) for row in quality.autocorrelation],
+        "autocorrelation_removed": quality.autocorrelation,
         "structure_at_edges": quality.edges,
-        "losses": None if losses is None else [float(loss) for loss in losses],
+        "losses": losses,
         "peak_memory_mb": _peak_memory(),
         "versions": {"monai-n2v": __version__, **{name: version(name) for name in _PACKAGES}},
         "python": platform.python_version(),
         "machine": platform.machine(),
-        "warnings": list(warnings),
+        "warnings": [*find_faults(quality), *volume.notes],
     }
-    plain: dict[str, Any] = _plain(full)
+    plain: dict[str, Any] = to_plain(full)
     return plain
-
-
-def _plain(value: Any) -> Any:
-    """The same as JSON has it: paths become text, numpy's numbers Python's, nan and infinity None."""
-    if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
-    if isinstance(value, (np.generic, np.ndarray)):
-        return _plain(value.tolist())
-    if isinstance(value, Path):
-        return str(value)
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _peak_memory() -> dict[str, float]:

@@ -1,16 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """Which axis of a volume a 2D network is led along: the shortest, which is brought to the end and back."""
 
-from __future__ import annotations
-
 from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from monai.data import MetaTensor
 from monai.transforms import MapTransform
-
-__all__ = ["MIN_DEPTH", "RestoreAxesd", "ShortestAxisLastd", "choose_dims", "slice_axis"]
 
 # Below this many voxels an axis holds too little context for a 3D network: such volumes are denoised slice by slice.
 MIN_DEPTH = 8

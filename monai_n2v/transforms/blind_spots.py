@@ -21,10 +21,8 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from monai_n2v.transforms.footprints import Cover, check_footprint, cover_sites, lies_in
+from monai_n2v.transforms.footprints import Cover, cover_sites, lies_in
 from monai_n2v.transforms.sampling import MAX_REDRAWS, draw_sites
-
-__all__ = ["FILLS", "BlindSpots", "apply_blind_spots", "check_footprint", "draw_blind_spots", "on_device"]
 
 FILLS = ("uniform", "mean", "median")
 

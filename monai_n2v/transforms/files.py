@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """How the bundles read noisy images and write denoised ones."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -15,8 +13,6 @@ from monai.transforms import MapTransform, SaveImaged
 
 from monai_n2v.io.images import default_target, read_volume, save_volume
 from monai_n2v.io.volume import Volume
-
-__all__ = ["LoadNoisyd", "SaveDenoisedd", "as_meta_tensor"]
 
 # Of the files read last, all but their voxels: who writes the result of one need not read it again.
 _HEADERS: dict[str, Volume] = {}

@@ -5,21 +5,9 @@ References:
     .. [2] Broaddus et al., "Removing Structured Noise with Self-Supervised Blind-Spot Networks", ISBI 2020.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import numpy as np
-
-__all__ = [
-    "Cover",
-    "check_footprint",
-    "cover_sites",
-    "footprint_offsets",
-    "lies_in",
-    "line_footprint",
-    "smallest_radius",
-]
 
 
 def check_footprint(footprint: object, radius: int) -> np.ndarray | None:

@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Intensity standardization that can be undone: the statistics stay with the image."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Hashable, Mapping
 from typing import Any
@@ -16,18 +14,6 @@ from monai.transforms import MapTransform, Transform
 from monai.utils import TransformBackends, ensure_tuple_rep
 
 from monai_n2v.io.volume import where
-
-__all__ = [
-    "RestoreIntensity",
-    "RestoreIntensityD",
-    "RestoreIntensityDict",
-    "RestoreIntensityd",
-    "StandardizeIntensity",
-    "StandardizeIntensityD",
-    "StandardizeIntensityDict",
-    "StandardizeIntensityd",
-]
-
 
 _MAX_AT_A_TIME = 1 << 22
 

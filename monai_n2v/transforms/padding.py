@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Constant padding: the voxels outside of what was measured, which no denoiser should touch."""
 
-from __future__ import annotations
-
 from collections.abc import Hashable, Mapping
 from typing import Any
 
@@ -10,8 +8,6 @@ import numpy as np
 import torch
 from monai.transforms import MapTransform
 from scipy import ndimage
-
-__all__ = ["RestorePaddingd", "find_padding", "restore_padding"]
 
 # Side of the smallest solid block that counts, by number of axes.
 _BLOCK = {2: 5, 3: 3}

@@ -18,17 +18,8 @@ from monai.data import MetaTensor
 from monai.transforms import MapTransform, RandomizableTransform
 from monai.utils import TransformBackends, convert_to_dst_type
 
-from monai_n2v.transforms.blind_spots import FILLS, BlindSpots, apply_blind_spots, check_footprint, draw_blind_spots
-
-__all__ = [
-    "RandN2VMask",
-    "RandN2VMaskD",
-    "RandN2VMaskDict",
-    "RandN2VMaskd",
-    "RandSwapPairD",
-    "RandSwapPairDict",
-    "RandSwapPaird",
-]
+from monai_n2v.transforms.blind_spots import FILLS, BlindSpots, apply_blind_spots, draw_blind_spots
+from monai_n2v.transforms.footprints import check_footprint
 
 
 class RandN2VMask(RandomizableTransform):

@@ -5,14 +5,10 @@ References:
     .. [1] Krull, Buchholz, Jug, "Noise2Void - Learning Denoising from Single Noisy Images", CVPR 2019.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 
 import numpy as np
-
-__all__ = ["MAX_REDRAWS", "draw_sites", "stratum_sides"]
 
 # Redraws that avoid something fail with a probability well below 1 each; after this many only hopeless ones are left.
 MAX_REDRAWS = 64

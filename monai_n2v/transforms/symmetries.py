@@ -6,8 +6,6 @@ and where its noise is no more correlated along one direction than along its ima
 latter.
 """
 
-from __future__ import annotations
-
 import itertools
 import math
 from collections.abc import Sequence
@@ -17,8 +15,6 @@ import numpy as np
 import torch
 
 from monai_n2v.transforms.footprints import footprint_offsets
-
-__all__ = ["Symmetry", "axis_orders", "flippable_axes", "list_symmetries"]
 
 # Voxel sides that differ by less count as equal.
 _SPACING_TOLERANCE = 0.01

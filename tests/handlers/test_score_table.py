@@ -33,6 +33,7 @@ from monai_n2v.inferers.symmetric import SymmetricInferer
 from monai_n2v.inferers.tiled import AlignedTileInferer
 from monai_n2v.metrics.reference import average_repeats, score_blind, score_repeats
 from monai_n2v.transforms.files import as_meta_tensor
+from monai_n2v.transforms.pairing import RandN2VMask
 
 SHAPES = {2: (40, 44), 3: (24, 28, 20)}
 NOISE2NOISE = ["supervised.json", "noise2noise.json"]
@@ -40,7 +41,7 @@ NOISE2NOISE = ["supervised.json", "noise2noise.json"]
 
 @pytest.mark.parametrize("shape", [(2, 1, 32, 28), (1, 2, 16, 20, 12)])
 def test_blind_predictions_never_see_their_own_voxel(shape):
-    inferer = BlindSpotInferer(SimpleInferer(), len(shape) - 2, n_masks=3)
+    inferer = BlindSpotInferer(SimpleInferer(), len(shape) - 2, RandN2VMask(batched=True), n_masks=3)
     images = torch.rand(shape)
     output = inferer(images, torch.nn.Identity())
     plain, blind = output[:, : shape[1]], output[:, shape[1] :]
@@ -53,7 +54,9 @@ def test_blind_predictions_never_see_their_own_voxel(shape):
 
 def test_flat_network_is_blinded_within_slices():
     slices = torch.arange(6.0).expand(1, 1, 24, 20, 6) + 0.001 * torch.rand(1, 1, 24, 20, 6)
-    blind = BlindSpotInferer(SimpleInferer(), 2, n_masks=8)(slices, torch.nn.Identity())[:, 1:]
+    blind = BlindSpotInferer(SimpleInferer(), 2, RandN2VMask(batched=True), n_masks=8)(slices, torch.nn.Identity())[
+        :, 1:
+    ]
     spots = torch.isfinite(blind)
     assert torch.equal(blind[spots].floor(), slices[spots].floor())
     assert (blind[spots] != slices[spots]).all()
@@ -84,7 +87,7 @@ def test_evaluation_averages_over_the_symmetries_of_inference(spatial_dims, n_ax
         calls.append(images)
         return averaging(images, *args)
 
-    output = BlindSpotInferer(recorded, spatial_dims, n_masks=2)(noisy[None], network)
+    output = BlindSpotInferer(recorded, spatial_dims, RandN2VMask(batched=True), n_masks=2)(noisy[None], network)
     assert not isinstance(output, MetaTensor)
     plain, blind = output.chunk(2, dim=1)
     assert torch.equal(plain, averaging(noisy[None], network))
@@ -115,7 +118,7 @@ def test_bundle_evaluates_the_averaged_prediction_of_its_inference(spatial_dims,
 @pytest.mark.parametrize("value", [torch.nan, torch.inf])
 def test_predictions_that_are_not_finite_are_an_error(value, shape):
     image = MetaTensor(torch.rand(shape), meta={"filename_or_obj": ["x.nii.gz"]})
-    inferer = BlindSpotInferer(SimpleInferer(), len(shape) - 2)
+    inferer = BlindSpotInferer(SimpleInferer(), len(shape) - 2, RandN2VMask(batched=True))
     message = "prediction must be finite, got NaN or infinite voxels for x.nii.gz"
 
     def diverged(x: torch.Tensor) -> torch.Tensor:
@@ -184,7 +187,9 @@ def test_impossible_options_refused(option):
     with pytest.raises(ValueError, match=f"{next(iter(option))} must be above 0"):
         ScoreDenoisingd(**option)
     with pytest.raises(ValueError, match="n_masks must be at least 1"):
-        BlindSpotInferer(SimpleInferer(), 2, n_masks=0)
+        BlindSpotInferer(SimpleInferer(), 2, RandN2VMask(batched=True), n_masks=0)
+    with pytest.raises(ValueError, match="masker must take batches"):
+        BlindSpotInferer(SimpleInferer(), 2, RandN2VMask())
 
 
 def test_table_and_metrics_of_several_images(tmp_path):

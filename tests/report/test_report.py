@@ -19,6 +19,9 @@ from PIL import Image
 
 import monai_n2v.report.write as report
 from monai_n2v.io import atomic as staging
+from monai_n2v.io.nifti import NiftiSource
+from monai_n2v.io.npy import NpySource
+from monai_n2v.io.volume import Volume
 from monai_n2v.metrics import residual as quality
 from monai_n2v.metrics.residual import find_faults, measure
 from monai_n2v.report import planes
@@ -56,11 +59,17 @@ def decoded(uri: str) -> np.ndarray:
     return np.asarray(Image.open(io.BytesIO(base64.b64decode(body))))
 
 
+def image(data: np.ndarray, spacing: tuple[float, ...] | None = None, upward: bool = True, notes=()) -> Volume:
+    """An image that does not tell where it lies, of NIfTI or of a format whose second axis runs downwards."""
+    spacing = spacing or (1.0,) * (data.ndim - 1)
+    source = NiftiSource(nibabel.Nifti1Image(data[0], None)) if upward else NpySource(data.shape[1:], data.dtype)
+    return Volume(data, spacing, source, list(notes))
+
+
 def written(folder: Path, shape=(32, 36, 24), sigma=10.0, stem="out", **options) -> tuple[Page, dict, str]:
     clean, noisy = phantom(shape, sigma)
-    spacing = options.pop("spacing", (1.0,) * len(shape))
-    record = options.pop("record", {"seed": 0})
-    paths = write_report(folder, stem, noisy[None], clean[None], spacing, record, **options)
+    volume = image(noisy[None], options.pop("spacing", None), notes=options.pop("notes", []))
+    paths = write_report(folder, stem, volume, clean[None], options.pop("record", {"seed": 0}), **options)
     html = paths.page.read_text()
     assert paths.page.stat().st_size < LIMIT
     return Page(html), json.loads(paths.record.read_text()), html
@@ -133,7 +142,7 @@ def test_record_holds_the_run(tmp_path):
     source = tmp_path / "in.nii"
     source.write_bytes(b"voxels")
     record = {"seed": 7, "config_sha256": "c0ffee", "training_seconds": np.float32(1.5), "epochs": np.int64(3)}
-    page, got, _ = written(tmp_path, spacing=(0.5, 0.5, 3.0), record=record, source=source)
+    page, got, _ = written(tmp_path, spacing=(0.5, 0.5, 3.0), record=record, path=source)
     assert got["input_sha256"] == hashlib.sha256(b"voxels").hexdigest()
     assert got["seed"] == 7
     assert got["epochs"] == 3
@@ -184,9 +193,11 @@ def test_folder_is_hashed_file_after_file(tmp_path):
 
 def test_no_global_state_of_matplotlib():
     code = (
-        "import sys, pathlib, tempfile, numpy as np; from monai_n2v.report.write import write_report;"
+        "import sys, pathlib, tempfile, numpy as np; from monai_n2v.io.npy import NpySource;"
+        "from monai_n2v.report.write import write_report;"
         "x = np.random.default_rng(0).normal(size=(1, 16, 16)).astype('f4');"
-        "write_report(pathlib.Path(tempfile.mkdtemp()), 'x', x, 0 * x, (1, 1), {}, losses=[1.0]);"
+        "volume = NpySource((16, 16), x.dtype).to_volume(x[0], (1, 1));"
+        "write_report(pathlib.Path(tempfile.mkdtemp()), 'x', volume, 0 * x, {}, losses=[1.0]);"
         "assert 'matplotlib' in sys.modules and 'matplotlib.pyplot' not in sys.modules and 'torch' not in sys.modules"
     )
     subprocess.run([sys.executable, "-W", "error", "-c", code], check=True)
@@ -197,10 +208,10 @@ def test_no_global_state_of_matplotlib():
 
 @pytest.mark.parametrize("upward", [True, False])
 def test_first_axis_runs_right_and_second_up_or_down(upward, tmp_path):
-    image = np.zeros((1, 20, 12), np.float32)
-    image[0, 15:, :3] = 100  # far along the first axis, near on the second
-    noise = np.random.default_rng(0).normal(0, 1, image.shape).astype(np.float32)
-    paths = write_report(tmp_path, "x", image + noise, image, (1, 1), {}, upward=upward)
+    clean = np.zeros((1, 20, 12), np.float32)
+    clean[0, 15:, :3] = 100  # far along the first axis, near on the second
+    noise = np.random.default_rng(0).normal(0, 1, clean.shape).astype(np.float32)
+    paths = write_report(tmp_path, "x", image(clean + noise, upward=upward), clean, {})
     shown = decoded(Page(paths.page.read_text()).all("img")[1]["src"])
     assert shown.shape == (12, 20)
     corner = shown[-3:, 15:] if upward else shown[:3, 15:]
@@ -264,7 +275,7 @@ def test_heads_and_faces_are_up_however_stored():
 @pytest.mark.parametrize("shape", [(800, 800), (1300, 1200), (400, 380, 12)])
 def test_large_images_stay_below_the_limit(shape, tmp_path):
     noise = np.random.default_rng(0).normal(0, 10, shape).astype(np.float32)
-    paths = write_report(tmp_path, "x", noise[None], noise[None] / 2, (1,) * len(shape), {})
+    paths = write_report(tmp_path, "x", image(noise[None]), noise[None] / 2, {})
     assert paths.page.stat().st_size < LIMIT
     assert ("to keep this page small" in paths.page.read_text()) == (len(shape) == 2)
 
@@ -331,7 +342,7 @@ def test_memory_stays_far_below_the_volume(monkeypatch):
 @pytest.mark.parametrize("shape", [(8, 9), (2, 40), (64, 64, 2), (9, 3, 5)])
 def test_small_and_thin_images(shape, tmp_path):
     noise = np.random.default_rng(0).normal(0, 1, shape).astype(np.float32)
-    paths = write_report(tmp_path, "x", noise[None], 0 * noise[None], (1,) * len(shape), {})
+    paths = write_report(tmp_path, "x", image(noise[None]), 0 * noise[None], {})
     assert json.loads(paths.record.read_text())["warnings"] == []
 
 
@@ -409,7 +420,7 @@ def test_warns_where_almost_nothing_was_removed(shape):
 def test_constant_residual(offset, tmp_path):
     noisy = phantom((20, 20, 20))[1][None] + 1000
     assert kinds(noisy[0], noisy[0] + offset) == {"nothing"}
-    paths = write_report(tmp_path, "x", noisy, noisy + offset, (1, 1, 1), {})
+    paths = write_report(tmp_path, "x", image(noisy), noisy + offset, {})
     record = json.loads(paths.record.read_text())
     assert record["std_removed"] == 0
     assert record["autocorrelation_removed"][0][0] is None

@@ -8,12 +8,17 @@ import os
 import re
 import shutil
 import subprocess
+from dataclasses import replace
 from html import unescape
 from pathlib import Path
 
+import nibabel
+import numpy as np
 import pytest
 from conftest import phantom
 
+from monai_n2v.io.nifti import to_volume
+from monai_n2v.io.npy import NpySource
 from monai_n2v.report.write import write_report
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
@@ -110,10 +115,9 @@ def opened(browser: str, page: Path, folder: Path, *options: str, width: int = 1
 def report(tmp_path_factory) -> Path:
     clean, noisy = phantom((40, 48, 12))
     notes = ["The image was <b>interpolated</b>."]
-    options = {"losses": [1.0, 0.6, 0.5], "notes": notes, "directions": ("R", "A", "S")}
-    return write_report(
-        tmp_path_factory.mktemp("report"), "a & <b>", noisy[None], clean[None], (1.0, 0.5, 4.0), {}, **options
-    ).page
+    volume = replace(to_volume(nibabel.Nifti1Image(noisy, np.diag([1, 0.5, 4, 1]))), notes=notes)
+    folder = tmp_path_factory.mktemp("report")
+    return write_report(folder, "a & <b>", volume, clean[None], {}, losses=[1.0, 0.6, 0.5]).page
 
 
 @pytest.fixture(scope="module")
@@ -174,7 +178,8 @@ def test_dark_where_the_system_is(browser, report, seen, tmp_path):
 
 def test_image_of_one_plane(browser, tmp_path):
     clean, noisy = phantom((64, 48))
-    page = write_report(tmp_path, "x", noisy[None], clean[None], (1.0, 1.0), {}, upward=False).page
+    volume = NpySource(noisy.shape, noisy.dtype).to_volume(noisy, (1.0, 1.0))
+    page = write_report(tmp_path, "x", volume, clean[None], {}).page
     got = opened(browser, page, tmp_path)
     assert got["faults"] == []
     assert [min(image["natural"]) for image in got["images"]] == [48, 48, 48]
