@@ -190,10 +190,7 @@ def _split_options(
 
 
 def _denoise_array(
-    values: np.ndarray,
-    volume_axis: int | None,
-    spacing: Sequence[float],
-    run: Callable[[MetaTensor], np.ndarray],
+    values: np.ndarray, volume_axis: int | None, spacing: Sequence[float], run: Callable[[MetaTensor], np.ndarray]
 ) -> np.ndarray:
     """Denoise an array: its volumes to the front, axes of a single voxel away, and back."""
     if values.ndim not in (2, 3, 4) or values.size == 0:

@@ -291,5 +291,4 @@ def _local_std(residual: np.ndarray) -> np.ndarray:
     window = (1, *(_NOISE_WINDOW,) * (residual.ndim - 1))
     mean = ndimage.uniform_filter(residual, window, mode="reflect")
     square = ndimage.uniform_filter(residual * residual, window, mode="reflect")
-    spread: np.ndarray = np.sqrt(np.maximum(square - mean * mean, 0))
-    return spread
+    return np.sqrt(np.maximum(square - mean * mean, 0))

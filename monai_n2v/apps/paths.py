@@ -94,14 +94,16 @@ def plan_jobs(
         ValueError: where a target does not suit its source, or two sources have one target.
         OSError: where a target cannot be written.
     """
-    if not source.exists():
-        raise FileNotFoundError(f"IN must be an existing file or folder, got {source}. Check the path.")
-    if is_tree(source):
-        pairs = _mirror(source, target, patterns)
-    elif patterns:
-        raise ValueError(f"--pattern must come with a folder of images, got {source}. Leave it out.")
+    pairs = [(source, target)]
+    if source.exists() and is_tree(source):
+        if split_name(target)[1] or target.is_file():
+            raise ValueError(f"OUT must be a folder where IN is one, got {target}. Name a folder.")
+        if target.resolve() == source.resolve():
+            raise ValueError(f"OUT must not be IN, got {target} for both. Choose another folder.")
+        found = plan_sources(source, patterns, exclude=target)
+        pairs = [(path, target / path.relative_to(source)) for path in found]
     else:
-        pairs = [(source, target)]
+        plan_sources(source, patterns)
     jobs = [_job(one, other, extras) for one, other in pairs]
     if skip_existing:
         jobs = [job for job in jobs if not job.target.exists()]
@@ -111,12 +113,13 @@ def plan_jobs(
     return jobs
 
 
-def plan_sources(source: Path, patterns: Sequence[str] = ()) -> list[Path]:
-    """List the images to train on.
+def plan_sources(source: Path, patterns: Sequence[str] = (), exclude: Path | None = None) -> list[Path]:
+    """List the images to work on.
 
     Args:
         source: an image, a folder with a DICOM series, or a folder of images.
         patterns: of a folder of images, only those whose name or relative path matches one of these globs.
+        exclude: a folder whose files are left out.
 
     Returns:
         their paths, sorted.
@@ -127,34 +130,20 @@ def plan_sources(source: Path, patterns: Sequence[str] = ()) -> list[Path]:
     """
     if not source.exists():
         raise FileNotFoundError(f"IN must be an existing file or folder, got {source}. Check the path.")
-    if is_tree(source):
-        return _matching(source, find_images(source), patterns)
-    if patterns:
-        raise ValueError(f"--pattern must come with a folder of images, got {source}. Leave it out.")
-    return [source]
+    if not is_tree(source):
+        if patterns:
+            raise ValueError(f"--pattern must come with a folder of images, got {source}. Leave it out.")
+        return [source]
+    paths = [Path(item["image"]) for item in find_images(source, exclude=exclude)]
 
+    def is_wanted(path: Path) -> bool:
+        names = (path.name, str(path.relative_to(source)))
+        return not patterns or any(fnmatch.fnmatch(name, pattern) for pattern in patterns for name in names)
 
-def _mirror(source: Path, target: Path, patterns: Sequence[str]) -> list[tuple[Path, Path]]:
-    if split_name(target)[1] or target.is_file():
-        raise ValueError(f"OUT must be a folder where IN is one, got {target}. Name a folder.")
-    if target.resolve() == source.resolve():
-        raise ValueError(f"OUT must not be IN, got {target} for both. Choose another folder.")
-    found = _matching(source, find_images(source, exclude=target), patterns)
-    return [(path, target / path.relative_to(source)) for path in found]
-
-
-def _matching(source: Path, items: Sequence[dict[str, str]], patterns: Sequence[str]) -> list[Path]:
-    paths = [Path(item["image"]) for item in items]
-    found = [
-        path
-        for path in paths
-        if not patterns
-        or any(fnmatch.fnmatch(name, p) for p in patterns for name in (path.name, str(path.relative_to(source))))
-    ]
+    found = [path for path in paths if is_wanted(path)]
     if not found:
-        raise FileNotFoundError(
-            f"--pattern must match an image below {source}, got {' '.join(patterns)}. Check the pattern."
-        )
+        wanted = " ".join(patterns)
+        raise FileNotFoundError(f"--pattern must match an image below {source}, got {wanted}. Check the pattern.")
     return found
 
 

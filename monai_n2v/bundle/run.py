@@ -58,11 +58,7 @@ def untouched_process() -> Iterator[None]:
 
 
 def train(
-    bundle: Path,
-    data: Sequence[Mapping[str, Any]],
-    output_dir: Path,
-    overlays: Sequence[str] = (),
-    **overrides: Any,
+    bundle: Path, data: Sequence[Mapping[str, Any]], output_dir: Path, overlays: Sequence[str] = (), **overrides: Any
 ) -> dict[str, Any]:
     """Train a bundle's network.
 
@@ -173,8 +169,7 @@ class Denoiser:
         self.run([item], lambda _, outcome: found.append(outcome))
         if isinstance(found[0], Exception):
             raise found[0]
-        pred: np.ndarray = found[0]["pred"].numpy()
-        return pred
+        return found[0]["pred"].numpy()
 
     def run(self, items: Sequence[Mapping[str, Any]], done: Done) -> None:
         """Denoise images one after the other; one that fails does not stop the others.

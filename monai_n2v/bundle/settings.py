@@ -9,19 +9,11 @@ from monai_n2v.bundle.resources import bundle_name, find_bundle, find_config, ne
 
 # What options of the command line are for.
 _OPTIONS = {
-    "bundle_root": "--output",
+    **dict.fromkeys(("bundle_root", "output_dir", "ckpt_path"), "--output"),
+    **dict.fromkeys(("spatial_dims", "network_def#spatial_dims"), "--spatial-dims"),
+    **dict.fromkeys(("resume", "checkpoints"), "--resume of monai-n2v train"),
+    **{name: f"--{name.replace('_', '-')}" for name in ("device", "seed", "epochs", "max_time", "footprint")},
     "dataset_dir": "--input",
-    "output_dir": "--output",
-    "ckpt_path": "--output",
-    "device": "--device",
-    "seed": "--seed",
-    "epochs": "--epochs",
-    "max_time": "--max-time",
-    "footprint": "--footprint",
-    "spatial_dims": "--spatial-dims",
-    "network_def#spatial_dims": "--spatial-dims",
-    "resume": "--resume of monai-n2v train",
-    "checkpoints": "--resume of monai-n2v train",
     "progress": "--quiet",
 }
 # What configs/anneal.json replaces or the command line does itself: it would be ignored.
@@ -149,12 +141,8 @@ def _check_value(key: str, value: Any, default: Any) -> None:
 def _merged_config() -> dict[str, Any]:
     """What a training from the command line is made of; the bundles for images and volumes differ in numbers only."""
     configs = find_bundle(bundle_name(3)) / "configs"
+    overlays = [find_config(name) for name in ("self_3d.json", "anneal.json")]
     merged: dict[str, Any] = {}
-    for path in (
-        configs / "inference.json",
-        configs / "train.json",
-        find_config("self_3d.json"),
-        find_config("anneal.json"),
-    ):
+    for path in (configs / "inference.json", configs / "train.json", *overlays):
         merged |= json.loads(path.read_text())
     return merged

@@ -19,9 +19,9 @@ logger = logging.getLogger("monai_n2v")
 
 TRACEBACKS = 5  # below DEBUG: what -vv shows
 EXIT_FILE_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, 130
-
-
-_REPORT_PARTS = {"page": "Report", "picture": "Before/after picture", "record": "Record of the run"}
+# What a record names that was written, in the order it is told.
+_WRITTEN = {"output": "Denoised image", "residual": "What was removed", "noise_map": "Noise level"}
+_WRITTEN |= {"page": "Report", "picture": "Before/after picture", "record": "Record of the run"}
 
 
 class _Format(logging.Formatter):
@@ -135,13 +135,10 @@ def _tell(args: argparse.Namespace, record: dict[str, Any], n_jobs: int) -> None
             args.seed, fast, dims, hidden, predicted, settings,
         )  # fmt: skip
     logger.debug("Record: %s", record)
-    logger.info("Denoised image: %s", record["output"])
-    for kind in ("residual", "noise_map"):
-        if kind in record:
-            logger.info("%s: %s", {"residual": "What was removed", "noise_map": "Noise level"}[kind], record[kind])
-    for name, what in _REPORT_PARTS.items():
-        if name in record.get("report", {}):
-            logger.info("%s: %s", what, record["report"][name])
+    written = record | record.get("report", {})
+    for name, what in _WRITTEN.items():
+        if name in written:
+            logger.info("%s: %s", what, written[name])
     for warning in record["faults"]:
         logger.warning("%s", warning)
 

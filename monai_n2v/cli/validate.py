@@ -40,12 +40,7 @@ def plan_command_jobs(args: argparse.Namespace) -> list[Job]:
     extras = Extras(args.report is not None, report_folder, args.save_residual, args.save_noise_map)
     try:
         jobs = plan_jobs(
-            args.input,
-            args.output,
-            extras,
-            patterns=args.pattern,
-            force=args.force,
-            skip_existing=args.skip_existing,
+            args.input, args.output, extras, patterns=args.pattern, force=args.force, skip_existing=args.skip_existing
         )
     except (ValueError, OSError) as error:
         raise UsageError(str(error)) from error
@@ -75,11 +70,7 @@ def training_options(args: argparse.Namespace) -> TrainingOptions:
     try:
         check_settings(dict(args.set), parts=True)
         return TrainingOptions(
-            epochs=args.epochs,
-            max_time=args.max_time,
-            fast=args.fast,
-            spatial_dims=args.spatial_dims,
-            seed=args.seed,
+            **{name: vars(args)[name] for name in ("epochs", "max_time", "fast", "spatial_dims", "seed")},
             device=choose_device(args.device),
             progress=not args.quiet and sys.stderr.isatty(),
             footprint=np.ones(args.footprint, np.uint8) if isinstance(args.footprint, tuple) else args.footprint,

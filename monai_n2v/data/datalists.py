@@ -176,8 +176,7 @@ def _images_of_label_studies() -> list[dict[str, str]]:
 
 def _item_hash(item: Any) -> bytes:
     """Hash an item with the state of the files it names."""
-    key: bytes = pickle_hashing(_with_files(item))
-    return key
+    return pickle_hashing(_with_files(item))
 
 
 def _with_files(value: Any) -> Any:

@@ -51,11 +51,7 @@ class ScoreDenoisingd(MapTransform):
     """
 
     def __init__(
-        self,
-        keys: str = "pred",
-        spatial_dims: int = 2,
-        data_range: float | None = None,
-        sigma: float | None = None,
+        self, keys: str = "pred", spatial_dims: int = 2, data_range: float | None = None, sigma: float | None = None
     ) -> None:
         super().__init__(keys)
         for name, value in (("data_range", data_range), ("sigma", sigma)):

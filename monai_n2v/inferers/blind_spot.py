@@ -77,8 +77,7 @@ class BlindSpotInferer(Inferer):
                     f"{where(names if isinstance(names, str) else ', '.join(map(str, names)))}: the training diverged. "
                     "Try another seed."
                 )
-            plain: torch.Tensor = predicted.as_tensor() if isinstance(predicted, MetaTensor) else predicted
-            return plain
+            return predicted.as_tensor() if isinstance(predicted, MetaTensor) else predicted
 
         plain = predict(self.plain_inferer, images)
         n_channels = plain.shape[1]

@@ -60,8 +60,7 @@ class SymmetricInferer(Inferer):
             returns where averaging is not enabled.
         """
         if not self.enabled:
-            output: torch.Tensor = self.inferer(inputs, network, *args, **kwargs)
-            return output
+            return self.inferer(inputs, network, *args, **kwargs)
         symmetries = list_symmetries(self.spatial_dims, _spacings(inputs, self.spatial_dims), self.footprint)
         images = inputs.as_tensor() if isinstance(inputs, MetaTensor) else inputs
         total: torch.Tensor | None = None

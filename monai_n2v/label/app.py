@@ -130,8 +130,7 @@ class DenoisingApp(MONAILabelApp):
             return result
         if model in self._chained and isinstance(image, str) and is_denoised(datastore, image_id_of(datastore, image)):
             request = {**request, "denoise": False}  # once is enough
-        found: dict[str, Any] = super().infer(request, datastore)
-        return found
+        return super().infer(request, datastore)
 
     def batch_infer(self, request: dict[str, Any], datastore: Datastore | None = None) -> dict[str, Any]:
         """Run a model on many images; those at fault are told at the end."""
@@ -150,8 +149,7 @@ class DenoisingApp(MONAILabelApp):
                 raise FileNotFoundError(
                     f"model must be of {known} to be trained, got {request.get('model')}. Name one."
                 )
-            found: dict[str, Any] = super(DenoisingApp, self).train(request)
-            return found
+            return super(DenoisingApp, self).train(request)
 
         return self._told(work)
 
@@ -164,8 +162,7 @@ class DenoisingApp(MONAILabelApp):
         if model is not None:  # scoring names none
             with refusals():
                 self._check_model(model)
-        path: str | None = super().bundle_path(model)
-        return path
+        return super().bundle_path(model)
 
     def _told(self, work: Callable[[], dict[str, Any]]) -> dict[str, Any]:
         """Tell in one sentence what is refused, to a client or, from a process of its own, on standard error."""

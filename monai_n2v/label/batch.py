@@ -63,5 +63,4 @@ class DenoisingBatchTask(BatchInferTask):
                 return {"error": sentence(error)}
             return result
 
-        found: dict[str, Any] = super().__call__(request, datastore, infer_or_tell)
-        return found
+        return super().__call__(request, datastore, infer_or_tell)

@@ -109,8 +109,7 @@ def _ssim_map(a: np.ndarray, b: np.ndarray, data_range: float, axes: list[int]) 
     covariance = mean(a * b) - mean_a * mean_b
     c1, c2 = (_K1 * data_range) ** 2, (_K2 * data_range) ** 2
     luminance = (2 * mean_a * mean_b + c1) / (mean_a**2 + mean_b**2 + c1)
-    similarity: np.ndarray = luminance * (2 * covariance + c2) / (variances + c2)
-    return similarity
+    return luminance * (2 * covariance + c2) / (variances + c2)
 
 
 def score_clean(

@@ -203,8 +203,7 @@ def _lagged(values: np.ndarray) -> np.ndarray:
 
 def _gradient(values: np.ndarray) -> np.ndarray:
     """Length of the gradient per voxel, of the same shape."""
-    length: np.ndarray = np.sqrt(sum(np.gradient(values, axis=axis) ** 2 for axis in range(values.ndim)))
-    return length
+    return np.sqrt(sum(np.gradient(values, axis=axis) ** 2 for axis in range(values.ndim)))
 
 
 def _halve(values: np.ndarray, axis: int) -> tuple[np.ndarray, np.ndarray]:
@@ -233,8 +232,7 @@ def _varies(values: np.ndarray) -> np.ndarray:
     low = high = values
     for axis in range(values.ndim):
         low, high = np.minimum(*_halve(low, axis)), np.maximum(*_halve(high, axis))
-    varies: np.ndarray = high > low
-    return varies
+    return high > low
 
 
 def _block_means(values: np.ndarray) -> np.ndarray:

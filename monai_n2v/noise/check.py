@@ -74,8 +74,7 @@ class NoiseCheck:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain numbers, strings, lists and dicts, ready for JSON."""
-        record: dict[str, Any] = to_plain(asdict(self))
-        return record
+        return to_plain(asdict(self))
 
 
 def check_noise(

@@ -43,8 +43,7 @@ class Plane:
     @property
     def removed(self) -> np.ndarray:
         """Noisy minus denoised."""
-        difference: np.ndarray = self.noisy - self.denoised
-        return difference
+        return self.noisy - self.denoised
 
 
 @dataclass(frozen=True)
@@ -117,8 +116,7 @@ def choose_windows(planes: Sequence[Plane], spread: float) -> Windows:
 
 def _gray(values: np.ndarray, window: tuple[float, float]) -> np.ndarray:
     low, high = window
-    gray: np.ndarray = np.rint(np.clip((values - low) / (high - low), 0, 1) * 255).astype(np.uint8)
-    return gray
+    return np.rint(np.clip((values - low) / (high - low), 0, 1) * 255).astype(np.uint8)
 
 
 def _panels(plane: Plane, windows: Windows) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -137,11 +137,7 @@ def hash_source(source: Path) -> str:
 
 
 def _complete(
-    record: Mapping[str, Any],
-    volume: Volume,
-    quality: Quality,
-    path: Path | None,
-    losses: Sequence[float] | None,
+    record: Mapping[str, Any], volume: Volume, quality: Quality, path: Path | None, losses: Sequence[float] | None
 ) -> dict[str, Any]:
     """The record with everything the report knows; numbers that do not exist are null."""
     full = {
@@ -167,8 +163,7 @@ def _complete(
         "machine": platform.machine(),
         "warnings": [*find_faults(quality), *volume.notes],
     }
-    plain: dict[str, Any] = to_plain(full)
-    return plain
+    return to_plain(full)
 
 
 def _peak_memory() -> dict[str, float]:

@@ -134,12 +134,7 @@ def _clipped_windows(places: np.ndarray, shape: Sequence[int], radius: int) -> t
 
 
 def _redraw_inside(
-    sources: np.ndarray,
-    cover: Cover,
-    sites: np.ndarray,
-    shape: Sequence[int],
-    radius: int,
-    rng: np.random.RandomState,
+    sources: np.ndarray, cover: Cover, sites: np.ndarray, shape: Sequence[int], radius: int, rng: np.random.RandomState
 ) -> np.ndarray:
     """Redraw, in place, sources inside the footprint of any site that covers their target.
 

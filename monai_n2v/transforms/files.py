@@ -35,10 +35,7 @@ class LoadNoisyd(MapTransform):
     """
 
     def __init__(
-        self,
-        keys: Any = "image",
-        original_key: str | None = None,
-        check: Callable[[Volume], None] | None = None,
+        self, keys: Any = "image", original_key: str | None = None, check: Callable[[Volume], None] | None = None
     ) -> None:
         super().__init__(keys)
         self.original_key = original_key

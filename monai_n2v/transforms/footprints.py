@@ -79,14 +79,12 @@ def line_footprint(n_axes: int, axis: int, length: int) -> list[object]:
         raise ValueError(f"axis must be an index of {n_axes} axes, got {axis}. Count from 0.")
     if length < 1 or length % 2 == 0:
         raise ValueError(f"length must be odd, got {length}. The blind spot lies in the middle: use for example 5.")
-    line: list[object] = np.ones([length if a == axis % n_axes else 1 for a in range(n_axes)], dtype=int).tolist()
-    return line
+    return np.ones([length if a == axis % n_axes else 1 for a in range(n_axes)], dtype=int).tolist()
 
 
 def footprint_offsets(footprint: np.ndarray) -> np.ndarray:
     """Voxels of a footprint seen from its center, ``(n_offsets, n_axes)``."""
-    offsets: np.ndarray = np.argwhere(footprint) - np.asarray(footprint.shape) // 2
-    return offsets
+    return np.argwhere(footprint) - np.asarray(footprint.shape) // 2
 
 
 @dataclass(frozen=True)

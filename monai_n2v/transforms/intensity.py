@@ -20,8 +20,7 @@ _MAX_AT_A_TIME = 1 << 22
 
 def _parts(voxels: torch.Tensor) -> tuple[torch.Tensor, ...]:
     """Views of an image, small enough to hold one at a time in float64."""
-    parts: tuple[torch.Tensor, ...] = voxels.split(max(1, _MAX_AT_A_TIME // max(1, voxels[0].numel())))
-    return parts
+    return voxels.split(max(1, _MAX_AT_A_TIME // max(1, voxels[0].numel())))
 
 
 def _statistics(values: torch.Tensor) -> tuple[np.ndarray, np.ndarray]:

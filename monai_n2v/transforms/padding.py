@@ -78,8 +78,7 @@ def _outer(solid: np.ndarray) -> np.ndarray:
     sizes = sum(np.bincount(plane.ravel(), minlength=n_parts + 1) for plane in labels)
     large = sizes >= _SHARE * solid.size
     at_border[0] = False
-    outer: np.ndarray = (at_border & large)[labels]
-    return outer
+    return (at_border & large)[labels]
 
 
 def restore_padding(noisy: np.ndarray, denoised: np.ndarray, keep_mean: bool = True) -> None:

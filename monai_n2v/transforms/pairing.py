@@ -133,8 +133,7 @@ class RandN2VMask(RandomizableTransform):
 
 def _as_tensor(img: NdarrayOrTensor) -> torch.Tensor:
     if isinstance(img, MetaTensor):
-        tensor: torch.Tensor = img.as_tensor()
-        return tensor
+        return img.as_tensor()
     if isinstance(img, torch.Tensor):
         return img
     return torch.from_numpy(np.ascontiguousarray(img, dtype=img.dtype.newbyteorder("=")))
@@ -143,8 +142,7 @@ def _as_tensor(img: NdarrayOrTensor) -> torch.Tensor:
 def _like(values: torch.Tensor, img: NdarrayOrTensor) -> NdarrayOrTensor:
     if isinstance(img, torch.Tensor) and not isinstance(img, MetaTensor):
         return values  # the training path: nothing to convert
-    converted: NdarrayOrTensor = convert_to_dst_type(values, img, dtype=values.dtype)[0]
-    return converted
+    return convert_to_dst_type(values, img, dtype=values.dtype)[0]
 
 
 class RandN2VMaskd(RandomizableTransform, MapTransform):
