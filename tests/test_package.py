@@ -68,6 +68,42 @@ def test_the_house_stays_small():
         assert len(lines) <= 300, f"{path} has {len(lines)} lines"
 
 
+# Constructors whose arguments are fixed by the contract, or are those of MONAI's networks.
+MANY_PARAMETERS = {"transforms.pairing.RandN2VMaskd", "networks.N2VUNet"}
+
+
+def functions_of(tree: ast.Module) -> list[tuple[str, ast.FunctionDef]]:
+    """All functions and methods with the names of what they are in; a constructor has that of its class."""
+    found: list[tuple[str, ast.FunctionDef]] = []
+
+    def visit(node: ast.AST, above: tuple[str, ...]) -> None:
+        for child in ast.iter_child_nodes(node):
+            names = above
+            if isinstance(child, (ast.ClassDef, ast.FunctionDef)):
+                names = above if child.name == "__init__" else (*above, child.name)
+            if isinstance(child, ast.FunctionDef):
+                found.append((".".join(names), child))
+            visit(child, names)
+
+    visit(tree, ())
+    return found
+
+
+def test_functions_stay_small():
+    n_functions = 0
+    for module, path in modules_of(PACKAGE).items():
+        for name, function in functions_of(ast.parse(path.read_text())):
+            n_functions += 1
+            arguments = function.args
+            names = [a.arg for a in (*arguments.posonlyargs, *arguments.args, *arguments.kwonlyargs)]
+            n_parameters = len([a for a in names if a not in ("self", "cls")])
+            assert n_parameters <= 8 or f"{module}.{name}" in MANY_PARAMETERS, f"{module}.{name}: {n_parameters}"
+            documented = ast.get_docstring(function) is not None
+            start = function.body[0].end_lineno if documented else function.lineno
+            assert function.end_lineno - start <= 60, f"{module}.{name} is too long"
+    assert n_functions > 400
+
+
 def loaded_after(statement: str) -> set[str]:
     code = f"{statement}; import sys; print('\\n'.join(sys.modules))"
     return set(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split())

@@ -85,23 +85,28 @@ def fold_batch_norm(network: nn.Module) -> nn.Module:
         network: in evaluation mode; MONAI's ``Convolution`` blocks whose norm comes first are folded, others stay.
 
     Returns:
-        the copy; equal to rounding. The network itself where it cannot be copied.
+        the copy; equal to rounding. The network itself where there is nothing to fold, or it cannot be copied.
     """
+    names = [name for name, block in network.named_modules() if _norm_of(block) is not None]
+    if not names:
+        return network
     try:
         folded = copy.deepcopy(network)
     except RuntimeError:  # weights computed from others, by weight norm or pruning, cannot be copied
         return network
-    for block in folded.modules():
-        if not isinstance(block, Convolution) or not isinstance(block.conv, (nn.Conv2d, nn.Conv3d)):
-            continue
-        first = next(iter(getattr(block, "adn", nn.Sequential()).named_children()), None)
-        if first is not None and isinstance(first[1], _BatchNorm) and _are_fixed(block.conv, first[1]):
-            block.conv = fuse_conv_bn_eval(block.conv, first[1])
-            setattr(block.adn, first[0], nn.Identity())
+    for block in map(folded.get_submodule, names):
+        name = _norm_of(block) or ""
+        block.conv = fuse_conv_bn_eval(block.conv, getattr(block.adn, name))
+        setattr(block.adn, name, nn.Identity())
     return folded
 
 
-def _are_fixed(conv: nn.Module, norm: _BatchNorm) -> bool:
-    """Whether a convolution's weights and a batch norm's statistics are what they seem, and stay so."""
-    computed = parametrize.is_parametrized(conv) or bool(conv._forward_pre_hooks)
-    return norm.track_running_stats and not (norm.training or conv.training or computed)
+def _norm_of(block: nn.Module) -> str | None:
+    """Name of the batch norm right behind a block's convolution, where both stay what they are."""
+    if not isinstance(block, Convolution) or not isinstance(block.conv, (nn.Conv2d, nn.Conv3d)):
+        return None
+    name, norm = next(iter(getattr(block, "adn", nn.Sequential()).named_children()), ("", None))
+    if not isinstance(norm, _BatchNorm) or not norm.track_running_stats or norm.training or block.conv.training:
+        return None
+    computed = parametrize.is_parametrized(block.conv) or bool(block.conv._forward_pre_hooks)
+    return None if computed else name
