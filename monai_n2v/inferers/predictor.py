@@ -94,7 +94,8 @@ def fold_batch_norm(network: nn.Module) -> nn.Module:
         folded = copy.deepcopy(network)
     except RuntimeError:  # weights computed from others, by weight norm or pruning, cannot be copied
         return network
-    for block in map(folded.get_submodule, names):
+    blocks: list[Any] = [folded.get_submodule(name) for name in names]
+    for block in blocks:
         name = _norm_of(block) or ""
         block.conv = fuse_conv_bn_eval(block.conv, getattr(block.adn, name))
         setattr(block.adn, name, nn.Identity())
