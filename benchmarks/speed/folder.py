@@ -5,6 +5,7 @@
 noise, seeded) by a trained network, as ``monai-n2v denoise -i FOLDER -o OUT --model MODEL`` does. Bare is: every image
 read and its result written by the same functions, and in between one forward pass of the same network. Both run in one
 process, in turn, several times; medians are reported. The whole command is run apart, once with half of the images.
+Then volumes of 128x128x128 are denoised with the next one read in turn, or ahead by a thread.
 """
 
 from __future__ import annotations
@@ -93,6 +94,35 @@ def compared(model: Path, source: Path, folder: Path, n_runs: int) -> dict[str, 
     }
 
 
+def reading_ahead(folder: Path, n_volumes: int, side: int, n_runs: int) -> dict[str, Any]:
+    """Seconds for a folder of volumes, read when their turn comes or one ahead by a thread (MONAI's)."""
+    from monai_n2v.bundle import Denoiser, resolve_model
+
+    make_folder(folder / "large", n_volumes, (side,) * 3)
+    sources = sorted((folder / "large").iterdir())
+    items = [{"image": str(path), "target": str(folder / "denoised" / path.name)} for path in sources]
+    ahead = {
+        "_target_": "monai.data.ThreadDataLoader",
+        "dataset": "@dataset",
+        "batch_size": 1,
+        "buffer_size": 1,
+        "num_workers": 0,
+        "collate_fn": "$monai_n2v.data.collate_one",
+    }
+    network = resolve_model(folder / "model")
+    ways = {"in_turn": Denoiser(network), "ahead": Denoiser(network, dataloader=ahead)}
+    seconds: dict[str, list[float]] = {name: [] for name in ways}
+    for number in range(n_runs + 1):
+        for name, denoiser in ways.items():
+            started = time.perf_counter()
+            denoiser.run(items, lambda *_: None)
+            seconds[name] += [time.perf_counter() - started] if number else []
+    ratios = [b / a for a, b in zip(*seconds.values())]
+    row: dict[str, Any] = {"case": f"{n_volumes} NIfTI of {side}x{side}x{side}"}
+    row |= {f"seconds_{name}": round(statistics.median(times), 2) for name, times in seconds.items()}
+    return row | {"ratio": round(statistics.median(ratios), 2), "ratios": [round(ratio, 2) for ratio in ratios]}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--runs", type=int, default=5)
@@ -114,7 +144,10 @@ def main() -> None:
                 row |= {f"command_seconds_{part}": found["seconds"], f"peak_gib_{part}": found["peak_gib"]}
             rows.append(row)
             print(row, flush=True)
-    save("folder", {"runs": arguments.runs, "rows": rows})
+            if len(shape) == 3:
+                ahead = reading_ahead(folder, 6, 128, arguments.runs)
+                print(ahead, flush=True)
+    save("folder", {"runs": arguments.runs, "rows": rows, "reading_ahead": ahead})
 
 
 if __name__ == "__main__":
