@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """``python -m monai_n2v.label``: make the folder of a MONAI Label app; write a denoised series back to a server."""
 
-from __future__ import annotations
-
 import argparse
 import sys
 from collections.abc import Sequence
