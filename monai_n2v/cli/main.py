@@ -84,22 +84,18 @@ def _denoise(args: argparse.Namespace) -> int:
         length = f"for {args.max_time:g} s" if args.max_time else epochs
         logger.info("Training on these images alone %s.", length or "for minutes")
     settings = Settings(training, prediction, args.model, args.per_image, args.series)
-    failed: list[str] = []
-    n_done = 0
+    records: list[dict[str, Any]] = []
 
     def tell(record: dict[str, Any]) -> None:
-        nonlocal n_done
         _tell(args, record, len(jobs))
-        if record["status"] == "failed":
-            failed.append(record["error"])
-        else:
-            n_done += 1
+        records.append(record)
 
     try:
         denoise_jobs(jobs, settings, tell, loaded)
     finally:
+        failed = [record["error"] for record in records if record["status"] == "failed"]
         if len(jobs) > 1:
-            logger.info("%d of %d images denoised.", n_done, len(jobs))
+            logger.info("%d of %d images denoised.", len(records) - len(failed), len(jobs))
         _print_errors(failed)
     return EXIT_FILE_FAILED if failed else 0
 

@@ -35,16 +35,10 @@ def plan_command_jobs(args: argparse.Namespace) -> list[Job]:
 
     if args.input.exists() and not is_tree(args.input):
         check_source(args.input)
+    beside = {"report": args.report, "residual": args.save_residual, "noise_map": args.save_noise_map}
     try:
         jobs = plan_jobs(
-            args.input,
-            args.output,
-            patterns=args.pattern,
-            report=args.report,
-            residual=args.save_residual,
-            noise_map=args.save_noise_map,
-            force=args.force,
-            skip_existing=args.skip_existing,
+            args.input, args.output, patterns=args.pattern, force=args.force, skip_existing=args.skip_existing, **beside
         )
     except (ValueError, OSError) as error:
         raise UsageError(str(error)) from error

@@ -49,8 +49,7 @@ def make_app(folder: Path) -> Path:
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise FileExistsError(f"DIR must not exist yet or be an empty folder, got {folder}. Name another one.")
     with staged(folder) as stage:
-        stage.mkdir()
-        (stage / "model").mkdir()
+        (stage / "model").mkdir(parents=True)
         for name in list_bundles():
             copy_bundle(name, stage / "model" / name)
         (stage / "main.py").write_text(_MAIN)
