@@ -116,12 +116,10 @@ class N2VUNet(nn.Module):
         skips = [self.first(pad_far(x, self.divisor))]
         for down in self.down:
             skips.append(down(skips[-1]))
-        y = skips[-1]
-        for level, up in enumerate(self.up):
-            skip: torch.Tensor | None = skips[len(skips) - 2 - level]
-            if level == len(self.up) - 1 and not self.top_skip:
-                skip = None
-            y = up(y, skip)
+        y = skips.pop()
+        for up in self.up:
+            skip = skips.pop()
+            y = up(y, skip if len(skips) > 0 or self.top_skip else None)
         return crop_far(self.last(y), list(x.shape[2:]))
 
     def forward_part(self, x: torch.Tensor, part: Sequence[slice]) -> torch.Tensor:
@@ -158,8 +156,7 @@ class N2VUNet(nn.Module):
             y = up.convs(y)
             y = y[(..., *[slice(w.start - r.start, w.stop - r.start) for w, r in zip(wanted, read)])]
             given = wanted
-        out: torch.Tensor = self.last(y)
-        return out
+        return self.last(y)
 
 
 def pad_far(images: torch.Tensor, divisor: int) -> torch.Tensor:
@@ -209,13 +206,8 @@ def _widen_kernels(network: nn.Module, kernel_size: int) -> None:
     """Replace 3-wide convolutions; BasicUNet's blocks know no other width."""
     for name, module in network.named_children():
         if isinstance(module, (nn.Conv2d, nn.Conv3d)) and module.kernel_size[0] == 3:
-            wide = type(module)(
-                module.in_channels,
-                module.out_channels,
-                kernel_size,
-                padding=kernel_size // 2,
-                bias=module.bias is not None,
-            )
+            channels, has_bias = (module.in_channels, module.out_channels), module.bias is not None
+            wide = type(module)(*channels, kernel_size, padding=kernel_size // 2, bias=has_bias)
             setattr(network, name, wide)
         else:
             _widen_kernels(module, kernel_size)

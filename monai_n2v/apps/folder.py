@@ -194,9 +194,7 @@ class _Work:
         if job.report is not None:
             from monai_n2v.report.write import write_report
 
-            shown = {
-                key: value for key, value in record.items() if key not in ("status", "losses", "warnings", "faults")
-            }
+            shown = {key: value for key, value in record.items() if key not in _NOT_SHOWN}
             paths = write_report(
                 job.report,
                 job.stem,

@@ -60,8 +60,7 @@ def _describe_network(path: Path) -> dict[str, Any]:
     from monai_n2v.bundle.trained import resolve_model
 
     network = resolve_model(path)
-    parser = ConfigParser()
-    parser.read_config(str(network.bundle / "configs" / "inference.json"))
+    parser = ConfigParser(ConfigParser.load_config_file(network.bundle / "configs" / "inference.json"))
     module = parser.get_parsed_content("network_def")
     metadata = json.loads((network.bundle / "configs" / "metadata.json").read_text())
     return {

@@ -3,15 +3,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
 from monai.data import MetaTensor
 
-from monai_n2v.io.volume import Volume, where
+from monai_n2v.io.volume import Volume, check_finite, where
 from monai_n2v.transforms.axes import MIN_DEPTH
 
 
@@ -56,12 +54,7 @@ def check_image(volumes: np.ndarray, name: str = "") -> None:
             f"image must have at least {MIN_DEPTH} voxels along some axis, got {volumes.shape[1:]}{where(name)}. "
             "Noise2Void learns from the neighborhood of each voxel."
         )
-    n_bad = int(volumes.size - np.isfinite(volumes).sum())
-    if n_bad:
-        raise ValueError(
-            f"image must be finite, got {n_bad} NaN or infinite voxels{where(name)}. "
-            "Replace them first, for example with numpy.nan_to_num."
-        )
+    check_finite(int(volumes.size - np.isfinite(volumes).sum()), name)
     if volumes.min() == volumes.max():
         raise ValueError(
             f"image must vary, got the constant {float(volumes.min()):g}{where(name)}. There is nothing to denoise."
@@ -110,11 +103,10 @@ class NoisyImage:
         Raises:
             ValueError: for one that cannot be denoised, see `check_image`.
         """
-        spacing: Sequence[Any]
         if isinstance(image, Volume):
             values, spacing, name = image.data, image.spacing, image.path
         else:
-            values, spacing, name = image.numpy(), image.pixdim.tolist(), ""
+            values, spacing, name = image.numpy(), tuple(image.pixdim.tolist()), ""
         check_image(values, name)
         mean, std = float(values.mean(dtype=np.float64)), float(values.std(dtype=np.float64))
-        return cls(image, values.shape, tuple(spacing)[: values.ndim - 1], mean, std, name)
+        return cls(image, values.shape, spacing[: values.ndim - 1], mean, std, name)

@@ -11,22 +11,6 @@ from monai_n2v.io.images import check_target, find_images, float_suffix, partner
 
 
 @dataclass(frozen=True)
-class Extras:
-    """What is written beside a denoised image.
-
-    Attributes:
-        report: whether a report is written, and the folder for it, None standing for that of the image.
-        residual: whether what was removed is written.
-        noise_map: whether the local noise level is written.
-    """
-
-    report: bool = False
-    report_folder: Path | None = None
-    residual: bool = False
-    noise_map: bool = False
-
-
-@dataclass(frozen=True)
 class Job:
     """One image to denoise.
 
@@ -69,9 +53,11 @@ def is_tree(path: Path) -> bool:
 def plan_jobs(
     source: Path,
     target: Path,
-    extras: Extras,
     *,
     patterns: Sequence[str] = (),
+    report: Path | bool | None = None,
+    residual: bool = False,
+    noise_map: bool = False,
     force: bool = False,
     skip_existing: bool = False,
 ) -> list[Job]:
@@ -80,8 +66,10 @@ def plan_jobs(
     Args:
         source: an image, a folder with a DICOM series, or a folder of images that is mirrored.
         target: the denoised image, or the folder that mirrors ``source``.
-        extras: what else is written.
         patterns: of a tree, only images whose name or relative path matches one of these globs.
+        report: the folder of the reports, or True for that of the denoised image; none is written without.
+        residual: whether what was removed is written beside the denoised image.
+        noise_map: whether the local noise level is, too.
         force: whether existing files are overwritten.
         skip_existing: whether images whose result exists are left out.
 
@@ -94,17 +82,13 @@ def plan_jobs(
         ValueError: where a target does not suit its source, or two sources have one target.
         OSError: where a target cannot be written.
     """
-    pairs = [(source, target)]
     if source.exists() and is_tree(source):
         if split_name(target)[1] or target.is_file():
             raise ValueError(f"OUT must be a folder where IN is one, got {target}. Name a folder.")
         if target.resolve() == source.resolve():
             raise ValueError(f"OUT must not be IN, got {target} for both. Choose another folder.")
-        found = plan_sources(source, patterns, exclude=target)
-        pairs = [(path, target / path.relative_to(source)) for path in found]
-    else:
-        plan_sources(source, patterns)
-    jobs = [_job(one, other, extras) for one, other in pairs]
+    found = plan_sources(source, patterns, exclude=target)
+    jobs = [_job(path, target / path.relative_to(source), report, residual, noise_map) for path in found]
     if skip_existing:
         jobs = [job for job in jobs if not job.target.exists()]
     _check_collisions(jobs)
@@ -119,7 +103,7 @@ def plan_sources(source: Path, patterns: Sequence[str] = (), exclude: Path | Non
     Args:
         source: an image, a folder with a DICOM series, or a folder of images.
         patterns: of a folder of images, only those whose name or relative path matches one of these globs.
-        exclude: a folder whose files are left out.
+        exclude: a folder whose files are left out of a folder of images.
 
     Returns:
         their paths, sorted.
@@ -147,15 +131,17 @@ def plan_sources(source: Path, patterns: Sequence[str] = (), exclude: Path | Non
     return found
 
 
-def _job(source: Path, target: Path, extras: Extras) -> Job:
+def _job(source: Path, target: Path, report: Path | bool | None, residual: bool, noise_map: bool) -> Job:
     stem, suffix = split_name(target)
-    beside = target.parent
-    report = (extras.report_folder or beside) if extras.report else None
     # What is no image of the source's kind, with negative and broken values, needs a format that holds them.
     floating = float_suffix(source, suffix)
-    residual = beside / f"{stem}_residual{floating}" if extras.residual else None
-    noise_map = beside / f"{stem}_noise{floating}" if extras.noise_map else None
-    return Job(source, target, report, residual, noise_map)
+    return Job(
+        source,
+        target,
+        report if isinstance(report, Path) else target.parent if report else None,
+        target.parent / f"{stem}_residual{floating}" if residual else None,
+        target.parent / f"{stem}_noise{floating}" if noise_map else None,
+    )
 
 
 def _check_collisions(jobs: Sequence[Job]) -> None:

@@ -144,7 +144,9 @@ def _turn_footprint(footprint: np.ndarray, images: Sequence[NoisyImage], spatial
 def _write_bundle(folder: Path, spatial_dims: int, images: Sequence[NoisyImage], options: TrainingOptions) -> None:
     """Copy a bundle with overlays and settings in its configs; only entries that a config has are replaced in it."""
     bundle = find_bundle(bundle_name(spatial_dims))
-    (folder / "configs").mkdir(parents=True, exist_ok=True)
+    for name in ("LICENSE", "configs/logging.conf", "docs/README.md"):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(bundle / name, folder / name)
     entries: dict[str, Any] = {"footprint": None}
     for name in (f"self_{spatial_dims}d.json", *(["fast.json"] if options.fast else [])):
         entries |= json.loads(find_config(name).read_text())
@@ -170,10 +172,6 @@ def _write_bundle(folder: Path, spatial_dims: int, images: Sequence[NoisyImage],
     metadata["data_source"] = "the user's own noisy images"
     metadata["training_data"] = [_summary(image) for image in images]
     (folder / "configs" / "metadata.json").write_text(json.dumps(metadata, indent=4) + "\n")
-    shutil.copyfile(bundle / "configs" / "logging.conf", folder / "configs" / "logging.conf")
-    shutil.copyfile(bundle / "LICENSE", folder / "LICENSE")
-    (folder / "docs").mkdir(exist_ok=True)
-    shutil.copyfile(bundle / "docs" / "README.md", folder / "docs" / "README.md")
 
 
 def _summary(image: NoisyImage) -> Mapping[str, Any]:

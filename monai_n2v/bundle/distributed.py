@@ -127,8 +127,7 @@ def parallel(network: torch.nn.Module, sync_batchnorm: bool = False) -> torch.nn
         if device.type != "cuda":
             raise ValueError(f"sync_batchnorm must be false on a {device.type} device, got True. Leave it out.")
         network = torch.nn.SyncBatchNorm.convert_sync_batchnorm(network)
-    device_ids = [device] if device.type == "cuda" else None
-    options: dict[str, Any] = {"device_ids": device_ids, _SYNC_BUFFERS: False}
+    options: dict[str, Any] = {"device_ids": [device] if device.type == "cuda" else None, _SYNC_BUFFERS: False}
     return DistributedDataParallel(network, **options)
 
 

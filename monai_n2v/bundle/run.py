@@ -99,13 +99,12 @@ def train(
 def _initialized(kind: str, bundle: Path, overlays: Sequence[str], entries: dict[str, Any]) -> N2VWorkflow:
     """A bundle's ``train.json`` or ``inference.json`` with overlays and entries laid over it, ready to run."""
     configs = [bundle / "configs" / f"{kind}.json", *(find_config(name) for name in overlays)]
-    options: dict[str, Any] = {"bundle_root": str(bundle), **entries}
     workflow = N2VWorkflow(
         config_file=[str(path) for path in configs],
         meta_file=str(bundle / "configs" / "metadata.json"),
         logging_file=False,
         workflow_type=kind,
-        **options,
+        **{"bundle_root": str(bundle), **entries},
     )
     workflow.initialize()
     return workflow

@@ -51,8 +51,7 @@ def resolve_model(model: str | Path) -> TrainedNetwork:
     bundle = weights.parent.parent
     if not (bundle / "configs" / "inference.json").is_file():
         bundle = find_bundle(bundle_name(_axes_of_weights(weights)))
-    parser = ConfigParser()
-    parser.read_config(str(bundle / "configs" / "inference.json"))
+    parser = ConfigParser(ConfigParser.load_config_file(bundle / "configs" / "inference.json"))
     dims = int(parser.get_parsed_content("network_def#spatial_dims"))
     return TrainedNetwork(bundle, weights, dims, frozenset(parser.get()))
 

@@ -7,13 +7,13 @@ import logging
 import shlex
 import sys
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from monai_n2v.bundle.settings import format_setting
 from monai_n2v.cli.options import make_parser
-from monai_n2v.cli.validate import UsageError, plan_command_jobs, prediction_options, training_options
+from monai_n2v.cli.validate import UsageError, plan_command_jobs, training_options
 
 logger = logging.getLogger("monai_n2v")
 
@@ -47,13 +47,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     logger.addHandler(handler)
     levels = [logging.INFO, logging.DEBUG, TRACEBACKS]
     logger.setLevel(logging.WARNING if args.quiet else levels[min(args.verbose, 2)])
-    commands: dict[str, Callable[[argparse.Namespace], int]] = {
-        "denoise": _denoise,
-        "train": _train,
-        "check": _check,
-        "info": _info,
-        "bundle": _bundle,
-    }
+    commands = {"denoise": _denoise, "train": _train, "check": _check, "info": _info, "bundle": _bundle}
     try:
         return commands[args.command](args)
     except KeyboardInterrupt:
@@ -64,10 +58,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             traceback.print_exc()
         known = isinstance(error, (UsageError, ValueError, TypeError, OSError, FloatingPointError))
         text = " ".join(str(error).split())
-        print(
-            f"error: {text}" if known else f"error: {type(error).__name__}: {text} Use -vv to see where.",
-            file=sys.stderr,
-        )
+        _print_errors([text if known else f"{type(error).__name__}: {text} Use -vv to see where."])
         asked_wrongly = isinstance(error, (UsageError, FileNotFoundError, FileExistsError, PermissionError))
         return EXIT_USAGE if asked_wrongly else EXIT_FILE_FAILED
     finally:
@@ -84,29 +75,27 @@ def _denoise(args: argparse.Namespace) -> int:
     # torch and MONAI take seconds to load: a single file is read before.
     loaded = {str(job.source): read_volume(job.source, args.series) for job in jobs[: len(jobs) == 1]}
     from monai_n2v.apps.folder import Settings, denoise_jobs
+    from monai_n2v.bundle.options import PredictionOptions
 
-    training, prediction = training_options(args), prediction_options(args)
+    training = training_options(args)
+    prediction = PredictionOptions(training.device, args.tta or None, args.keep_detail, args.keep_padding, args.dtype)
     if args.model is None:
         epochs = f"for {args.epochs} epoch{'s' if args.epochs != 1 else ''}" if args.epochs else ""
         length = f"for {args.max_time:g} s" if args.max_time else epochs
         logger.info("Training on these images alone %s.", length or "for minutes")
     settings = Settings(training, prediction, args.model, args.per_image, args.series)
-    failed: list[str] = []
-    n_done = 0
+    records: list[dict[str, Any]] = []
 
     def tell(record: dict[str, Any]) -> None:
-        nonlocal n_done
         _tell(args, record, len(jobs))
-        if record["status"] == "failed":
-            failed.append(record["error"])
-        else:
-            n_done += 1
+        records.append(record)
 
     try:
         denoise_jobs(jobs, settings, tell, loaded)
     finally:
+        failed = [record["error"] for record in records if record["status"] == "failed"]
         if len(jobs) > 1:
-            logger.info("%d of %d images denoised.", n_done, len(jobs))
+            logger.info("%d of %d images denoised.", len(records) - len(failed), len(jobs))
         _print_errors(failed)
     return EXIT_FILE_FAILED if failed else 0
 
@@ -182,12 +171,8 @@ def _refuse_tree(path: Path) -> None:
 
 
 def _check(args: argparse.Namespace) -> int:
-    from monai_n2v.io.images import check_source, read_volume
+    from monai_n2v.io.images import read_volume
 
-    try:
-        check_source(args.input)
-    except FileNotFoundError as error:
-        raise UsageError(str(error)) from error
     _refuse_tree(args.input)
     volume = read_volume(args.input, args.series)
     residual = None
@@ -234,10 +219,9 @@ def _bundle(args: argparse.Namespace) -> int:
         print(json.dumps(bundles) if args.json else "\n".join(f"{name}: {task}" for name, task in bundles.items()))
         return 0
     folder = copy_bundle(args.name, args.folder)
-    path = shlex.quote(str(folder))
     logger.info("Bundle: %s", folder)
     logger.info(
         "Train it on the images in DIR: python -m monai.bundle run --config_file %s --bundle_root %s --dataset_dir DIR",
-        shlex.quote(str(folder / "configs" / "train.json")), path,
+        shlex.quote(str(folder / "configs" / "train.json")), shlex.quote(str(folder)),
     )  # fmt: skip
     return 0

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -182,38 +182,31 @@ def _add_volume(parser: argparse.ArgumentParser) -> None:
     volume.add_argument("-v", "--verbose", action="count", default=0, help="more; -vv: with tracebacks")
 
 
-def _number(kind: type[T], text: str) -> T:
-    try:
-        return kind(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"must be a number, got {text!r}") from None
+def _number(kind: type[T], fits: Callable[[T], bool], rule: str) -> Callable[[str], T]:
+    """Make what reads the text of an option as a number that must be ``rule``."""
+
+    def read(text: str) -> T:
+        try:
+            value = kind(text)
+        except ValueError:
+            raise argparse.ArgumentTypeError(f"must be a number, got {text!r}") from None
+        if not fits(value):
+            raise argparse.ArgumentTypeError(f"must be {rule}, got {text}")
+        return value
+
+    return read
 
 
-def _positive(text: str) -> float:
-    value = _number(float, text)
-    if not 0 < value < float("inf"):
-        raise argparse.ArgumentTypeError(f"must be above 0, got {text}")
-    return value
-
-
-def _positive_int(text: str) -> int:
-    value = _number(int, text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"must be at least 1, got {text}")
-    return value
-
-
-def _seed(text: str) -> int:
-    value = _number(int, text)
-    if not 0 <= value < 2**32:
-        raise argparse.ArgumentTypeError(f"must be from 0 to 2**32 - 1, got {text}")
-    return value
+_positive = _number(float, lambda value: 0 < value < float("inf"), "above 0")
+_positive_int = _number(int, lambda value: value >= 1, "at least 1")
+_seed = _number(int, lambda value: 0 <= value < 2**32, "from 0 to 2**32 - 1")
+_whole = _number(int, lambda _: True, "")
 
 
 def _footprint(text: str) -> str | tuple[int, ...]:
     if text == "auto":
         return text
-    sides = tuple(_number(int, side) for side in text.lower().split("x"))
+    sides = tuple(map(_whole, text.lower().split("x")))
     if len(sides) not in (2, 3) or any(side < 1 or side % 2 == 0 for side in sides):
         raise argparse.ArgumentTypeError(f"must be auto or odd sides such as 3x1x1, got {text}")
     return sides

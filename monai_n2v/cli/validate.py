@@ -5,12 +5,11 @@ from __future__ import annotations
 
 import argparse
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from monai_n2v.apps.paths import Job
-    from monai_n2v.bundle.options import PredictionOptions, TrainingOptions
+    from monai_n2v.bundle.options import TrainingOptions
 
 _OF_TRAINING = ("fast", "epochs", "max_time", "spatial_dims", "footprint", "per_image", "set")
 
@@ -31,16 +30,15 @@ def plan_command_jobs(args: argparse.Namespace) -> list[Job]:
     Raises:
         UsageError: where the command was asked wrongly.
     """
-    from monai_n2v.apps.paths import Extras, is_tree, plan_jobs
+    from monai_n2v.apps.paths import is_tree, plan_jobs
     from monai_n2v.io.images import check_source
 
     if args.input.exists() and not is_tree(args.input):
         check_source(args.input)
-    report_folder = args.report if isinstance(args.report, Path) else None
-    extras = Extras(args.report is not None, report_folder, args.save_residual, args.save_noise_map)
+    beside = {"report": args.report, "residual": args.save_residual, "noise_map": args.save_noise_map}
     try:
         jobs = plan_jobs(
-            args.input, args.output, extras, patterns=args.pattern, force=args.force, skip_existing=args.skip_existing
+            args.input, args.output, patterns=args.pattern, force=args.force, skip_existing=args.skip_existing, **beside
         )
     except (ValueError, OSError) as error:
         raise UsageError(str(error)) from error
@@ -80,22 +78,3 @@ def training_options(args: argparse.Namespace) -> TrainingOptions:
         )
     except ValueError as error:
         raise UsageError(str(error)) from error
-
-
-def prediction_options(args: argparse.Namespace) -> PredictionOptions:
-    """The options of a prediction; what was not asked for is left to the bundle.
-
-    Args:
-        args: of ``monai-n2v denoise``.
-
-    Raises:
-        UsageError: for an unknown device.
-    """
-    from monai_n2v.apps.inspect import choose_device
-    from monai_n2v.bundle.options import PredictionOptions
-
-    try:
-        device = choose_device(args.device)
-    except ValueError as error:
-        raise UsageError(str(error)) from error
-    return PredictionOptions(device, args.tta or None, args.keep_detail, args.keep_padding, args.dtype)

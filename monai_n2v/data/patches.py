@@ -206,11 +206,10 @@ class PatchStore:
         uniform = rng.random_sample((batch_size, n_axes + 2))
         flips = rng.randint(0, 2, (batch_size, n_axes)).astype(bool) & np.asarray(flippable)
         for row, (_, offset, volume) in enumerate(chosen):
-            axes = volume.orders[int(uniform[row, 0] * len(volume.orders))]
             start[row] = offset
             if len(volume.shape) > n_axes:
                 start[row] += int(uniform[row, 1] * volume.shape[-1]) * volume.strides[-1]
-            for axis, along in enumerate(axes):
+            for axis, along in enumerate(volume.orders[int(uniform[row, 0] * len(volume.orders))]):
                 stride = volume.strides[along]
                 start[row] += int(uniform[row, 2 + axis] * (volume.shape[along] - patch[axis] + 1)) * stride
                 if flips[row, axis]:

@@ -72,8 +72,7 @@ def require_checkpoint(path: str | Path, network: torch.nn.Module | None = None)
         if _axes(state) != n_axes:
             raise ValueError(
                 f"ckpt_path must hold weights of a {n_axes}D network, got those of a {_axes(state)}D network "
-                f"for {path}. "
-                f"Take the {_axes(state)}D bundle."
+                f"for {path}. Take the {_axes(state)}D bundle."
             )
         if other:
             raise ValueError(
@@ -116,7 +115,7 @@ class ModelSaver:
         self.path = Path(path)
 
     def attach(self, engine: Engine) -> None:
-        """Attach to a trainer."""
+        """Attach to a trainer, or an evaluator."""
         engine.add_event_handler(Events.COMPLETED, self)
 
     def __call__(self, engine: Engine) -> None:
@@ -144,10 +143,6 @@ class BestModelSaver(ModelSaver):
         super().__init__(network, path)
         self.metric = metric
         self.best = float("inf")
-
-    def attach(self, engine: Engine) -> None:
-        """Attach to an evaluator."""
-        engine.add_event_handler(Events.COMPLETED, self)
 
     def __call__(self, engine: Engine) -> None:
         """Compare the validation that ends."""
@@ -229,13 +224,13 @@ class ResumableCheckpoints:
 
     def attach(self, engine: Engine) -> None:
         """Attach to a trainer."""
-        objects = {**self.objects, "trainer": engine}
         if self.latest is not None:
             if self._epoch_length not in (None, engine.state.epoch_length):
                 raise ValueError(
                     f"epoch_length must stay {self._epoch_length} when a training is resumed, got "
                     f"{engine.state.epoch_length}. Resume with the epoch_length it was started with."
                 )
+            objects = {**self.objects, "trainer": engine}
             CheckpointLoader(self.latest, objects, map_location=self.device).attach(engine)
         if idist.get_rank() > 0:
             return

@@ -15,15 +15,7 @@ from monai.transforms import MapTransform
 from monai.utils import string_list_all_gather
 
 from monai_n2v.io.atomic import staged
-from monai_n2v.metrics.reference import (
-    SCORES,
-    average_repeats,
-    data_range_of,
-    score_blind,
-    score_clean,
-    score_repeats,
-    score_residual,
-)
+from monai_n2v.metrics import reference
 from monai_n2v.transforms.files import LoadNoisyd
 from monai_n2v.transforms.intensity import RestoreIntensity
 
@@ -82,11 +74,11 @@ class ScoreDenoisingd(MapTransform):
     def _score_clean(self, noisy: np.ndarray, denoised: np.ndarray, path: str | None) -> list[dict[str, float]]:
         """Range of every channel, with scores against a clean image where there is one."""
         if path is None:
-            return [{"data_range": self.data_range or data_range_of(before)} for before in noisy]
+            return [{"data_range": self.data_range or reference.data_range_of(before)} for before in noisy]
         found = []
         for before, after, clean in zip(noisy, denoised, self._read(path, noisy.shape)):
-            data_range = self.data_range or data_range_of(before, clean)
-            scores = score_clean(before, after, clean, data_range, self.spatial_dims)
+            data_range = self.data_range or reference.data_range_of(before, clean)
+            scores = reference.score_clean(before, after, clean, data_range, self.spatial_dims)
             found.append({"data_range": data_range, **scores})
         return found
 
@@ -96,12 +88,12 @@ class ScoreDenoisingd(MapTransform):
         """Scores of every channel that need no reference."""
         found = []
         for before, after, predicted, data_range in zip(noisy, denoised, blind, ranges):
-            scores, alive = score_residual(before, after)
+            scores, alive = reference.score_residual(before, after)
             if self.sigma is not None:
                 scores["sigma"] = self.sigma
             # Constant padding holds no noise, and counts among the blind spots.
             variance = alive * scores["sigma"] ** 2
-            found.append(scores | score_blind(before, predicted, variance, data_range))
+            found.append(scores | reference.score_blind(before, predicted, variance, data_range))
         return found
 
     def _score_repeats(
@@ -110,9 +102,9 @@ class ScoreDenoisingd(MapTransform):
         """Scores of every channel against further exposures."""
         if not paths:
             return []
-        mean, variances = average_repeats(self._read(path, noisy.shape) for path in paths)
+        mean, variances = reference.average_repeats(self._read(path, noisy.shape) for path in paths)
         return [
-            score_repeats(before, after, mean[c], variances[c] if variances else None, ranges[c])
+            reference.score_repeats(before, after, mean[c], variances[c] if variances else None, ranges[c])
             for c, (before, after) in enumerate(zip(noisy, denoised))
         ]
 
@@ -165,16 +157,16 @@ class ScoreTable:
         for item in engine.state.output:
             scores = item["scores"]
             self._names.append(str(item["image"].meta.get("filename_or_obj", len(self._names))))
-            values = [scores.get(name, math.nan) for name in SCORES]
+            values = [scores.get(name, math.nan) for name in reference.SCORES]
             self._scores.append(
-                torch.tensor(values, dtype=torch.float64), torch.tensor([name in scores for name in SCORES])
+                torch.tensor(values, dtype=torch.float64), torch.tensor([name in scores for name in reference.SCORES])
             )
 
     def finish(self, engine: Engine) -> None:
         """Put means and details where MONAI looks for them, and write the table."""
         values, given = self._scores.get_buffer()
         names = string_list_all_gather(self._names)
-        columns = {name: values[:, k].numpy() for k, name in enumerate(SCORES) if given[:, k].any()}
+        columns = {name: values[:, k].numpy() for k, name in enumerate(reference.SCORES) if given[:, k].any()}
         for name, column in columns.items():
             numbers = column[~np.isnan(column)]
             engine.state.metrics[name] = float(numbers.mean()) if numbers.size else math.nan

@@ -123,8 +123,7 @@ class SeparateBlindd(MapTransform):
             spots = ~torch.isnan(blind)
             error = (blind[spots] - torch.as_tensor(d["image"])[spots]).double()
             d["val_loss"] = error.square().mean().item()
-            d["blind"] = blind - plain.flatten(1).mean(dim=1, dtype=torch.float64).to(blind).view(
-                -1, *[1] * (blind.ndim - 1)
-            )
+            means = plain.flatten(1).mean(dim=1, dtype=torch.float64).to(blind)
+            d["blind"] = blind - means.view(-1, *[1] * (blind.ndim - 1))
             d[key] = plain
         return d

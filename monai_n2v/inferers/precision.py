@@ -43,7 +43,7 @@ def autocast_bfloat16(network: Callable[..., Any]) -> Callable[..., torch.Tensor
 
     def forward(inputs: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
         with torch.autocast(inputs.device.type, dtype=torch.bfloat16):
-            output: torch.Tensor = network(inputs, *args, **kwargs)
+            output = network(inputs, *args, **kwargs)
         return output.float()
 
     return forward

@@ -226,8 +226,7 @@ class AlignedTileInferer(Inferer):
                 read, kept, inner = zip(*cuts)
                 yield (..., *kept), predictor(padded[(..., *read)].to(predictor.device), inner)
 
-        output = _assemble(predicted(), len(items), padded.shape[2:], items.device)
-        return crop_far(output, list(items.shape[2:]))
+        return crop_far(_assemble(predicted(), len(items), padded.shape[2:], items.device), list(items.shape[2:]))
 
 
 def _tile_budget(device: torch.device, image_bytes: int) -> tuple[int, int]:

@@ -19,11 +19,8 @@ if TYPE_CHECKING:
     from pydicom import Dataset
 
 _OF_OLD_VOXELS = (
-    "IconImageSequence",
-    "DigitalSignaturesSequence",
-    "MACParametersSequence",
-    "SmallestPixelValueInSeries",
-    "LargestPixelValueInSeries",
+    *("IconImageSequence", "DigitalSignaturesSequence", "MACParametersSequence"),
+    *("SmallestPixelValueInSeries", "LargestPixelValueInSeries"),
 )
 
 
@@ -90,7 +87,7 @@ class DicomSource(Source):
     def _stored_values(self, values: np.ndarray, slope: float, intercept: float) -> np.ndarray:
         n_levels = 2 ** int(self.header.BitsStored)
         low = -n_levels // 2 if self.stored.kind == "i" else 0
-        stored: np.ndarray = quantize(np.ascontiguousarray(values), self.stored, slope, intercept)
+        stored = quantize(np.ascontiguousarray(values), self.stored, slope, intercept)
         return stored.clip(low, low + n_levels - 1)
 
 

@@ -264,6 +264,5 @@ def find_images(dataset_dir: str | Path, exclude: str | Path | None = None) -> l
 
 
 def _is_image(path: Path) -> bool:
-    suffix = split_name(path)[1].lower()
     # Of a two-file image, the header stands for both.
-    return suffix not in ("", ".img") and not path.name.startswith(".") and path.is_file()
+    return split_name(path)[1].lower() not in ("", ".img") and not path.name.startswith(".") and path.is_file()

@@ -82,9 +82,8 @@ def _check_header(path: Path, header: Mapping[str, str]) -> None:
     io: Any = itk.MetaImageIO.New()
     io.SetFileName(str(path))
     io.ReadImageInformation()
-    shape = [io.GetDimensions(axis) for axis in range(io.GetNumberOfDimensions())]
     n_components, kind = io.GetNumberOfComponents(), io.GetComponentTypeAsString(io.GetComponentType())
-    check_memory(shape, path)
+    check_memory([io.GetDimensions(axis) for axis in range(io.GetNumberOfDimensions())], path)
     if n_components != 1:
         raise ValueError(
             f"image must hold one real number per voxel, got {n_components} components for {path}. Convert it first."

@@ -60,10 +60,9 @@ class NrrdSource(Source):
         """See `Source.write`."""
         import nrrd
 
-        values = self.to_array(data, dtype)
         header = {name: value for name, value in self.header.items() if name not in _OF_OLD_VOXELS}
         with staged(path) as place:
-            nrrd.write(str(place), values, header)
+            nrrd.write(str(place), self.to_array(data, dtype), header)
 
 
 def read_nrrd(path: Path) -> Volume:

@@ -145,6 +145,23 @@ def check_kind(stored: np.dtype, name: object = "", colors: bool = False) -> Non
         )
 
 
+def check_finite(n_bad: int, name: object = "") -> None:
+    """Refuse an image with voxels that are NaN or infinite.
+
+    Args:
+        n_bad: how many are.
+        name: of the file, for the message.
+
+    Raises:
+        ValueError: for one and more.
+    """
+    if n_bad:
+        raise ValueError(
+            f"image must be finite, got {n_bad} NaN or infinite voxels{where(name)}. "
+            "Replace them first, for example with numpy.nan_to_num."
+        )
+
+
 def to_affine(steps: np.ndarray, origin: np.ndarray, signs: Sequence[int] = (-1, -1, 1)) -> np.ndarray:
     """From voxel index to RAS in mm, ``(4, 4)``.
 

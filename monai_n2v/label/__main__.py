@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """``python -m monai_n2v.label``: make the folder of a MONAI Label app; write a denoised series back to a server."""
 
-from __future__ import annotations
-
 import argparse
 import sys
 from collections.abc import Sequence
@@ -51,8 +49,7 @@ def make_app(folder: Path) -> Path:
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise FileExistsError(f"DIR must not exist yet or be an empty folder, got {folder}. Name another one.")
     with staged(folder) as stage:
-        stage.mkdir()
-        (stage / "model").mkdir()
+        (stage / "model").mkdir(parents=True)
         for name in list_bundles():
             copy_bundle(name, stage / "model" / name)
         (stage / "main.py").write_text(_MAIN)

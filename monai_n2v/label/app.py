@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """The MONAI Label app."""
 
-from __future__ import annotations
-
 import logging
 import re
 import sys
@@ -55,7 +53,6 @@ class DenoisingApp(MONAILabelApp):
         self._bundles = [path for path in folders if not wanted or path.name in wanted]
         ours = list_bundles()
         self._denoisers = {path.name: DenoiseTask(path) for path in self._bundles if path.name in ours}
-        self._chained: list[str] = []
         super().__init__(
             app_dir,
             studies,
@@ -78,16 +75,15 @@ class DenoisingApp(MONAILabelApp):
                 segmenter = BundleInferTask(str(bundle), self.conf)
                 if not segmenter.is_valid():
                     continue
-                chained = (
-                    SegmentDenoisedTask(str(bundle), self.conf, self._denoisers[name]) if self._denoisers else None
-                )
+                found: dict[str, InferTask] = {bundle.name: segmenter}
+                if self._denoisers:
+                    chained = SegmentDenoisedTask(str(bundle), self.conf, self._denoisers[name])
+                    found[chained_name(bundle.name)] = chained
             except Exception as error:  # noqa: BLE001 - the others are served all the same
                 logger.warning("%s is not served: %s", bundle.name, sentence(error))
                 continue
-            infers[bundle.name] = segmenter
-            if chained is not None:
-                infers[chained_name(bundle.name)] = chained
-                self._chained.append(chained_name(bundle.name))
+            infers |= found
+        self._chained = [name for name, task in infers.items() if isinstance(task, SegmentDenoisedTask)]
         logger.info("Models: %s", ", ".join(infers))
         return infers
 
@@ -97,8 +93,7 @@ class DenoisingApp(MONAILabelApp):
 
     def init_strategies(self) -> dict[str, Strategy]:
         """MONAI Label's own two, and denoised images first."""
-        strategies: dict[str, Strategy] = super().init_strategies()
-        return {**strategies, "first": First(), "denoised_first": DenoisedFirst()}
+        return {**super().init_strategies(), "first": First(), "denoised_first": DenoisedFirst()}
 
     def init_batch_infer(self) -> Callable[..., Any]:
         """Batch inference."""
@@ -123,7 +118,7 @@ class DenoisingApp(MONAILabelApp):
         model, image = request["model"], request["image"]
         if model in self._denoisers:
             # A denoised image is no label, whatever a client's habit.
-            result: dict[str, Any] = super().infer({**request, "save_label": False}, datastore)
+            result = super().infer({**request, "save_label": False}, datastore)
             if switched(request, "save_image", False):
                 added = add_denoised(datastore, image, Path(result["file"]), model)
                 result["params"] = {**result["params"], "image_id": added}

@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Batch inference that leaves denoised images alone."""
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Callable, Collection, Mapping
 from typing import Any
@@ -34,7 +32,7 @@ class DenoisingBatchTask(BatchInferTask):
 
     def get_images(self, request: dict[str, Any], datastore: Datastore) -> list[str]:
         """The images that are to be worked on."""
-        images: list[str] = list(super().get_images(request, datastore))
+        images = list(super().get_images(request, datastore))
         model = request["model"]
         if model not in self.denoisers and model not in self.chained:
             return images
@@ -57,10 +55,9 @@ class DenoisingBatchTask(BatchInferTask):
 
         def infer_or_tell(one: dict[str, Any], datastore: Datastore) -> dict[str, Any]:
             try:
-                result: dict[str, Any] = infer(one, datastore)
+                return infer(one, datastore)
             except Exception as error:  # noqa: BLE001 - the others are to be done all the same
                 logger.warning("%s: %s", one.get("image"), sentence(error))
                 return {"error": sentence(error)}
-            return result
 
         return super().__call__(request, datastore, infer_or_tell)

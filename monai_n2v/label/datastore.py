@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """The images of a MONAI Label datastore: which are noisy, which are denoised copies, and how a copy gets in."""
 
-from __future__ import annotations
-
 import functools
 import shutil
 import tempfile
@@ -117,10 +115,7 @@ def add_denoised(datastore: Datastore, image_id: str, file: Path, model: str) ->
     if added in datastore.list_images():
         datastore.remove_image(added)
     with tempfile.TemporaryDirectory() as folder:  # the datastore takes the suffix from the name
-        named = Path(folder) / (
-            added + "".join(file.suffixes[-2:] if file.name.endswith(".gz") else file.suffixes[-1:])
-        )
+        suffixes = file.suffixes[-2:] if file.name.endswith(".gz") else file.suffixes[-1:]
+        named = Path(folder) / "".join([added, *suffixes])
         shutil.copyfile(file, named)
-        info = {"n2v_source": image_id, "n2v_model": model}
-        found: str = datastore.add_image(added, str(named), info)
-    return found
+        return datastore.add_image(added, str(named), {"n2v_source": image_id, "n2v_model": model})

@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Denoising as an inference task of MONAI Label."""
 
-from __future__ import annotations
-
 import os
 import tempfile
 import time
@@ -119,9 +117,8 @@ class DenoiseTask(InferTask):
         read = time.time()
         # Clients ask for the file in which they keep labels; where the image cannot be written so, it keeps its own.
         suffix = str(chosen(request, "result_extension", ""))
-        own = ".nii.gz" if source.is_dir() else split_name(source)[1]
+        stem, own = (source.name, ".nii.gz") if source.is_dir() else split_name(source)
         suffix = suffix if suffix and suffix in targets_of(source) else own
-        stem = source.name if source.is_dir() else split_name(source)[0]
         handle, target = tempfile.mkstemp(suffix, f"{stem}_denoised_")
         os.close(handle)
         try:

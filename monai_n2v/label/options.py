@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Options as MONAI Label's clients send them, and refusals in one sentence."""
 
-from __future__ import annotations
-
 import contextlib
 import logging
 import math

@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Denoise, then segment: any segmentation bundle of the app, on images that were denoised first."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -70,8 +68,7 @@ class SegmentDenoisedTask(BundleInferTask):
 
     def pre_transforms(self, data: Any = None) -> Sequence[Callable[..., Any]]:
         """The segmenter's own, with denoising right behind those that load."""
-        transforms = list(super().pre_transforms(data))
-        request = data or {}
+        transforms, request = list(super().pre_transforms(data)), data or {}
         if not switched(request, "denoise", True):
             return transforms
         loading = (LoadImaged, LoadImageTensord, EnsureChannelFirstd, EnsureTyped)

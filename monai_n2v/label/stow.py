@@ -138,8 +138,7 @@ def _check_noisy(header: Dataset, series: str) -> None:
 def _store(client: Any, study: str, instances: list[Dataset]) -> str:
     series = str(instances[0].SeriesInstanceUID)
     with _answers(client, "take a new series"):
-        answer = client.store_instances(instances, study)
-    n_failed = len(answer.get("FailedSOPSequence") or [])
+        n_failed = len(client.store_instances(instances, study).get("FailedSOPSequence") or [])
     if n_failed:
         raise ValueError(
             f"server must take all {len(instances)} instances, got {n_failed} refused. See its log, and remove what "

@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Which image is handed out next for labeling."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from monailabel.interfaces.datastore import Datastore

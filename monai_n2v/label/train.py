@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Training a denoiser on the unlabeled images of a MONAI Label datastore."""
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Mapping
 from pathlib import Path
@@ -67,7 +65,7 @@ class TrainDenoiserTask(BundleTrainTask):
         request["val_split"] = number(request, "val_split", -1)
         request["gpus"] = str(chosen(request, "gpus", "all"))
         self._resume, self._epoch_length, self._left_out = request["resume"], request["epoch_length"], []
-        found: dict[str, Any] = super().__call__(request, datastore)
+        found = super().__call__(request, datastore)
         for fault in self._left_out:  # again, since MONAI Label keeps the last lines alone
             logger.warning("Left out: %s", fault)
         return found

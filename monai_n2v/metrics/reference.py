@@ -101,8 +101,7 @@ def _ssim_map(a: np.ndarray, b: np.ndarray, data_range: float, axes: list[int]) 
     inside = tuple(slice(radius, n - radius) if axis in axes else slice(None) for axis, n in enumerate(a.shape))
 
     def mean(x: np.ndarray) -> np.ndarray:
-        filtered: np.ndarray = ndimage.gaussian_filter(x, _WINDOW_SIGMA, radius=radius, axes=axes)
-        return filtered[inside]
+        return ndimage.gaussian_filter(x, _WINDOW_SIGMA, radius=radius, axes=axes)[inside]
 
     mean_a, mean_b = mean(a), mean(b)
     variances = mean(a * a) - mean_a**2 + mean(b * b) - mean_b**2

@@ -120,7 +120,6 @@ def measure(noisy: np.ndarray, denoised: np.ndarray) -> Quality:
         # Lags that reach across most of a thin volume have too few pairs to tell anything.
         many = products[1] >= noisy.size / 2
         np.divide(products[0], products[1] * std_removed**2, out=autocorrelation, where=many)
-    n_alive = sum(len(cells) for cells in coefficients[0])
     sigma_noisy, sigma_denoised = (_spread(cells) for cells in coefficients)
     voxels = math.prod(min(_BLOCK, n) for n in noisy.shape[1:])
     bins, density = _histogram(noisy, denoised, offset, std_removed)
@@ -133,7 +132,7 @@ def measure(noisy: np.ndarray, denoised: np.ndarray) -> Quality:
         std_removed=std_removed,
         sigma_noisy=sigma_noisy,
         sigma_denoised=sigma_denoised,
-        alive=n_alive / n_cells,
+        alive=sum(len(cells) for cells in coefficients[0]) / n_cells,
         autocorrelation=tuple(tuple(row) for row in autocorrelation.tolist()),
         edges=_excess_at_edges(np.concatenate(blocks, axis=1), voxels) / std_removed if std_removed else 0.0,
         bins=bins,

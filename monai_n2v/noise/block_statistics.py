@@ -70,8 +70,7 @@ def block_means(image: np.ndarray) -> np.ndarray:
     sides = [n // count for n, count in zip(image.shape[1:], counts)]
     image = image[(slice(None), *(slice(0, count * side) for count, side in zip(counts, sides)))]
     split = image.reshape(len(image), *itertools.chain(*zip(counts, sides)))
-    means: np.ndarray = split.mean(axis=tuple(range(2, split.ndim, 2)), dtype=np.float64)
-    return means.ravel()
+    return split.mean(axis=tuple(range(2, split.ndim, 2)), dtype=np.float64).ravel()
 
 
 def block_moments(image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -100,10 +100,8 @@ def check_noise(
     counted = [check for check in axes if check.correlations or volumes.shape[1 + check.axis] >= _THIN]
     verdict = _overall(counted, noise, noisy)
     snr = noise.signal_range / noise.sigma if noise.sigma > 0 else None
-    sentences = [
-        headline(verdict, [check.axis for check in axes if check.verdict == "WARN"], noisy),
-        *strength_sentences(noise, noisy, snr),
-    ]
+    warned = [check.axis for check in axes if check.verdict == "WARN"]
+    sentences = [headline(verdict, warned, noisy), *strength_sentences(noise, noisy, snr)]
     sentences += [axis.sentence for axis in axes] + reason + trace_sentences(noise.traces, noise.sigma)
     return NoiseCheck(verdict, noisy, snr, axes, footprint, tuple(sentences), noise)
 

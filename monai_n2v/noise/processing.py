@@ -84,8 +84,7 @@ def constant_areas(tiles: np.ndarray, lowest: float) -> np.ndarray:
 
 
 def _sample(tiles: np.ndarray) -> np.ndarray:
-    flat: np.ndarray = tiles.ravel()
-    return flat[:: max(1, flat.size // 1_000_000)]
+    return tiles.ravel()[:: max(1, tiles.size // 1_000_000)]
 
 
 def _step_size(image: np.ndarray) -> float | None:

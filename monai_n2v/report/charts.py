@@ -44,12 +44,11 @@ def draw_histogram(quality: Quality) -> str:
     return _svg(figure, axes)
 
 
-def draw_autocorrelation(quality: Quality, names: Sequence[str]) -> str:
+def draw_autocorrelation(quality: Quality) -> str:
     """Bars of the residual's autocorrelation, the band of white noise, and where a warning starts.
 
     Args:
         quality: the measures.
-        names: of the axes.
 
     Returns:
         an SVG element.
@@ -57,13 +56,11 @@ def draw_autocorrelation(quality: Quality, names: Sequence[str]) -> str:
     figure, axes = _chart("lag in voxels", "autocorrelation of the residual")
     n = len(quality.autocorrelation)
     lags = np.arange(1, LAGS + 1)
-    for i, (row, name) in enumerate(zip(quality.autocorrelation, names)):
+    for i, row in enumerate(quality.autocorrelation):
         heights = np.nan_to_num(np.array(row))
-        axes.bar(lags + (i - (n - 1) / 2) * 0.8 / n, heights, 0.72 / n, color=_SERIES[i], label=name)
-    axes.axhspan(
-        -quality.white_limit, quality.white_limit, color=_INK, alpha=0.25, linewidth=0, label="white noise, 95 %"
-    )
-    limit = quality.autocorrelation_limit
+        axes.bar(lags + (i - (n - 1) / 2) * 0.8 / n, heights, 0.72 / n, color=_SERIES[i], label=f"axis {i + 1}")
+    white, limit = quality.white_limit, quality.autocorrelation_limit
+    axes.axhspan(-white, white, color=_INK, alpha=0.25, linewidth=0, label="white noise, 95 %")
     axes.axhline(limit, color=_INK, linestyle=":", linewidth=1.2, label="warning starts")
     axes.axhline(-limit, color=_INK, linestyle=":", linewidth=1.2)
     axes.axhline(0, color=_INK, linewidth=0.8)

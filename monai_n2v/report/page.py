@@ -40,14 +40,7 @@ _LABELS = {
 }
 
 
-def render_page(
-    stem: str,
-    full: Mapping[str, Any],
-    quality: Quality,
-    planes: Sequence[Plane],
-    windows: Windows,
-    losses: Sequence[float] | None,
-) -> str:
+def render_page(stem: str, full: Mapping[str, Any], quality: Quality, planes: Sequence[Plane], windows: Windows) -> str:
     """Fill the template ``report.html``.
 
     Jinja escapes all but the charts, which hold no text from outside.
@@ -58,7 +51,6 @@ def render_page(
         quality: the measures.
         planes: as shown.
         windows: their gray windows.
-        losses: of the training, one per epoch.
 
     Returns:
         an HTML document that needs no other file, below 2 MB.
@@ -68,7 +60,6 @@ def render_page(
     environment.globals["zip"] = zip
     template = environment.from_string(Path(__file__).with_name("report.html").read_text(encoding="utf-8"))
     uris, remark = encode_planes(planes, windows)
-    names = [f"axis {i + 1}" for i in range(len(quality.autocorrelation))]
     return template.render(
         stem=stem,
         full=full,
@@ -82,8 +73,8 @@ def render_page(
         edges_limit=LIMIT_EDGES,
         rows=_rows(full),
         histogram=Markup(draw_histogram(quality)),
-        autocorrelation=Markup(draw_autocorrelation(quality, names)),
-        training=Markup(draw_training(losses)) if losses else None,
+        autocorrelation=Markup(draw_autocorrelation(quality)),
+        training=Markup(draw_training(full["losses"])) if full["losses"] else None,
     )
 
 

@@ -23,6 +23,8 @@ from monai_n2v.metrics.residual import Quality, find_faults, measure
 from monai_n2v.report.page import RESEARCH_ONLY, render_page
 from monai_n2v.report.planes import Windows, before_after, choose_windows, cut_planes
 
+# Of `Quality`, what the record holds under the same name.
+_MEASURES = ("mean_noisy", "mean_denoised", "sigma_noisy", "sigma_denoised", "mean_removed", "std_removed")
 _PACKAGES = ("monai", "torch", "pytorch-ignite", "numpy", "nibabel")
 
 
@@ -84,14 +86,15 @@ def write_report(
     """
     quality = quality or measure(volume.data, denoised)
     directions = directions_of(volume.source.affine, volume.source.spatial_shape)
-    upward = isinstance(volume.source, NiftiSource)
-    planes = cut_planes(volume.data[0], denoised[0], volume.spacing, directions, upward)
+    planes = cut_planes(
+        volume.data[0], denoised[0], volume.spacing, directions, upward=isinstance(volume.source, NiftiSource)
+    )
     windows = choose_windows(planes, quality.std_removed)
     full = _complete(record, volume, quality, path, losses)
     paths = report_paths(folder, stem)
     picture = io.BytesIO()
     before_after(planes, windows, _caption(windows)).save(picture, format="PNG", optimize=True)
-    page = render_page(stem, full, quality, planes, windows, losses)
+    page = render_page(stem, full, quality, planes, windows)
     text = json.dumps(full, indent=4, allow_nan=False) + "\n"
     for target, content in zip(paths, (page.encode(), picture.getvalue(), text.encode())):
         with staged(target) as place:
@@ -148,12 +151,7 @@ def _complete(
         "n_volumes": len(volume.data),
         "spacing_mm": [round(float(side), 6) for side in volume.spacing],
         "normalization": record.get("normalization", {"mean": quality.mean_noisy, "std": quality.std_noisy}),
-        "mean_noisy": quality.mean_noisy,
-        "mean_denoised": quality.mean_denoised,
-        "sigma_noisy": quality.sigma_noisy,
-        "sigma_denoised": quality.sigma_denoised,
-        "mean_removed": quality.mean_removed,
-        "std_removed": quality.std_removed,
+        **{name: getattr(quality, name) for name in _MEASURES},
         "autocorrelation_removed": quality.autocorrelation,
         "structure_at_edges": quality.edges,
         "losses": losses,

@@ -13,7 +13,7 @@ from monai.data import MetaTensor
 from monai.transforms import MapTransform, Transform
 from monai.utils import TransformBackends, ensure_tuple_rep
 
-from monai_n2v.io.volume import where
+from monai_n2v.io.volume import check_finite, where
 
 _MAX_AT_A_TIME = 1 << 22
 
@@ -61,16 +61,10 @@ class StandardizeIntensity(Transform):
         """
         image = MetaTensor(img) if not isinstance(img, MetaTensor) else img
         values = image.as_tensor()
-        name = image.meta.get("filename_or_obj")
-        where = f" for {name}" if name else ""
+        name = image.meta.get("filename_or_obj") or ""
         if values.is_complex():
-            raise ValueError(f"image must be real, got complex voxels{where}. Take the magnitude first.")
-        n_bad = int(values.numel() - torch.isfinite(values).sum())
-        if n_bad:
-            raise ValueError(
-                f"image must be finite, got {n_bad} NaN or infinite voxels{where}. "
-                "Replace them first, for example with numpy.nan_to_num."
-            )
+            raise ValueError(f"image must be real, got complex voxels{where(name)}. Take the magnitude first.")
+        check_finite(int(values.numel() - torch.isfinite(values).sum()), name)
         standard = torch.empty(values.shape, dtype=torch.float32, device=values.device)
         if reference is None:
             means, stds = _statistics(values)
@@ -78,7 +72,7 @@ class StandardizeIntensity(Transform):
             means, stds = (np.asarray(reference[key], dtype=np.float64) for key in ("intensity_mean", "intensity_std"))
         if len(means) != len(values):
             raise ValueError(
-                f"image must have the {len(means)} channels of its reference, got {len(values)}{where}. "
+                f"image must have the {len(means)} channels of its reference, got {len(values)}{where(name)}. "
                 "Pair images of the same grid."
             )
         for channel, voxels in enumerate(values):

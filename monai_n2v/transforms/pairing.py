@@ -16,7 +16,7 @@ from monai.config import KeysCollection
 from monai.config.type_definitions import NdarrayOrTensor
 from monai.data import MetaTensor
 from monai.transforms import MapTransform, RandomizableTransform
-from monai.utils import TransformBackends, convert_to_dst_type
+from monai.utils import TransformBackends, convert_to_dst_type, ensure_tuple
 
 from monai_n2v.transforms.blind_spots import FILLS, BlindSpots, apply_blind_spots, draw_blind_spots
 from monai_n2v.transforms.footprints import check_footprint
@@ -184,13 +184,12 @@ class RandN2VMaskd(RandomizableTransform, MapTransform):
     ) -> None:
         MapTransform.__init__(self, keys, allow_missing_keys)
         RandomizableTransform.__init__(self, prob)
-        label_keys = (label_key,) if isinstance(label_key, str) else tuple(label_key)
-        if len(label_keys) != len(self.keys):
+        self.label_keys = ensure_tuple(label_key)
+        if len(self.label_keys) != len(self.keys):
             raise ValueError(
-                f"label_key must have one name per key, got {len(label_keys)} for {len(self.keys)} keys. "
+                f"label_key must have one name per key, got {len(self.label_keys)} for {len(self.keys)} keys. "
                 "Name where the original of each key goes."
             )
-        self.label_keys = label_keys
         self.mask_key = mask_key
         self.masker = RandN2VMask(mask_fraction, radius, fill, footprint, batched, prob=1.0)
 
@@ -203,8 +202,7 @@ class RandN2VMaskd(RandomizableTransform, MapTransform):
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Hide voxels of ``data[key]``; returns a new dictionary."""
         d = dict(data)
-        first_key = self.first_key(d)
-        if first_key == ():
+        if self.first_key(d) == ():
             return d
         self.randomize(None)
         self.masker.prob = 1.0 if self._do_transform else 0.0

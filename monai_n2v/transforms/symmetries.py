@@ -124,15 +124,12 @@ def list_symmetries(n_axes: int, spacings: Sequence[Sequence[float]], footprint:
     """
     identity = tuple(range(n_axes))
     permitted = [{tuple(o) for o in axis_orders(n_axes, sides, None, footprint).tolist()} for sides in spacings]
-    exchanges = (_exchange(identity, a, b) for a, b in itertools.combinations(identity, 2))
+    pairs = itertools.combinations(identity, 2)
+    exchanges = (tuple({a: b, b: a}.get(axis, axis) for axis in identity) for a, b in pairs)
     exchange = next((order for order in exchanges if all(order in orders for orders in permitted)), None)
     choices = [(False, True) if free else (False,) for free in flippable_axes(footprint, n_axes)]
     orders = [identity] if exchange is None else [identity, exchange]
     return tuple(Symmetry(order, flips) for order in orders for flips in itertools.product(*choices))
-
-
-def _exchange(order: tuple[int, ...], a: int, b: int) -> tuple[int, ...]:
-    return tuple({a: b, b: a}.get(axis, axis) for axis in order)
 
 
 def _offsets(footprint: object, n_axes: int) -> np.ndarray | None:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from samples import dicom_series, oblique_affine
 
-from monai_n2v.apps.paths import Extras, plan_jobs, plan_sources
+from monai_n2v.apps.paths import plan_jobs, plan_sources
 
 
 @pytest.fixture
@@ -23,7 +23,7 @@ def tree(tmp_path) -> Path:
 
 def test_tree_is_mirrored(tree, tmp_path):
     out = tmp_path / "out"
-    jobs = plan_jobs(tree, out, Extras())
+    jobs = plan_jobs(tree, out)
     names = ["a.nii.gz", "series", "sub/a.nii.gz", "sub/deep/b c ä.tif"]
     assert [job.source for job in jobs] == [tree / n for n in names]
     assert [job.target for job in jobs] == [out / n for n in names]
@@ -31,22 +31,22 @@ def test_tree_is_mirrored(tree, tmp_path):
 
 @pytest.mark.parametrize(("pattern", "n"), [("*.tif", 1), ("a*", 2), ("sub/*", 2), ("series", 1)])
 def test_pattern_matches_name_or_path(pattern, n, tree, tmp_path):
-    assert len(plan_jobs(tree, tmp_path / "out", Extras(), patterns=[pattern])) == n
+    assert len(plan_jobs(tree, tmp_path / "out", patterns=[pattern])) == n
     assert len(plan_sources(tree, [pattern])) == n
 
 
 def test_results_inside_the_tree_are_left_out(tree):
     (tree / "out").mkdir()
     (tree / "out" / "a.nii.gz").touch()
-    assert len(plan_jobs(tree, tree / "out", Extras(), skip_existing=True)) == 3
-    assert len(plan_jobs(tree, tree / "out", Extras(), force=True)) == 4
+    assert len(plan_jobs(tree, tree / "out", skip_existing=True)) == 3
+    assert len(plan_jobs(tree, tree / "out", force=True)) == 4
 
 
 def test_extras_named_after_the_result(tree, tmp_path):
-    job = plan_jobs(tree / "a.nii.gz", tmp_path / "x.nii.gz", Extras(True, None, True, True))[0]
+    job = plan_jobs(tree / "a.nii.gz", tmp_path / "x.nii.gz", report=True, residual=True, noise_map=True)[0]
     names = ["x.nii.gz", "x_residual.nii.gz", "x_noise.nii.gz", "x_report.png", "x_report.json", "x_report.html"]
     assert sorted(p.name for p in job.outputs) == sorted(names)
-    series = plan_jobs(tree / "series", tmp_path / "s", Extras(residual=True))[0]
+    series = plan_jobs(tree / "series", tmp_path / "s", residual=True)[0]
     assert series.residual == tmp_path / "s_residual.nii.gz"
 
 
@@ -57,7 +57,7 @@ def refused(case: str, tree: Path, out: Path) -> dict:
     elif case == "report exists":
         out.mkdir()
         (out / "a_report.png").touch()
-        return {"extras": Extras(report=True)}
+        return {"report": True}
     elif case == "same folder":
         return {"target": tree}
     elif case == "file as folder":
@@ -67,7 +67,7 @@ def refused(case: str, tree: Path, out: Path) -> dict:
     elif case == "pattern of a file":
         return {"source": tree / "a.nii.gz", "target": out / "x.nii.gz", "patterns": ["*"]}
     elif case == "reports collide":
-        return {"extras": Extras(report=True, report_folder=out / "reports")}
+        return {"report": out / "reports"}
     elif case == "image in a series":
         (tree / "series" / "x.png").touch()
     elif case == "missing":
@@ -112,8 +112,8 @@ def refused(case: str, tree: Path, out: Path) -> dict:
     ],
 )
 def test_what_cannot_work_is_refused_before_any_work(case, error, message, tree, tmp_path):
-    question = {"source": tree, "target": tmp_path / "out", "extras": Extras(), **refused(case, tree, tmp_path / "out")}
+    question = {"source": tree, "target": tmp_path / "out", **refused(case, tree, tmp_path / "out")}
     before = sorted(tmp_path.rglob("*"))
     with pytest.raises(error, match=message):
-        plan_jobs(question.pop("source"), question.pop("target"), question.pop("extras"), **question)
+        plan_jobs(**question)
     assert sorted(tmp_path.rglob("*")) == before
