@@ -151,7 +151,7 @@ def test_all_entries_give_the_same_voxels(case, entry, model, tmp_path):
     (tmp_path / "out").mkdir()
     found, noisy = read_volume(entry(model, source, tmp_path / "out")), read_volume(source)
     if case == "DICOM" and entry is by_label:  # MONAI Label's clients take one file
-        np.testing.assert_allclose(found.data, expected.data, atol=0.5 * 10)
+        np.testing.assert_allclose(found.data, expected.data, atol=0.5)  # the series holds whole numbers
     else:
         np.testing.assert_array_equal(found.data, expected.data)
     assert found.data.shape == noisy.data.shape

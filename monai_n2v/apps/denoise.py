@@ -32,7 +32,7 @@ _OF_PREDICTION = ("tta", "keep_detail", "keep_padding", "dtype")
 
 
 def check_axes(network: TrainedNetwork, image: NoisyImage) -> None:
-    """Refuse an image of fewer axes than a network has; say along which axis a 2D network is led through a volume.
+    """Refuse an image of fewer axes than a network has.
 
     Args:
         network: the network.
@@ -41,12 +41,17 @@ def check_axes(network: TrainedNetwork, image: NoisyImage) -> None:
     Raises:
         ValueError: for a 3D network and a 2D image.
     """
-    shape = image.shape[1:]
-    if network.spatial_dims > len(shape):
+    n_axes = len(image.shape) - 1
+    if network.spatial_dims > n_axes:
         raise ValueError(
-            f"model must fit an image of {len(shape)} axes, got a {network.spatial_dims}D network in {network.weights}"
+            f"model must fit an image of {n_axes} axes, got a {network.spatial_dims}D network in {network.weights}"
             f"{where(image.name)}. Use a 2D model."
         )
+
+
+def say_slice_axis(network: TrainedNetwork, image: NoisyImage) -> None:
+    """Say along which axis a 2D network is led through a volume."""
+    shape = image.shape[1:]
     if network.spatial_dims < len(shape):
         logger.info("Slice by slice across the axis of %d voxels.", shape[slice_axis(shape, network.spatial_dims)])
 
@@ -88,6 +93,7 @@ def denoise_image(
             network, trained = train_network([noisy], folder, training)
             record |= trained
         check_axes(network, noisy)
+        say_slice_axis(network, noisy)
         started = time.perf_counter()
         denoiser = Denoiser(network, prediction)
         output = denoiser(image, target)
@@ -139,6 +145,9 @@ def denoise(
         >>> clean = monai_n2v.denoise(noisy, max_time=60)  # doctest: +SKIP
     """
     training, prediction = _split_options(options, model is not None, seed, device)
+    if not isinstance(x, (str, Path)) and (output is not None or series is not None):
+        name = "output" if output is not None else "series"
+        raise ValueError(f"{name} must come with a path, got x of type {type(x).__name__}. Leave it out.")
 
     def run(image: Volume | MetaTensor, target: Path | None = None) -> np.ndarray:
         return denoise_image(image, model=model, training=training, prediction=prediction, target=target)[0]
@@ -150,7 +159,7 @@ def denoise(
             raise FileExistsError(f"output must not exist yet, got {target}. Remove it or choose another name.")
         if source.exists():
             check_target(target, source)
-        run(read_volume(source, series), target)
+        run(read_volume(source, None if series is None else str(series)), target)
         return target
     if hasattr(x, "dataobj"):
         if "sform_code" not in x.header:

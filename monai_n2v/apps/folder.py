@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from scipy import ndimage
 
-from monai_n2v.apps.denoise import check_axes
+from monai_n2v.apps.denoise import check_axes, say_slice_axis
 from monai_n2v.apps.inspect import NoisyImage, sentence_of
 from monai_n2v.apps.paths import Job
 from monai_n2v.apps.train import train_network
@@ -88,6 +88,8 @@ class _Work:
             self._meet(volume)
         known = self.known[volume.path]
         known.started = time.perf_counter()
+        if volume.data.shape != known.noisy.shape:  # another program has written the file anew
+            raise ValueError(f"image must stay as it was, got another shape for {volume.path}. Denoise it once more.")
         if self.network is not None:
             check_axes(self.network, known.noisy)
 
@@ -112,7 +114,7 @@ class _Work:
         doubts = [axis.sentence for axis in check.axes if axis.verdict != "PASS"]
         if doubts or not check.noisy:
             doubts = [check.sentences[0], *doubts, *suggest_footprint(check.axes)[1]]
-        noisy = replace(noisy, image=volume.path)
+        noisy = replace(noisy, image=volume.path, series=self.settings.series)
         self.known[volume.path] = _Known(noisy, check, warnings, [*volume.notes, *doubts])
 
     def read(self, loaded: Mapping[str, Volume]) -> list[str]:
@@ -159,7 +161,7 @@ class _Work:
     def predict(self, paths: Sequence[str], network: TrainedNetwork, trained: Mapping[str, Any]) -> None:
         """Denoise images by one network and write all that was asked for."""
 
-        def done(item: Mapping[str, Any], outcome: Mapping[str, Any] | Exception) -> None:
+        def tell(item: Mapping[str, Any], outcome: Mapping[str, Any] | Exception) -> None:
             path, volume, self._volume = str(item["path"]), self._volume, None
             if isinstance(outcome, Exception):
                 self.fail(path, outcome)
@@ -169,14 +171,18 @@ class _Work:
             record |= {"device": self.settings.prediction.device, "spatial_dims": network.spatial_dims}
             self._finish(self.jobs[path], volume, outcome["pred"].numpy(), record | denoiser.options)
 
-        self.network = network
-        # No bound method: a config is copied, with all that its values hold.
-        denoiser = Denoiser(network, self.settings.prediction, lambda volume: self.look_at(volume))
-        denoiser.run([self._item(path) for path in paths], done)
+        def check(volume: Volume) -> None:
+            self.look_at(volume)
+            say_slice_axis(network, self.known[volume.path].noisy)
 
-    def _item(self, path: str) -> dict[str, Any]:
-        image = self.known[path].noisy.image if path in self.known else path
-        return {"image": image, "target": str(self.jobs[path].target), "path": path}
+        def item(path: str) -> dict[str, Any]:
+            series = {} if self.settings.series is None else {"series": self.settings.series}
+            image = self.known[path].noisy.item if path in self.known else {"image": path, **series}
+            return {**image, "target": str(self.jobs[path].target), "path": path}
+
+        self.network = network
+        denoiser = Denoiser(network, self.settings.prediction, check)
+        denoiser.run([item(path) for path in paths], tell)
 
     def _finish(self, job: Job, volume: Volume, output: np.ndarray, record: dict[str, Any]) -> None:
         """Write what was asked for beside the denoised image; the record is completed on the way."""
@@ -272,7 +278,7 @@ def read_images(sources: Sequence[Path], series: str | None = None) -> tuple[lis
     faults: list[str] = []
     for source in sources:
         try:
-            image = NoisyImage.of(read_volume(source, series))
+            image = replace(NoisyImage.of(read_volume(source, series)), series=series)
         except Exception as error:
             if len(sources) == 1:
                 raise

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -84,6 +85,7 @@ class NoisyImage:
         mean: of all voxels.
         std: of all voxels.
         name: for messages.
+        series: of a folder with several DICOM series, the one that was looked at.
     """
 
     image: str | Volume | MetaTensor
@@ -92,6 +94,12 @@ class NoisyImage:
     mean: float
     std: float
     name: str = ""
+    series: str | None = None
+
+    @property
+    def item(self) -> dict[str, Any]:
+        """Of the data list of a bundle."""
+        return {"image": self.image} if self.series is None else {"image": self.image, "series": self.series}
 
     @classmethod
     def of(cls, image: Volume | MetaTensor) -> NoisyImage:

@@ -72,12 +72,18 @@ class TrainingOptions:
     settings: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        """Refuse contradictions."""
+        """Refuse values of another kind, and contradictions."""
+        kinds: dict[str, Any] = {"epochs": int, "max_time": (int, float), "fast": bool, "seed": int}
+        for name, kind in kinds.items():
+            value = getattr(self, name)
+            if value is not None and (not isinstance(value, kind) or (kind is not bool and isinstance(value, bool))):
+                rule = {"fast": "True or False", "max_time": "a number"}.get(name, "a whole number")
+                raise ValueError(f"{name} must be {rule}, got {value!r}. Pass it without quotes.")
         if self.epochs is not None and self.max_time is not None:
             raise ValueError(f"epochs must stand alone, got max_time {self.max_time:g} too. Drop one of them.")
         if self.epochs is not None and self.epochs < 1:
             raise ValueError(f"epochs must be at least 1, got {self.epochs}. Use for example 100.")
-        if self.max_time is not None and self.max_time <= 0:
+        if self.max_time is not None and not 0 < self.max_time < float("inf"):
             raise ValueError(f"max_time must be above 0 seconds, got {self.max_time:g}. Use for example 120.")
         if self.spatial_dims not in (None, 2, 3):
             raise ValueError(f"spatial_dims must be 2 or 3, got {self.spatial_dims}. Use 3 for volumes.")

@@ -21,7 +21,7 @@ from monai_n2v.bundle.workflow import N2VWorkflow
 from monai_n2v.io.volume import Volume
 
 # Told of every image: its item of the data list, and what became of it.
-Done = Callable[[Mapping[str, Any], Mapping[str, Any] | Exception], None]
+Tell = Callable[[Mapping[str, Any], Mapping[str, Any] | Exception], None]
 
 
 @contextlib.contextmanager
@@ -146,6 +146,8 @@ class Denoiser:
         with untouched_process(), _called_model():
             self._workflow = _initialized("inference", network.bundle, overlays, entries)
             self._dataset, self._evaluator = self._workflow.get("dataset"), self._workflow.get("evaluator")
+            # After a failure Ignite would otherwise go on with the run that failed.
+            self._evaluator.interrupt_resume_enabled = False
         known = [name for name in ("tta", "keep_detail", "keep_padding") if name in network.keys]
         self.options: dict[str, bool] = {name: bool(self._workflow.get(name)) for name in known}
 
@@ -164,55 +166,57 @@ class Denoiser:
             OSError: where it cannot be read, or the result cannot be written.
         """
         found: list[Mapping[str, Any] | Exception] = []
-        item = {"image": image} if target is None else {"image": image, "target": str(target)}
-        self.run([item], lambda _, outcome: found.append(outcome))
+        self.run([{"image": image, "target": str(target or "")}], lambda _, outcome: found.append(outcome))
         if isinstance(found[0], Exception):
             raise found[0]
         return found[0]["pred"].numpy()
 
-    def run(self, items: Sequence[Mapping[str, Any]], done: Done) -> None:
+    def run(self, items: Sequence[Mapping[str, Any]], tell: Tell) -> None:
         """Denoise images one after the other; one that fails does not stop the others.
 
         Args:
-            items: the data list: ``image`` is whatever `LoadNoisyd` takes; ``target`` is where a file's result goes.
-            done: called after every image with its item and the outcome: ``{"pred": tensor (C, *spatial), ...}``, or
+            items: the data list: ``image`` is whatever `LoadNoisyd` takes; ``target`` is where a file's result goes,
+                empty for nowhere.
+            tell: called after every image with its item and the outcome: ``{"pred": tensor (C, *spatial), ...}``, or
                 the exception. It may let go of the image: nothing here keeps it.
         """
         left = list(items)
         while left:
-            outcomes = _Outcomes(left, done)
+            told = _Told(left, tell)
             self._dataset.data, self._evaluator.state.epoch_length = left, len(left)
-            with untouched_process(), self._evaluator.add_event_handler(Events.ITERATION_COMPLETED, outcomes):
+            with untouched_process(), self._evaluator.add_event_handler(Events.ITERATION_COMPLETED, told):
                 try:
-                    self._run()
+                    with _called_model():
+                        self._workflow.run()
                 except Exception as error:  # noqa: BLE001 - whatever a file may hold, the others are done
-                    outcomes.failed(error)
+                    told.fail(error)
+                else:
+                    if told.n < len(left):
+                        told.fail(ValueError("evaluator must reach every image, got an early end. Check its handlers."))
                 finally:
                     self._dataset.data, self._evaluator.state.batch, self._evaluator.state.output = [], None, None
-            left = left[outcomes.n_done :]
-
-    def _run(self) -> None:
-        with _called_model():
-            self._workflow.run()
+            left = left[told.n :]
 
 
-class _Outcomes:
-    """Hand on what became of every image."""
+class _Told:
+    """Tell of every image what became of it; ``n`` counts those that were told of."""
 
-    def __init__(self, items: Sequence[Mapping[str, Any]], done: Done) -> None:
-        self.items, self.done, self.n_done = items, done, 0
+    def __init__(self, items: Sequence[Mapping[str, Any]], tell: Tell) -> None:
+        self.items, self.tell, self.n = items, tell, 0
 
     def __call__(self, engine: Engine) -> None:
         """After an image: hand it on and let go of it."""
         output = engine.state.output[0]
         engine.state.batch = engine.state.output = None
-        self.done(self.items[self.n_done], output)
-        self.n_done += 1
+        self.tell(self.items[self.n], output)
+        self.n += 1
 
-    def failed(self, error: Exception) -> None:
-        """After a failure: the image is done with."""
-        self.n_done += 1
-        self.done(self.items[self.n_done - 1], error)
+    def fail(self, error: Exception) -> None:
+        """After a failure: the image is done with; behind the last one it is the caller's."""
+        if self.n == len(self.items):
+            raise error
+        self.n += 1
+        self.tell(self.items[self.n - 1], error)
 
 
 @contextlib.contextmanager

@@ -208,6 +208,8 @@ def collate_one(items: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     Returns:
         its tensors with an axis in front, everything else in a list of one.
     """
+    if len(items) != 1:
+        raise ValueError(f"batch_size must be 1, got {len(items)}. Images of a folder may differ in size.")
     (item,) = items
     batch: dict[str, Any] = {}
     for key, value in item.items():

@@ -27,6 +27,7 @@ class LoadNoisyd(MapTransform):
 
     Args:
         keys: paths to read; a `Volume` that was read before is taken as it is, and so is a tensor ``(C, *spatial)``.
+            Of a folder with several DICOM series, ``data["series"]`` says which one.
         original_key: where the image of the first key goes as well; no later transform changes it. None for nowhere.
         check: called with every volume that was read; raises a ValueError for one that is to be refused.
 
@@ -46,7 +47,7 @@ class LoadNoisyd(MapTransform):
         d, fault = dict(data), None
         for key in self.key_iterator(d):
             try:
-                d[key] = self._load(d[key])
+                d[key] = self._load(d[key], d.get("series"))
             except (ValueError, OSError) as error:
                 fault = error
             # Raised outside the handler, it stands first in the chain of exceptions, where MONAI's own stand on top.
@@ -56,9 +57,9 @@ class LoadNoisyd(MapTransform):
             d[self.original_key] = d[self.keys[0]]
         return d
 
-    def _load(self, image: Any) -> MetaTensor:
+    def _load(self, image: Any, series: str | None) -> MetaTensor:
         if isinstance(image, (str, Path)):
-            image = read_volume(image)
+            image = read_volume(image, series)
         if not isinstance(image, Volume):
             return image if isinstance(image, MetaTensor) else MetaTensor(torch.as_tensor(image))
         if self.check is not None:
@@ -92,8 +93,9 @@ def as_meta_tensor(
 class SaveDenoisedd(SaveImaged):
     """Save predictions in the manner of their source (see `save_volume`), float32 where the format holds it.
 
-    An image goes to ``data["target"]``, where an item of the data list names one. Else it goes below ``output_dir``,
-    where the folders of ``data_root_dir`` are kept. An image that came from no file is not saved.
+    Where an item of the data list has the key ``target``, the image goes there; it is not saved where that is empty.
+    Without the key it goes below ``output_dir``, where the folders of ``data_root_dir`` are kept. An image that came
+    from no file is not saved.
 
     It is a ``SaveImaged`` so that hosts which leave out a bundle's saving recognize it.
 
@@ -129,10 +131,11 @@ class SaveDenoisedd(SaveImaged):
         """Save ``data[key]``; returns a new dictionary of the same content."""
         d = dict(data)
         name = d[self.source_key].meta.get("filename_or_obj")
-        for key in self.key_iterator(d) if name else ():
-            target = Path(d["target"]) if d.get("target") else self._target(Path(name))
+        wanted = name and d.get("target", True)
+        for key in self.key_iterator(d) if wanted else ():
+            target = Path(d["target"]) if "target" in d else self._target(Path(name))
             # Only the file itself knows all that is to be kept.
-            volume = _HEADERS.get(str(name)) or read_volume(name)
+            volume = _HEADERS.get(str(name)) or read_volume(name, d.get("series"))
             save_volume(d[key].float().cpu().numpy(), volume, target, self.dtype)
         return d
 

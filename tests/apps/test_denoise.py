@@ -234,6 +234,30 @@ def test_contradicting_settings_refused(question):
         monai_n2v.denoise(phantom((16, 16))[1], **question)
 
 
+@pytest.mark.parametrize(
+    "question",
+    [
+        *({"epochs": 1.5}, {"epochs": True}, {"epochs": "3"}, {"max_time": "20"}, {"max_time": float("nan")}),
+        *(
+            {"fast": "no"},
+            {"seed": "a"},
+            {"keep_padding": "no"},
+            {"spatial_dims": 4},
+            {"output": "x.nii"},
+            {"series": "1"},
+        ),
+    ],
+)
+def test_values_of_another_kind_refused(question):
+    with pytest.raises(ValueError, match=f"{next(iter(question))} must "):
+        monai_n2v.denoise(phantom((16, 16))[1], device="cpu", **question)
+
+
+def test_unknown_option_refused():
+    with pytest.raises(TypeError, match="options must be of epochs"):
+        monai_n2v.denoise(phantom((16, 16))[1], epoch=3)
+
+
 def test_place_that_cannot_be_written_refused_before_training(tmp_path):
     nibabel.save(oblique_nifti(phantom((16, 16, 16))[1]), tmp_path / "x.nii")
     with pytest.raises(ValueError, match="output must be of the input's kind"):

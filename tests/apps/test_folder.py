@@ -303,3 +303,61 @@ def test_one_workflow_and_one_network_serve_a_folder(tree, tmp_path, capsys, mon
     assert collections == []
     # Checked once, loaded at the start, and again after the file that failed.
     assert len(loads) <= 3
+
+
+def test_check_with_a_model_writes_nothing(tree, tmp_path, capsys):
+    assert run(capsys, "train", "-i", tree / "a.nii.gz", "-o", tmp_path / "m", *QUICK)[0] == 0
+    before = sorted(path for path in tmp_path.rglob("*"))
+    for name in ("a.nii.gz", "series"):
+        assert main(["check", str(tree / name), "--model", str(tmp_path / "m"), "--device", "cpu"]) == 0
+    assert sorted(path for path in tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize("by_model", [True, False])
+def test_series_is_chosen_in_a_folder_of_several_images(by_model, tmp_path, capsys):
+    folder = tmp_path / "in"
+    for name, number in (("a", 3), ("b", 3), ("other", 4)):
+        stored = np.round(10 * phantom((18, 16, 12), seed=number)[1]).astype(np.int16)
+        place = tmp_path / name if name == "other" else folder / name
+        dicom_series(place, stored, oblique_affine(), series_number=number)
+    for path in (tmp_path / "other").iterdir():
+        shutil.copy(path, folder / "b" / f"other_{path.name}")
+    out, model = tmp_path / "out", tmp_path / "m"
+    if by_model:
+        assert run(capsys, "train", "-i", folder, "-o", model, "--series", 3, *QUICK)[0] == 0
+    options = ["--model", model, "--device", "cpu"] if by_model else QUICK
+    code, records, err = run(capsys, "denoise", "-i", folder, "-o", out, "--series", 3, "--json", *options)
+    assert code == 0, err
+    assert [record["status"] for record in records] == ["done", "done"]
+    assert len(list((out / "b").iterdir())) == 12
+
+
+def test_file_that_another_program_replaces_is_refused(tree, tmp_path, capsys, monkeypatch):
+    import monai_n2v.apps.folder as folder
+
+    train = folder.train_network
+
+    def replaced_meanwhile(*args):
+        nibabel.save(oblique_nifti(phantom((20, 18, 14))[1]), tree / "a.nii.gz")
+        return train(*args)
+
+    monkeypatch.setattr(folder, "train_network", replaced_meanwhile)
+    out = tmp_path / "out"
+    code, records, _ = run(capsys, "denoise", "-i", tree, "-o", out, "--pattern", "*.nii*", "--json", *QUICK)
+    assert code == 1
+    assert {Path(record["input"]).name: record["status"] for record in records} == {
+        "a.nii.gz": "failed",
+        "b.nii": "done",
+    }
+    assert "image must stay as it was" in records[0]["error"]
+    assert not (out / "a.nii.gz").exists()
+
+
+def test_evaluator_that_ends_early_ends_with_a_sentence(tree, tmp_path, capsys, monkeypatch):
+    assert run(capsys, "train", "-i", tree / "a.nii.gz", "-o", tmp_path / "m", *QUICK)[0] == 0
+    monkeypatch.setattr("monai.engines.SupervisedEvaluator.run", lambda self: None)
+    options = ["--model", tmp_path / "m", "--pattern", "*.nii*", "--device", "cpu", "--json"]
+    code, records, _ = run(capsys, "denoise", "-i", tree, "-o", tmp_path / "out", *options)
+    assert code == 1
+    assert all("evaluator must reach every image" in record["error"] for record in records)
+    assert len(records) == 2
