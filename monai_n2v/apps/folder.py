@@ -26,7 +26,6 @@ from monai_n2v.noise.check import NoiseCheck, check_noise, suggest_footprint
 
 logger = logging.getLogger(__name__)
 
-_NOISE_WINDOW = 5
 # Of a record: what the report shows elsewhere.
 _NOT_SHOWN = ("status", "losses", "warnings", "faults")
 
@@ -176,11 +175,10 @@ class _Work:
             say_slice_axis(network, self.known[volume.path].noisy)
 
         def item(path: str) -> dict[str, Any]:
-            series = {} if self.settings.series is None else {"series": self.settings.series}
-            image = self.known[path].noisy.item if path in self.known else {"image": path, **series}
-            return {**image, "target": str(self.jobs[path].target), "path": path}
+            image, target = known[path].noisy.image if path in known else path, str(self.jobs[path].target)
+            return {"image": image, "series": self.settings.series, "target": target, "path": path}
 
-        self.network = network
+        self.network, known = network, self.known
         denoiser = Denoiser(network, self.settings.prediction, check)
         denoiser.run([item(path) for path in paths], tell)
 
@@ -292,7 +290,7 @@ def read_images(sources: Sequence[Path], series: str | None = None) -> tuple[lis
 
 def _local_std(residual: np.ndarray) -> np.ndarray:
     """Standard deviation of what was removed, in a window of 5 voxels around each voxel."""
-    window = (1, *(_NOISE_WINDOW,) * (residual.ndim - 1))
+    window = (1, *(5,) * (residual.ndim - 1))
     mean = ndimage.uniform_filter(residual, window, mode="reflect")
     square = ndimage.uniform_filter(residual * residual, window, mode="reflect")
     return np.sqrt(np.maximum(square - mean * mean, 0))

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -95,11 +94,6 @@ class NoisyImage:
     std: float
     name: str = ""
     series: str | None = None
-
-    @property
-    def item(self) -> dict[str, Any]:
-        """Of the data list of a bundle."""
-        return {"image": self.image} if self.series is None else {"image": self.image, "series": self.series}
 
     @classmethod
     def of(cls, image: Volume | MetaTensor) -> NoisyImage:

@@ -102,7 +102,7 @@ def _train(bundle: Path, folder: Path, images: Sequence[NoisyImage], options: Tr
         more["epochs"] = options.epochs
     return train(
         bundle,
-        [image.item for image in images],
+        [{"image": image.image, "series": image.series} for image in images],
         folder,
         ["anneal.json"],
         ckpt_path=str(bundle / "models" / "model.pt"),

@@ -73,12 +73,11 @@ class TrainingOptions:
 
     def __post_init__(self) -> None:
         """Refuse values of another kind, and contradictions."""
-        kinds: dict[str, Any] = {"epochs": int, "max_time": (int, float), "fast": bool, "seed": int}
-        for name, kind in kinds.items():
-            value = getattr(self, name)
-            if value is not None and (not isinstance(value, kind) or (kind is not bool and isinstance(value, bool))):
-                rule = {"fast": "True or False", "max_time": "a number"}.get(name, "a whole number")
-                raise ValueError(f"{name} must be {rule}, got {value!r}. Pass it without quotes.")
+        rules = {int: "a whole number", float: "a number", bool: "True or False"}
+        for name, kind in {"epochs": int, "seed": int, "max_time": float, "fast": bool}.items():
+            value, kinds = getattr(self, name), (int, float) if kind is float else kind
+            if value is not None and (not isinstance(value, kinds) or isinstance(value, bool) != (kind is bool)):
+                raise ValueError(f"{name} must be {rules[kind]}, got {value!r}. Pass it without quotes.")
         if self.epochs is not None and self.max_time is not None:
             raise ValueError(f"epochs must stand alone, got max_time {self.max_time:g} too. Drop one of them.")
         if self.epochs is not None and self.epochs < 1:

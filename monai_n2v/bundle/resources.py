@@ -23,9 +23,7 @@ def _resource(kind: str, name: str) -> Path:
     for root in _roots():
         if (root / kind / name).exists():
             return root / kind / name
-    raise FileNotFoundError(
-        f"{kind} must hold {name}, got none beside {_roots()[1] / 'monai_n2v'}. Reinstall monai-n2v."
-    )
+    raise FileNotFoundError(f"{kind} must hold {name}, got none in {_roots()[1]}. Reinstall monai-n2v.")
 
 
 def find_bundle(name: str) -> Path:

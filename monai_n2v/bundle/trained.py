@@ -52,8 +52,8 @@ def resolve_model(model: str | Path) -> TrainedNetwork:
     if not (bundle / "configs" / "inference.json").is_file():
         bundle = find_bundle(bundle_name(_axes_of_weights(weights)))
     parser = ConfigParser(ConfigParser.load_config_file(bundle / "configs" / "inference.json"))
-    dims = int(parser.get_parsed_content("network_def#spatial_dims"))
-    return TrainedNetwork(bundle, weights, dims, frozenset(parser.get()))
+    n_axes = parser.get_parsed_content("network_def#spatial_dims")
+    return TrainedNetwork(bundle, weights, int(n_axes), frozenset(parser.get()))
 
 
 def _axes_of_weights(path: Path) -> int:

@@ -11,14 +11,8 @@ import numpy as np
 from monai_n2v.io import dicom_read, metaimage, nifti, npy, nrrd, png, tiff
 from monai_n2v.io.volume import Volume
 
-_READERS: dict[tuple[str, ...], Callable[[Path], Volume]] = {
-    nifti.SUFFIXES: nifti.read_nifti,
-    nrrd.SUFFIXES: nrrd.read_nrrd,
-    metaimage.SUFFIXES: metaimage.read_metaimage,
-    tiff.SUFFIXES: tiff.read_tiff,
-    png.SUFFIXES: png.read_png,
-    npy.SUFFIXES: npy.read_npy,
-}
+_FORMATS = (nifti, nrrd, metaimage, tiff, png, npy)
+_READERS: dict[tuple[str, ...], Callable[[Path], Volume]] = {one.SUFFIXES: one.read for one in _FORMATS}
 # The endings of all files that can be read; a DICOM series is a folder.
 SUFFIXES = tuple(suffix for family in _READERS for suffix in family)
 _NIFTI_FILES = (".nii.gz", ".nii")

@@ -53,7 +53,7 @@ class MetaImageSource(Source):
             itk.imwrite(image, str(place), compression=self.compressed)
 
 
-def read_metaimage(path: Path) -> Volume:
+def read(path: Path) -> Volume:
     """Read a MetaImage.
 
     Args:

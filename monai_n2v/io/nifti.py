@@ -60,7 +60,7 @@ class NiftiSource(Source):
             nibabel.save(image, place)
 
 
-def read_nifti(path: Path) -> Volume:
+def read(path: Path) -> Volume:
     """Read a NIfTI file.
 
     Args:

@@ -21,7 +21,7 @@ class NpySource(Source):
             np.save(place, self.to_array(data, dtype))
 
 
-def read_npy(path: Path) -> Volume:
+def read(path: Path) -> Volume:
     """Read an array.
 
     Args:

@@ -65,7 +65,7 @@ class NrrdSource(Source):
             nrrd.write(str(place), self.to_array(data, dtype), header)
 
 
-def read_nrrd(path: Path) -> Volume:
+def read(path: Path) -> Volume:
     """Read an NRRD file.
 
     Args:

@@ -54,7 +54,7 @@ def _tell_of_rounding() -> None:
     logger.info("PNG holds whole numbers only: results are rounded to the input's type.")
 
 
-def read_png(path: Path) -> Volume:
+def read(path: Path) -> Volume:
     """Read a PNG image.
 
     Args:

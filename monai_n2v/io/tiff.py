@@ -180,7 +180,7 @@ def _errors_raised() -> Iterator[None]:
         raise ValueError(errors[0])
 
 
-def read_tiff(path: Path) -> Volume:
+def read(path: Path) -> Volume:
     """Read a TIFF image or stack.
 
     Args:

@@ -9,14 +9,10 @@ from pathlib import Path
 from monai_n2v.bundle.resources import copy_bundle, list_bundles
 from monai_n2v.io.atomic import staged
 
-_MAIN = '''"""MONAI Label app for Noise2Void, made by ``python -m monai_n2v.label init``.
-
-Put further bundles into ``model/``: segmentation bundles are served as they are and after denoising.
-"""
+_MAIN = '''"""MONAI Label app for Noise2Void; segmentation bundles in ``model/`` are served too, alone and after it."""
 
 from monai_n2v.label.app import DenoisingApp  # noqa: F401 - MONAI Label looks for it here
 '''
-_START = "Serve it: monailabel start_server --app {folder} --studies STUDIES"
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -72,7 +68,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         except OSError as error:
             print(error, file=sys.stderr)
             return 2
-        print(_START.format(folder=arguments.folder))
+        print(f"Serve it: monailabel start_server --app {arguments.folder} --studies STUDIES")
         return 0
     from monai_n2v.apps.inspect import choose_device
     from monai_n2v.bundle.trained import resolve_model

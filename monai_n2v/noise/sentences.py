@@ -26,39 +26,34 @@ def headline(verdict: str, warned: Sequence[int], noisy: bool | None) -> str:
 
 def strength_sentences(noise: Noise, noisy: bool | None, snr: float | None) -> list[str]:
     """How strong noise is and how it goes with the signal."""
+    if snr is None and noisy is False:
+        return ["There is no noise at all."]
     if snr is None:
-        return [
-            "There is no noise at all."
-            if noisy is False
-            else "The noise's strength was not measured: too few voxels, or too few that vary."
-        ]
-    low, middle, high = noise.local_sigma
-    told = (
-        f"Noise has a standard deviation of {noise.sigma:.3g} (local 5/50/95 %: {low:.3g}, {middle:.3g}, {high:.3g}; "
-        f"structure counts in the upper ones); the signal's range is {snr:.0f} times that."
-    )
+        return ["The noise's strength was not measured: too few voxels, or too few that vary."]
     if noisy is False:
-        return [
-            f"Hardly any noise: standard deviation at most {noise.sigma:.3g}, {100 / snr:.1f} % of the signal's range."
-        ]
+        share = 100 / snr
+        return [f"Hardly any noise: standard deviation at most {noise.sigma:.3g}, {share:.1f} % of the signal's range."]
     if noisy is None:
         return [
             f"No even noise floor stands out: what varies from voxel to voxel follows structure, and noise is at most "
             f"about {noise.sigma:.3g}. A clean or smoothed image looks like this."
         ]
+    low, middle, high = noise.local_sigma
+    told = [
+        f"Noise has a standard deviation of {noise.sigma:.3g} (local 5/50/95 %: {low:.3g}, {middle:.3g}, {high:.3g}; "
+        f"structure counts in the upper ones); the signal's range is {snr:.0f} times that."
+    ]
     if noise.dependence.kind == "grows":
-        return [
-            told,
+        told.append(
             f"Noise grows with the signal: its variance is {noise.dependence.ratio or 0:.1f} times larger where it is "
-            "bright, as for photon counts or close to a coil. Noise2Void allows that.",
-        ]
+            "bright, as for photon counts or close to a coil. Noise2Void allows that."
+        )
     if noise.dependence.kind == "rician":
-        return [
-            told,
+        told.append(
             "The background looks like that of a magnitude image (Rician noise): the mean of noise is above zero "
-            "there, and denoised air stays gray.",
-        ]
-    return [told]
+            "there, and denoised air stays gray."
+        )
+    return told
 
 
 def trace_sentences(traces: Traces, sigma: float) -> list[str]:

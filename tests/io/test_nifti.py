@@ -7,7 +7,7 @@ import pytest
 from conftest import oblique_nifti, phantom
 from samples import damaged, headers_are_equal
 
-from monai_n2v.io.nifti import NiftiSource, read_nifti, to_volume
+from monai_n2v.io.nifti import NiftiSource, read as read_nifti, to_volume
 
 REAL = ["example4d.nii.gz", "example_nifti2.nii.gz", "anatomical.nii", "functional.nii", "reoriented_anat_moved.nii"]
 
