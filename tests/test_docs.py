@@ -161,7 +161,8 @@ def test_commands_and_python_of_a_document_run_in_order(document, workspace, mon
     if "bundles/" in document:
         monkeypatch.chdir(workspace / Path(document).parent.parent)
         (workspace / "DIR").rename(Path("DIR").absolute())
-    monkeypatch.setattr("monai_n2v.bundle.resources.find_bundle", lambda name: workspace / "bundles" / name)
+    for room in ("monai_n2v.bundle.resources", "monai_n2v.bundle", "monai_n2v"):
+        monkeypatch.setattr(f"{room}.find_bundle", lambda name: workspace / "bundles" / name)
     network = BasicUNet(3, 1, 1, TINY[3], norm="batch", bias=False)
     names: dict[str, object] = {"noisy": phantom((20, 24, 18))[1], "global_weights": network.state_dict()}
     n_run = 0
