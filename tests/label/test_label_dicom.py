@@ -362,7 +362,7 @@ def test_stow_of_a_real_series(orthanc, model, real_data, tmp_path):
     assert done.returncode == 0, done.stderr
     made, n, _ = done.stdout.split()
     noisy, denoised = read_volume(source), read_volume(orthanc.download(made, tmp_path / "made"))
-    assert int(n) == noisy.source.shape[2]
+    assert int(n) == noisy.source.spatial_shape[2]
     assert denoised.data.shape == noisy.data.shape
     assert np.array_equal(denoised.source.affine, noisy.source.affine)
     # What the stored bits cannot hold is clipped.
