@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is looked at before an image is trained on or denoised: whether it can be, and what is known of its noise."""
+"""What is looked at before an image is trained on or denoised: device, voxels, and the summary a training records."""
 
 from __future__ import annotations
 

@@ -52,7 +52,7 @@ class ShortestAxisLastd(MapTransform):
     `RestoreAxesd` brings it back. The affine follows.
 
     Args:
-        keys: images ``(C, *spatial)``, all of the shape of the first.
+        keys: images ``(C, *spatial)``.
         spatial_dims: axes of the network.
     """
 
