@@ -63,5 +63,5 @@ class N2VLoss(_Loss):
         blind = mask != 0
         # where() rather than a product: NaN times 0 would still be NaN.
         error = torch.where(blind, input - target, torch.zeros_like(input)).float()
-        total = (error * error).sum() if self.squared else error.abs().sum()
-        return total / blind.sum().clamp(min=1)
+        weighted = mask * (error * error if self.squared else error.abs())
+        return torch.where(blind, weighted, torch.zeros_like(weighted)).sum() / blind.sum().clamp(min=1)

@@ -7,3 +7,4 @@ from .datalists import (
 )
 from .patch_loader import FixedPatchLoader as FixedPatchLoader, PatchLoader as PatchLoader
 from .patches import PatchCut as PatchCut
+from .procedural import ProceduralImages as ProceduralImages

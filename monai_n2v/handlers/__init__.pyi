@@ -12,6 +12,11 @@ from .monitoring import (
     RunRecord as RunRecord,
     TrainingBar as TrainingBar,
 )
+from .prior import (
+    load_prior as load_prior,
+    start_from_prior as start_from_prior,
+    trained_or_prior as trained_or_prior,
+)
 from .scores import ScoreDenoisingd as ScoreDenoisingd, ScoreTable as ScoreTable, image_loss as image_loss
 from .training import (
     AnnealedBudget as AnnealedBudget,

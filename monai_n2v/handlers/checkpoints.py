@@ -68,7 +68,7 @@ def require_checkpoint(path: str | Path, network: torch.nn.Module | None = None)
         )
     state = load_weights(path)
     if network is not None:
-        other, n_axes = _unlike(network, state), _axes(unwrapped(network).state_dict())
+        other, n_axes = unlike(network, state), _axes(unwrapped(network).state_dict())
         if _axes(state) != n_axes:
             raise ValueError(
                 f"ckpt_path must hold weights of a {n_axes}D network, got those of a {_axes(state)}D network "
@@ -83,7 +83,7 @@ def require_checkpoint(path: str | Path, network: torch.nn.Module | None = None)
     return str(path)
 
 
-def _unlike(network: torch.nn.Module, state: Mapping[str, torch.Tensor]) -> list[str]:
+def unlike(network: torch.nn.Module, state: Mapping[str, torch.Tensor]) -> list[str]:
     """Names of the weights that only one of both has, or in another shape."""
     own = {name: tuple(value.shape) for name, value in unwrapped(network).state_dict().items()}
     given = {name: tuple(value.shape) for name, value in state.items()}
@@ -214,7 +214,7 @@ class ResumableCheckpoints:
                 f"for {path}. Resume with the configs it was started with."
             )
         for name, network in self.objects.items():
-            if isinstance(network, torch.nn.Module) and _unlike(network, checkpoint[name]):
+            if isinstance(network, torch.nn.Module) and unlike(network, checkpoint[name]):
                 raise ValueError(
                     f"resume must find weights of the network that train.json configures, got others for {path}. "
                     "Resume with the features and network_def it was started with."

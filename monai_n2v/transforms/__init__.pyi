@@ -5,6 +5,15 @@ from .blind_spots import (
     apply_blind_spots as apply_blind_spots,
     draw_blind_spots as draw_blind_spots,
 )
+from .drawn_noise import (
+    RandRecorruptD as RandRecorruptD,
+    RandRecorruptd as RandRecorruptd,
+    RandRecorruptDict as RandRecorruptDict,
+    RandRenoiseImageD as RandRenoiseImageD,
+    RandRenoiseImaged as RandRenoiseImaged,
+    RandRenoiseImageDict as RandRenoiseImageDict,
+    draw_noise as draw_noise,
+)
 from .files import LoadNoisyd as LoadNoisyd, SaveDenoisedd as SaveDenoisedd
 from .footprints import line_footprint as line_footprint
 from .intensity import (
@@ -32,3 +41,4 @@ from .pairing import (
     RandSwapPairDict as RandSwapPairDict,
 )
 from .symmetries import list_symmetries as list_symmetries
+from .procedural_noise import RandProceduralNoised as RandProceduralNoised

@@ -1,0 +1,89 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The prior: weights that a bundle carries, pretrained on procedural images alone, to start from or to denoise with."""
+
+import hashlib
+import json
+import logging
+from pathlib import Path
+from typing import TypeVar
+
+import torch
+
+from monai_n2v.handlers.checkpoints import load_weights, unlike
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T", bound=torch.nn.Module)
+
+
+def start_from_prior(network: T, path: str | Path, enabled: bool = True) -> T:
+    """Give a network the weights of the prior.
+
+    Args:
+        network: that of the bundle, with its random weights.
+        path: of the prior, ``models/prior.pt`` of a bundle.
+        enabled: whether to; otherwise the network keeps its random weights, as in the Noise2Void paper.
+
+    Returns:
+        the network.
+
+    Raises:
+        FileNotFoundError: where there is no prior.
+        ValueError: where it is damaged, or belongs to another network.
+    """
+    if not enabled:
+        return network
+    state = load_prior(path)
+    other = unlike(network, state)
+    if other:
+        raise ValueError(
+            f"prior must be false for another network than the bundle's own, got true ({len(other)} names or shapes of "
+            f"weights differ, {other[0]} first). Pass --prior False, or leave features, in_channels and network_def."
+        )
+    network.load_state_dict(state)
+    return network
+
+
+def load_prior(path: str | Path) -> dict[str, torch.Tensor]:
+    """Read a bundle's prior; its hash must be the one in the bundle's metadata.
+
+    Args:
+        path: ``models/prior.pt`` of a bundle.
+
+    Returns:
+        a flat state dict, float32.
+
+    Raises:
+        FileNotFoundError: where there is none.
+        ValueError: where it is damaged or another file.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"prior must be a file of the bundle, got none at {path}. Pass --prior False to train from random weights, "
+            "or --prior_path FILE."
+        )
+    metadata = path.parent.parent / "configs" / "metadata.json"
+    named = json.loads(metadata.read_text()).get("prior", {}).get("sha256") if metadata.is_file() else None
+    if named and hashlib.sha256(path.read_bytes()).hexdigest() != named:
+        raise ValueError(
+            f"prior must be the file that the bundle's metadata names, got another or a damaged one for {path}. "
+            "Copy the bundle anew: monai-n2v bundle copy."
+        )
+    return {name: value.float() for name, value in load_weights(path, "prior").items()}
+
+
+def trained_or_prior(path: str | Path, prior: str | Path) -> str:
+    """Choose what to denoise with: a trained network where there is one, the prior otherwise, which the log says.
+
+    Args:
+        path: where a training would have left its weights.
+        prior: of the bundle.
+
+    Returns:
+        one of the two.
+    """
+    if Path(path).is_file() or not Path(prior).is_file():
+        return str(path)
+    logger.info("No network was trained on these images (%s): the prior alone denoises.", path)
+    return str(prior)
