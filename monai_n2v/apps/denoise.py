@@ -27,7 +27,7 @@ from monai_n2v.transforms.files import as_meta_tensor
 
 logger = logging.getLogger(__name__)
 
-_OF_TRAINING = ("epochs", "max_time", "fast", "spatial_dims")
+_OF_TRAINING = ("epochs", "max_time", "scheme", "fast", "prior", "spatial_dims")
 _OF_PREDICTION = ("tta", "keep_detail", "keep_padding", "dtype")
 
 
@@ -124,9 +124,10 @@ def denoise(
         output: for a path, where the result is written; beside ``x`` under ``<name>_denoised`` by default.
         series: for a folder with several DICOM series, the Series Instance UID or number to denoise.
         options: of the training, which cannot be combined with ``model``: ``epochs``, or ``max_time`` in seconds, is
-            its length; ``fast=True`` is a short training with a small network; ``spatial_dims=2`` denoises volumes
-            slice by slice, across their shortest axis (by default volumes of at least 8 voxels along every axis get a
-            3D network). Of the prediction, where None stands for the model's own default: ``tta`` averages over flips
+            its length; ``fast=True`` does not train at all, which takes seconds; ``scheme`` is ``"auto"``, ``"n2v"``,
+            ``"recorrupted"``, ``"renoised"`` or ``"prior"``; ``prior=False`` trains from random weights;
+            ``spatial_dims`` is 3, or 2 to denoise volumes slice by slice, across their shortest axis (chosen by the
+            image where it is left out). Of the prediction, where None stands for the model's own default: ``tta`` averages over flips
             and turns of the image; ``keep_detail`` restores fine detail from the measured values; ``keep_padding``
             leaves constant padding exactly as it is; ``dtype="input"`` writes a file in its own type.
 
@@ -187,7 +188,9 @@ def _split_options(
         raise TypeError(
             f"options must be of {', '.join((*_OF_TRAINING, *_OF_PREDICTION))}, got {unknown[0]}. Check the spelling."
         )
-    training = {name: options[name] for name in _OF_TRAINING if options.get(name)}
+    training = {name: options[name] for name in _OF_TRAINING if options.get(name) not in (None, False)}
+    if options.get("prior") is False:
+        training["prior"] = False
     if has_model and training:
         raise ValueError(
             f"model must stand alone, got {', '.join(training)}, of a training. Drop model, or the other options."

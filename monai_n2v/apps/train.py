@@ -15,19 +15,27 @@ from typing import Any
 import numpy as np
 from monai.bundle import ConfigParser
 
+from monai_n2v.apps.choose import Choice, choose, is_better
 from monai_n2v.apps.inspect import NoisyImage
 from monai_n2v.bundle.options import TrainingOptions
-from monai_n2v.bundle.resources import bundle_name, find_bundle, find_config
+from monai_n2v.bundle.resources import PRIOR, bundle_name, find_bundle, find_config
 from monai_n2v.bundle.run import train
 from monai_n2v.bundle.settings import check_settings
 from monai_n2v.bundle.trained import TrainedNetwork, resolve_model
 from monai_n2v.io.volume import where
-from monai_n2v.transforms.axes import MIN_DEPTH, choose_dims, slice_axis
+from monai_n2v.transforms.axes import MIN_DEPTH, slice_axis
 from monai_n2v.transforms.footprints import smallest_radius
 
 logger = logging.getLogger(__name__)
 
-_FEW_STEPS = 200
+_FEW_STEPS = 50
+_RADIUS = 1  # of the bundles' blind spots
+_SCHEMES = {
+    "n2v": "Noise2Void's blind spots",
+    "recorrupted": "recorrupted images",
+    "renoised": "the prior's result with noise of the measured kind",
+    "prior": "the prior alone",
+}
 
 
 def train_network(
@@ -49,7 +57,8 @@ def train_network(
         FileNotFoundError: where there is nothing to resume.
     """
     check_settings(options.settings, parts=True)
-    spatial_dims = choose_dims([image.shape[1:] for image in images], options.spatial_dims)
+    choice = choose(images, options)
+    spatial_dims = choice.spatial_dims
     patch_size = options.settings.get("patch_size")
     if isinstance(patch_size, list) and len(patch_size) != spatial_dims:
         raise ValueError(
@@ -63,15 +72,15 @@ def train_network(
     with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as work:
         made = Path(work)
         _write_bundle(made, spatial_dims, images, options)
-        record = _train(made, folder, images, options)
+        record = _train(made, folder, images, options, choice)
         configs = [made / "configs" / name for name in ("train.json", "inference.json")]
         record["config_sha256"] = hashlib.sha256(b"".join(path.read_bytes() for path in configs)).hexdigest()
         # A network that was in the folder stays whole until the new one is.
         for part in sorted(path for path in made.rglob("*") if path.is_file()):
             (folder / part.relative_to(made)).parent.mkdir(parents=True, exist_ok=True)
             os.replace(part, folder / part.relative_to(made))
-    record |= {"training_seconds": round(time.perf_counter() - started, 1), "seed": options.seed, "fast": options.fast}
-    if options.max_time is not None and record["steps"] < _FEW_STEPS:
+    record |= {"training_seconds": round(time.perf_counter() - started, 1), "seed": options.seed}
+    if options.max_time is not None and record["steps"] and record["steps"] < _FEW_STEPS:
         logger.warning(
             "Only %d steps of training fitted into %g s, which is too few: the result is blurred or false. "
             "Give it more time; on a busy machine fewer threads (OMP_NUM_THREADS=1) may be faster.",
@@ -93,19 +102,28 @@ def _tell_of_slices(images: Sequence[NoisyImage]) -> None:
         )
 
 
-def _train(bundle: Path, folder: Path, images: Sequence[NoisyImage], options: TrainingOptions) -> dict[str, Any]:
+def _train(
+    bundle: Path, folder: Path, images: Sequence[NoisyImage], options: TrainingOptions, choice: Choice
+) -> dict[str, Any]:
     """Train the network of ``bundle``; its weights go there, checkpoints into ``folder``."""
-    # Those of train.json stand there already; what remains of the settings is for the overlay.
-    anneal = json.loads(find_config("anneal.json").read_text())
-    more = {key: value for key, value in options.settings.items() if key in anneal}
+    weights, prior = bundle / "models" / "model.pt", bundle / PRIOR
+    logger.info("%s, %s: %s.", f"{choice.spatial_dims}D", _SCHEMES[choice.scheme], choice.reason)
+    record: dict[str, Any] = {"scheme": choice.scheme, "epochs": 0, "epoch_length": 0, "steps": 0, "losses": []}
+    if choice.scheme == "prior":
+        shutil.copyfile(prior, weights)
+        return record
+    overlays = [*([] if choice.scheme == "n2v" else [f"{choice.scheme}.json"]), "anneal.json"]
+    # Those of train.json stand there already; what remains of the settings is for the overlays.
+    known = {key for name in overlays for key in json.loads(find_config(name).read_text())}
+    more = {key: value for key, value in options.settings.items() if key in known}
     if options.epochs is not None:
         more["epochs"] = options.epochs
-    return train(
+    record |= train(
         bundle,
         [{"image": image.image, "series": image.series} for image in images],
         folder,
-        ["anneal.json"],
-        ckpt_path=str(bundle / "models" / "model.pt"),
+        overlays,
+        ckpt_path=str(weights),
         device=f"$torch.device('{options.device}')",
         seed=options.seed,
         max_time=options.max_time,
@@ -114,6 +132,11 @@ def _train(bundle: Path, folder: Path, images: Sequence[NoisyImage], options: Tr
         resume=options.resume,
         **more,
     )
+    if options.scheme == "auto" and not is_better(resolve_model(bundle), images, choice, options.device):
+        logger.info("By the noisy image itself, the prior alone is better than what was trained: it is kept.")
+        shutil.copyfile(prior, weights)
+        record["scheme"] = "prior"
+    return record
 
 
 def _turn_footprint(footprint: np.ndarray, images: Sequence[NoisyImage], spatial_dims: int) -> list[Any]:
@@ -144,19 +167,19 @@ def _turn_footprint(footprint: np.ndarray, images: Sequence[NoisyImage], spatial
 def _write_bundle(folder: Path, spatial_dims: int, images: Sequence[NoisyImage], options: TrainingOptions) -> None:
     """Copy a bundle with overlays and settings in its configs; only entries that a config has are replaced in it."""
     bundle = find_bundle(bundle_name(spatial_dims))
-    for name in ("LICENSE", "configs/logging.conf", "docs/README.md"):
+    for name in ("LICENSE", "configs/logging.conf", "docs/README.md", PRIOR):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(bundle / name, folder / name)
-    entries: dict[str, Any] = {"footprint": None}
-    for name in (f"self_{spatial_dims}d.json", *(["fast.json"] if options.fast else [])):
-        entries |= json.loads(find_config(name).read_text())
-    entries.pop("_desc_", None)
+    entries: dict[str, Any] = {"footprint": None, "prior": options.prior}
+    if not options.prior:
+        entries |= json.loads(find_config("from_scratch.json").read_text())
+        del entries["_desc_"]
     entries |= options.settings
     if isinstance(options.footprint, np.ndarray):
         entries["footprint"] = _turn_footprint(options.footprint, images, spatial_dims)
         if "radius" not in options.settings:
             # The direct neighbors may all be hidden with a blind spot: then look further.
-            entries["radius"] = smallest_radius(np.asarray(entries["footprint"], dtype=bool), entries["radius"])
+            entries["radius"] = smallest_radius(np.asarray(entries["footprint"], dtype=bool), _RADIUS)
     for path in sorted((bundle / "configs").glob("*.json")):
         if path.name == "metadata.json":
             continue

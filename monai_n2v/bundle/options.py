@@ -8,6 +8,10 @@ from typing import Any
 import numpy as np
 
 
+# Where network input and target come from; each but n2v is explained in its overlay in ``configs/``.
+SCHEMES = ("auto", "n2v", "recorrupted", "renoised", "prior")
+
+
 @dataclass(frozen=True)
 class PredictionOptions:
     """How a trained network denoises; None stands for what its bundle's ``inference.json`` says.
@@ -46,7 +50,10 @@ class TrainingOptions:
     Attributes:
         epochs: length of the training; the overlays' default where neither this nor ``max_time`` is given.
         max_time: length of the training in seconds instead, at least two epochs.
-        fast: a short training with a small network.
+        scheme: ``"n2v"``, ``"recorrupted"``, ``"renoised"``, or ``"prior"`` for no training at all; ``"auto"`` takes
+            what suits the noise.
+        prior: whether training starts from the bundle's prior; from random weights otherwise, as in the paper.
+        fast: the same as the scheme ``"prior"``: seconds.
         spatial_dims: 2 to denoise volumes slice by slice, across their shortest axis; 3 for volumes; chosen by
             `choose_dims` where it is None.
         footprint: structN2V, a 0/1 array with one odd-sided axis per spatial axis of the images, or None; ``"auto"``
@@ -61,6 +68,8 @@ class TrainingOptions:
 
     epochs: int | None = None
     max_time: float | None = None
+    scheme: str = "auto"
+    prior: bool = True
     fast: bool = False
     spatial_dims: int | None = None
     seed: int = 0
@@ -74,7 +83,7 @@ class TrainingOptions:
     def __post_init__(self) -> None:
         """Refuse values of another kind, and contradictions."""
         rules = {int: "a whole number", float: "a number", bool: "True or False"}
-        for name, kind in {"epochs": int, "seed": int, "max_time": float, "fast": bool}.items():
+        for name, kind in {"epochs": int, "seed": int, "max_time": float, "fast": bool, "prior": bool}.items():
             value, kinds = getattr(self, name), (int, float) if kind is float else kind
             if value is not None and (not isinstance(value, kinds) or isinstance(value, bool) != (kind is bool)):
                 raise ValueError(f"{name} must be {rules[kind]}, got {value!r}. Pass it without quotes.")
@@ -84,6 +93,17 @@ class TrainingOptions:
             raise ValueError(f"epochs must be at least 1, got {self.epochs}. Use for example 100.")
         if self.max_time is not None and not 0 < self.max_time < float("inf"):
             raise ValueError(f"max_time must be above 0 seconds, got {self.max_time:g}. Use for example 120.")
+        if self.scheme not in SCHEMES:
+            raise ValueError(f"scheme must be one of {', '.join(SCHEMES)}, got {self.scheme!r}. Leave it out for auto.")
+        without = "fast" if self.fast else "scheme prior" if self.scheme == "prior" else ""
+        length = next((name for name in ("epochs", "max_time") if getattr(self, name) is not None), None)
+        if without and length:
+            raise ValueError(f"{without} must come without {length}: the prior denoises untrained. Drop one of them.")
+        if self.fast and self.scheme not in ("auto", "prior"):
+            raise ValueError(f"fast must stand alone, got scheme {self.scheme} too. Drop one of them.")
+        if not self.prior and (without or self.scheme in ("recorrupted", "renoised")):
+            scheme = without or f"scheme {self.scheme}"
+            raise ValueError(f"{scheme} must start from the prior, got a training from scratch. Drop one of them.")
         if self.spatial_dims not in (None, 2, 3):
             raise ValueError(f"spatial_dims must be 2 or 3, got {self.spatial_dims}. Use 3 for volumes.")
         if self.resume and self.max_time is not None:

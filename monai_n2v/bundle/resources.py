@@ -9,8 +9,9 @@ from pathlib import Path
 
 from monai_n2v.io.atomic import staged
 
+PRIOR = "models/prior.pt"
 # What a bundle consists of; models, runs, checkpoints and results in a checkout belong to somebody's training.
-_PARTS = ("LICENSE", "configs", "docs")
+_PARTS = ("LICENSE", "configs", "docs", PRIOR)
 
 
 def _roots() -> tuple[Path, Path]:
@@ -114,6 +115,7 @@ def copy_bundle(name: str, folder: Path) -> Path:
         for part in _PARTS:
             if (bundle / part).is_dir():
                 shutil.copytree(bundle / part, stage / part, ignore=shutil.ignore_patterns("__pycache__", ".*"))
-            else:
+            elif (bundle / part).is_file():
+                (stage / part).parent.mkdir(exist_ok=True)
                 shutil.copyfile(bundle / part, stage / part)
     return folder

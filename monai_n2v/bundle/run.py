@@ -18,6 +18,8 @@ from monai_n2v.bundle.options import PredictionOptions
 from monai_n2v.bundle.resources import find_config
 from monai_n2v.bundle.trained import TrainedNetwork
 from monai_n2v.bundle.workflow import N2VWorkflow
+from monai_n2v.handlers.checkpoints import load_weights
+from monai_n2v.inferers.noise_by_network import predict_with
 from monai_n2v.io.volume import Volume
 
 # Told of every image: its item of the data list, and what became of it.
@@ -143,6 +145,7 @@ class Denoiser:
                 f"Train again, or leave {unknown} out."
             )
         entries = {**overrides, **keys, "ckpt_path": str(network.weights), "dataset#data": [], "check": check}
+        self._weights = network.weights
         with untouched_process(), _called_model():
             self._workflow = _initialized("inference", network.bundle, overlays, entries)
             self._dataset, self._evaluator = self._workflow.get("dataset"), self._workflow.get("evaluator")
@@ -170,6 +173,26 @@ class Denoiser:
         if isinstance(found[0], Exception):
             raise found[0]
         return found[0]["pred"].numpy()
+
+    def standardized(self, image: Any, series: str | None = None) -> torch.Tensor:
+        """An image as the network is given it, ``(C, *spatial)``: read, its shortest axis last, standardized.
+
+        Args:
+            image: whatever `LoadNoisyd` takes.
+            series: of a folder with several.
+        """
+        with untouched_process():
+            standardized: torch.Tensor = self._workflow.get("preprocessing")({"image": image, "series": series})[
+                "image"
+            ]
+        return standardized
+
+    def network_alone(self) -> Callable[[torch.Tensor], torch.Tensor]:
+        """The network as a function of standardized images ``(B, C, *spatial)``, to be judged by; see `predict_with`."""
+        with untouched_process():
+            inferer, network = self._workflow.get("inferer"), self._workflow.get("network")
+        network.load_state_dict(load_weights(self._weights))  # the evaluator would do so when it runs
+        return predict_with(network, inferer)
 
     def run(self, items: Sequence[Mapping[str, Any]], tell: Tell) -> None:
         """Denoise images one after the other; one that fails does not stop the others.

@@ -14,6 +14,7 @@ _OPTIONS = {
     **dict.fromkeys(("resume", "checkpoints"), "--resume of monai-n2v train"),
     **{name: f"--{name.replace('_', '-')}" for name in ("device", "seed", "epochs", "max_time", "footprint")},
     "dataset_dir": "--input",
+    "prior": "--from-scratch",
     "progress": "--quiet",
 }
 # What configs/anneal.json replaces or the command line does itself: it would be ignored.
@@ -141,7 +142,7 @@ def _check_value(key: str, value: Any, default: Any) -> None:
 def _merged_config() -> dict[str, Any]:
     """What a training from the command line is made of; the bundles for images and volumes differ in numbers only."""
     configs = find_bundle(bundle_name(3)) / "configs"
-    overlays = [find_config(name) for name in ("self_3d.json", "anneal.json")]
+    overlays = [find_config(name) for name in ("recorrupted.json", "anneal.json")]
     merged: dict[str, Any] = {}
     for path in (configs / "inference.json", configs / "train.json", *overlays):
         merged |= json.loads(path.read_text())

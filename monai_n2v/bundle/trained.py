@@ -1,13 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """Trained networks: what a user may point at, and the bundle that runs them."""
 
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 
 from monai.bundle import ConfigParser
 
-from monai_n2v.bundle.resources import bundle_name, find_bundle
+from monai_n2v.bundle.resources import PRIOR, bundle_name, find_bundle
 from monai_n2v.handlers.checkpoints import load_weights
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -43,10 +46,13 @@ def resolve_model(model: str | Path) -> TrainedNetwork:
     """
     path = Path(model)
     weights = path / "models" / "model.pt" if path.is_dir() else path
+    if path.is_dir() and not weights.is_file() and (path / PRIOR).is_file():
+        logger.info("%s holds no trained network: its prior denoises.", path)
+        weights = path / PRIOR
     if not weights.is_file():
         raise FileNotFoundError(
             f"model must be a trained bundle, the output_dir of a training, or a file of weights, got {path} without "
-            f"{weights}. Noise2Void has no general weights: train the bundle, or leave model out to train on the image."
+            f"{weights}. Train the bundle, or leave model out to train on the image."
         )
     bundle = weights.parent.parent
     if not (bundle / "configs" / "inference.json").is_file():
@@ -54,6 +60,17 @@ def resolve_model(model: str | Path) -> TrainedNetwork:
     parser = ConfigParser(ConfigParser.load_config_file(bundle / "configs" / "inference.json"))
     n_axes = parser.get_parsed_content("network_def#spatial_dims")
     return TrainedNetwork(bundle, weights, int(n_axes), frozenset(parser.get()))
+
+
+def prior_network(spatial_dims: int) -> TrainedNetwork:
+    """The bundle of this package with the weights of its prior.
+
+    Args:
+        spatial_dims: 2 for images, 3 for volumes.
+    """
+    bundle = find_bundle(bundle_name(spatial_dims))
+    config = ConfigParser.load_config_file(bundle / "configs" / "inference.json")
+    return TrainedNetwork(bundle, bundle / PRIOR, spatial_dims, frozenset(config))
 
 
 def _axes_of_weights(path: Path) -> int:

@@ -63,7 +63,7 @@ def _add_denoise(commands: argparse._SubParsersAction[_Parser]) -> None:
         "denoise",
         help="denoise an image, a DICOM series, or a folder of them",
         description=f"Denoise an image ({_FORMATS}), a folder with a DICOM series, or a whole folder of images. "
-        "Without --model a network is trained on the images themselves, which takes minutes.",
+        "Without --model a network is trained on the images themselves, which takes minutes; with --fast it is not.",
     )
     add = denoise.add_argument
     add("-i", "--input", required=True, type=Path, metavar="IN", help="noisy image, DICOM folder, or folder of images")
@@ -155,7 +155,10 @@ def _add_training_options(parser: argparse.ArgumentParser) -> None:
     budget.add_argument("--epochs", type=_positive_int, metavar="N", help="length of the training")
     budget.add_argument("--max-time", type=_positive, metavar="SECONDS", help="length of the training instead")
     add = parser.add_argument
-    add("--fast", action="store_true", help="a shorter training, in 2D with a smaller network")
+    scheme = "what to train by: auto (default), n2v, recorrupted, renoised; prior: not at all"
+    add("--scheme", choices=("auto", "n2v", "recorrupted", "renoised", "prior"), default="auto", help=scheme)
+    add("--fast", action="store_true", help="the prior alone, without any training: seconds")
+    add("--from-scratch", action="store_true", help="train from random weights by Noise2Void, as the paper does")
     add(
         "--spatial-dims",
         type=int,

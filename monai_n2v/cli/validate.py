@@ -68,7 +68,8 @@ def training_options(args: argparse.Namespace) -> TrainingOptions:
     try:
         check_settings(dict(args.set), parts=True)
         return TrainingOptions(
-            **{name: vars(args)[name] for name in ("epochs", "max_time", "fast", "spatial_dims", "seed")},
+            **{name: vars(args)[name] for name in ("epochs", "max_time", "scheme", "fast", "spatial_dims", "seed")},
+            prior=not args.from_scratch,
             device=choose_device(args.device),
             progress=not args.quiet and sys.stderr.isatty(),
             footprint=np.ones(args.footprint, np.uint8) if isinstance(args.footprint, tuple) else args.footprint,

@@ -16,6 +16,7 @@ from .prior import (
     load_prior as load_prior,
     start_from_prior as start_from_prior,
     trained_or_prior as trained_or_prior,
+    write_prior as write_prior,
 )
 from .scores import ScoreDenoisingd as ScoreDenoisingd, ScoreTable as ScoreTable, image_loss as image_loss
 from .training import (

@@ -5,11 +5,13 @@ import hashlib
 import json
 import logging
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
+import monai
 import torch
 
-from monai_n2v.handlers.checkpoints import load_weights, unlike
+from monai_n2v.handlers.checkpoints import load_weights, unlike, unwrapped
+from monai_n2v.io.atomic import staged
 
 logger = logging.getLogger(__name__)
 
@@ -27,20 +29,19 @@ def start_from_prior(network: T, path: str | Path, enabled: bool = True) -> T:
     Returns:
         the network.
 
+    A network of another shape keeps its random weights, too, which the log says.
+
     Raises:
         FileNotFoundError: where there is no prior.
-        ValueError: where it is damaged, or belongs to another network.
+        ValueError: where it is damaged.
     """
     if not enabled:
         return network
     state = load_prior(path)
-    other = unlike(network, state)
-    if other:
-        raise ValueError(
-            f"prior must be false for another network than the bundle's own, got true ({len(other)} names or shapes of "
-            f"weights differ, {other[0]} first). Pass --prior False, or leave features, in_channels and network_def."
-        )
-    network.load_state_dict(state)
+    if unlike(network, state):
+        logger.warning("The network is another than that of the prior, so its training starts from random weights.")
+    else:
+        network.load_state_dict(state)
     return network
 
 
@@ -87,3 +88,27 @@ def trained_or_prior(path: str | Path, prior: str | Path) -> str:
         return str(path)
     logger.info("No network was trained on these images (%s): the prior alone denoises.", path)
     return str(prior)
+
+
+def write_prior(network: torch.nn.Module, path: str | Path, **record: Any) -> None:
+    """Write a pretrained network as a bundle's prior, in float16, and what it is into the bundle's metadata.
+
+    Args:
+        network: that was trained, with ``configs/pretrain.json``.
+        path: of the prior, ``models/prior.pt`` of a bundle.
+        record: how it was trained.
+    """
+    path = Path(path)
+    state = {name: value.detach().cpu().half() for name, value in unwrapped(network).state_dict().items()}
+    with staged(path) as place:
+        torch.save(state, place)
+    metadata = path.parent.parent / "configs" / "metadata.json"
+    facts = json.loads(metadata.read_text())
+    facts["prior"] = {
+        "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
+        "trained_on": "procedural images alone (monai_n2v.data.ProceduralImages): no photograph, no scan",
+        "versions": {"torch": torch.__version__.split("+")[0], "monai": monai.__version__},
+        **record,
+    }
+    with staged(metadata) as place:
+        place.write_text(json.dumps(facts, indent=4) + "\n")

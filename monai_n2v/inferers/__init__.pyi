@@ -4,7 +4,7 @@ from .detail import DetailInferer as DetailInferer, keep_detail as keep_detail
 from .noise_by_network import (
     DenoisedLabeld as DenoisedLabeld,
     measure_by_network as measure_by_network,
-    predictor as predictor,
+    predict_with as predict_with,
     sure as sure,
 )
 from .precision import has_fast_bfloat16 as has_fast_bfloat16

@@ -15,13 +15,13 @@ from monai_n2v.noise.model import NoiseModel, fit_noise_model, pooled
 from monai_n2v.transforms.drawn_noise import draw_noise
 
 # Images that a noise model is read from, and voxels of each: more make it no better.
-_N_IMAGES, _MAX_VOXELS = 8, 2**21
+_N_IMAGES, _MAX_VOXELS = 8, 2**20
 _STEP = 0.1  # of the derivative in SURE, in standard deviations of the noise
 
 Predict = Callable[[torch.Tensor], torch.Tensor]
 
 
-def predictor(network: torch.nn.Module, inferer: Callable[..., torch.Tensor]) -> Predict:
+def predict_with(network: torch.nn.Module, inferer: Callable[..., torch.Tensor]) -> Predict:
     """A function that denoises ``(B, C, *spatial)`` by a network in evaluation mode, without gradients.
 
     Args:
@@ -59,7 +59,7 @@ class DenoisedLabeld(MapTransform):
         label_key: str = "label", device: torch.device | str = "cpu",
     ) -> None:  # fmt: skip
         super().__init__(keys)
-        self.predict = predictor(copy.deepcopy(network), inferer)
+        self.predict = predict_with(copy.deepcopy(network), inferer)
         self.label_key, self.device = label_key, device
 
     def __call__(self, data: Mapping[Any, Any]) -> dict[Any, Any]:
@@ -70,20 +70,13 @@ class DenoisedLabeld(MapTransform):
         return d
 
 
-def measure_by_network(
-    images: Sequence[Mapping[str, Any]], predict: Predict, spatial_dims: int, key: str = "image", seed: int = 0
-) -> NoiseModel:
+def measure_by_network(images: Sequence[Mapping[str, Any]], predict: Predict, key: str = "image") -> NoiseModel:
     """Measure the noise of images by what a network removes from them.
-
-    It is measured twice: of the image, and of the network's own result with drawn noise, whose measured strength tells
-    the bias. Slices of a 2D network count as images.
 
     Args:
         images: a dataset of standardized images ``(C, *spatial)``.
-        predict: see `predictor`.
-        spatial_dims: axes of the network.
+        predict: see `predict_with`.
         key: of the images.
-        seed: of the drawn noise.
 
     Returns:
         the model, in units of the standardized images; of several images a common one.
@@ -92,59 +85,32 @@ def measure_by_network(
         ValueError: where there is no noise to measure.
     """
     chosen = np.unique(np.linspace(0, len(images) - 1, min(len(images), _N_IMAGES)).astype(int))
-    rng = np.random.RandomState(seed)
-    return pooled([_measure(images[int(n)][key], predict, spatial_dims, rng) for n in chosen])
+    models = []
+    for number in chosen:
+        noisy = central(images[int(number)][key])[:, None]  # each channel on its own
+        models.append(fit_noise_model(*(one[:, 0].cpu().float().numpy() for one in (noisy, predict(noisy)))))
+    return pooled(models)
 
 
-def _measure(image: torch.Tensor, predict: Predict, n_axes: int, rng: np.random.RandomState) -> NoiseModel:
-    image = _central(image.as_tensor() if isinstance(image, MetaTensor) else image)
-    noisy = image[:, None]  # each channel on its own
-    clean = predict(noisy)
-    found = fit_noise_model(_stack(noisy, n_axes), _stack(clean, n_axes))
-    drawn = _renoise(clean, found, n_axes, rng)
-    again = fit_noise_model(_stack(drawn, n_axes), _stack(predict(drawn), n_axes), like=found)
-    return found.corrected(found, again)
-
-
-def _central(image: torch.Tensor) -> torch.Tensor:
-    """The middle part of an image, of no more voxels than are needed."""
-    sides = list(image.shape[1:])
-    share = min(1.0, (_MAX_VOXELS / image[0].numel()) ** (1 / len(sides)))
-    for axis, side in enumerate(sides, start=1):
-        kept = min(side, max(32, int(side * share)))
-        image = image.narrow(axis, (side - kept) // 2, kept)
-    return image
-
-
-def _stack(images: torch.Tensor, n_axes: int) -> np.ndarray:
-    """``(n_images, *axes of the network)``: slices along the last axis of a volume count as images."""
-    plain = images[:, 0].as_tensor() if isinstance(images, MetaTensor) else images[:, 0]
-    if plain.ndim - 1 > n_axes:
-        plain = plain.movedim(-1, 1).flatten(0, 1)
-    return plain.cpu().float().numpy()
-
-
-def _renoise(clean: torch.Tensor, noise: NoiseModel, n_axes: int, rng: np.random.RandomState) -> torch.Tensor:
-    return clean + noise_like(clean, noise, n_axes, rng)
-
-
-def noise_like(clean: torch.Tensor, noise: NoiseModel, n_axes: int, rng: np.random.RandomState) -> torch.Tensor:
-    """Draw noise for ``(B, C, *spatial)``, slice by slice where a volume has an axis more than the network.
+def central(image: torch.Tensor, max_voxels: int = _MAX_VOXELS) -> torch.Tensor:
+    """The middle part of an image, of no more voxels than are needed to measure it.
 
     Args:
-        clean: the intensities that a strength depends on.
-        noise: what to draw.
-        n_axes: of the network.
-        rng: source of all that is random.
+        image: ``(C, *spatial)``.
+        max_voxels: of a channel, roughly.
+
+    Returns:
+        a plain tensor, a view.
     """
-    if clean.ndim - 2 == n_axes:
-        return draw_noise(noise, clean, rng)
-    slices = clean.movedim(-1, 1).flatten(0, 1)
-    drawn = draw_noise(noise, slices, rng)
-    return drawn.unflatten(0, (clean.shape[0], clean.shape[-1])).movedim(1, -1)
+    part = image.as_tensor() if isinstance(image, MetaTensor) else image
+    for axis, side in enumerate(image.shape[1:], start=1):
+        share = (max_voxels / part[0].numel()) ** (1 / (image.ndim - axis))
+        kept = min(side, max(32, int(side * min(1.0, share)) // 16 * 16))
+        part = part.narrow(axis, (side - kept) // 2, kept)
+    return part
 
 
-def sure(image: torch.Tensor, predict: Predict, noise: NoiseModel, n_axes: int, seed: int = 0) -> float:
+def sure(image: torch.Tensor, predict: Predict, noise: NoiseModel, seed: int = 0) -> float:
     """Estimate a result's mean squared error against the clean image from the noisy one alone.
 
     Stein's unbiased risk estimate, for noise of a known covariance ([1]_, Eq. 7; its derivative by drawn noise):
@@ -153,9 +119,8 @@ def sure(image: torch.Tensor, predict: Predict, noise: NoiseModel, n_axes: int, 
 
     Args:
         image: noisy, standardized ``(C, *spatial)``.
-        predict: see `predictor`.
+        predict: see `predict_with`.
         noise: of the image.
-        n_axes: axes of the network.
         seed: of the drawn noise.
 
     Returns:
@@ -165,10 +130,9 @@ def sure(image: torch.Tensor, predict: Predict, noise: NoiseModel, n_axes: int, 
         .. [1] Ramani, Blu, Unser, "Monte-Carlo SURE: A Black-Box Optimization of Regularization Parameters for General
            Denoising Algorithms", IEEE TIP 2008.
     """
-    image = _central(image.as_tensor() if isinstance(image, MetaTensor) else image)
     noisy = image[:, None]
     clean = predict(noisy)
-    drawn = noise_like(clean, noise, n_axes, np.random.RandomState(seed))
+    drawn = draw_noise(noise, clean, np.random.RandomState(seed))
     moved = predict(noisy + _STEP * drawn)
     terms = ((clean - noisy) ** 2).mean(), (drawn**2).mean(), (drawn * (moved - clean)).mean() / _STEP
     return float(terms[0] - terms[1] + 2 * terms[2])

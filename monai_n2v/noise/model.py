@@ -1,22 +1,27 @@
 # SPDX-License-Identifier: Apache-2.0
 """Noise that can be drawn again: its strength by intensity and its correlation, read from what a network removes.
 
-What a good network removes is noise, and where its result is calm it is next to nothing else. There the residual is
-measured. What is left of bias (a network keeps a little of the noise, and takes a little of the structure) is found by
-a second measurement of noise that was drawn, and hence is known, and taken off (`NoiseModel.corrected`).
+Where a network's result is calm, what it removes is noise and next to nothing else. A network keeps some of the noise's
+low frequencies, and takes some of the structure's. So noise is read from second differences of the residual, which
+leave both out: along the other axes for the correlation along one, along all axes for the strength.
 """
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 from scipy import ndimage
 
+from monai_n2v.noise.block_statistics import MIN_SIDE, second_difference
+from monai_n2v.noise.correlation import filter_gain
+
 MAX_LAG = 3
 # The calmest share of the voxels of every intensity, where the noise is read.
-_CALM = 0.35
-_N_LEVELS, _MIN_VOXELS = 8, 2000
+_CALM = 0.25
+_N_LEVELS, _MIN_VOXELS, _FEW = 8, 2000, 64
+# Second differences are taken along axes where the noise's correlation leaves this much of their variance.
+_ENOUGH = 0.5
 # Strengths that differ by less are one; correlations below are none: chance and structure reach that far.
 _SAME_STRENGTH, _NO_CORRELATION = 0.06, 0.03
 
@@ -62,31 +67,13 @@ class NoiseModel:
             filters.append((taps / np.linalg.norm(taps)).astype(np.float32))
         return filters
 
-    def corrected(self, drawn: "NoiseModel", found: "NoiseModel") -> "NoiseModel":
-        """Take off the bias of a measurement, as one of noise drawn from a known model shows it.
 
-        Args:
-            drawn: what was drawn.
-            found: what was measured of that.
-
-        Returns:
-            this model, with the same relative bias taken off its strengths and the same absolute one off its
-            correlations.
-        """
-        ratio = np.interp(self.levels, drawn.levels, drawn.sigmas) / np.interp(self.levels, found.levels, found.sigmas)
-        lags = np.where(self.lags != 0, self.lags + drawn.lags - found.lags, 0.0)
-        return replace(self, sigmas=self.sigmas * np.clip(ratio, 0.5, 2), lags=np.clip(lags, -0.9, 0.9))
-
-
-def fit_noise_model(
-    noisy: np.ndarray, denoised: np.ndarray, like: NoiseModel | None = None, ignore: np.ndarray | None = None
-) -> NoiseModel:
+def fit_noise_model(noisy: np.ndarray, denoised: np.ndarray, ignore: np.ndarray | None = None) -> NoiseModel:
     """Measure the noise of images by what a network removes from them.
 
     Args:
         noisy: float32 ``(n_images, *spatial)``, 2 or 3 spatial axes.
         denoised: of the same shape.
-        like: a model whose levels to measure at; its own are chosen otherwise.
         ignore: voxels to leave out, such as padding, bool of the same shape.
 
     Raises:
@@ -95,35 +82,42 @@ def fit_noise_model(
     residual = noisy - denoised
     wanted = np.ones(noisy.shape, dtype=bool) if ignore is None else ~ignore
     calm = _calm(denoised, wanted)
-    level, values = denoised[calm], residual[calm].astype(np.float64)
-    if len(values) < 64 or not values.any():
+    if calm.sum() < _FEW or not residual[calm].any():
         raise ValueError("images must hold noise to measure, got next to none. Denoise with the scheme prior.")
-    n_levels = int(np.clip(len(values) // _MIN_VOXELS, 1, _N_LEVELS)) if like is None else len(like.levels)
-    if n_levels > 1:
-        edges = np.quantile(level, np.linspace(0, 1, n_levels + 1)[1:-1]) if like is None else _midpoints(like.levels)
-        which = np.searchsorted(edges, level)
-        counts = np.maximum(np.bincount(which, minlength=n_levels), 1)
-        levels = np.bincount(which, level, n_levels) / counts
-        mean = np.bincount(which, values, n_levels) / counts
-        sigmas = np.sqrt(np.maximum(np.bincount(which, values**2, n_levels) / counts - mean**2, 0))
-        if like is None and sigmas.max() < (1 + 2 * _SAME_STRENGTH) * max(sigmas.min(), 1e-12):
-            n_levels = 1
-    if n_levels == 1:
-        levels, sigmas = np.array([level.mean(dtype=np.float64)]), np.array([values.std()])
-    if like is not None and n_levels > 1:
-        levels = like.levels
-    sigmas = np.maximum(sigmas, 1e-3 * max(float(sigmas.max()), 1e-12))
-    unit = (residual / np.interp(denoised, levels, sigmas)).astype(np.float32)
-    lags = np.array([_lags(unit, calm, axis) for axis in range(1, noisy.ndim)])
-    if like is None:
-        lags = np.where(np.abs(lags[:, :1]) < _NO_CORRELATION, 0.0, lags)
-    return NoiseModel(levels, sigmas, lags)
+    axes = [axis for axis in range(1, noisy.ndim) if noisy.shape[axis] >= MIN_SIDE]
+    lags = np.zeros((noisy.ndim - 1, MAX_LAG))
+    # A network keeps low frequencies of the noise. Second differences along other axes leave those out, and what is
+    # left of structure, and the correlation along this axis as it is.
+    for axis in axes:
+        others = [other for other in axes if other != axis]
+        lags[axis - 1] = _lags(second_difference(residual, others), calm[_within(noisy.ndim, others)], axis)
+    lags = np.where(np.abs(lags[:, :1]) < _NO_CORRELATION, 0.0, lags)
+    gains = {axis: filter_gain(lags[axis - 1]) for axis in axes}
+    filtered = [axis for axis in axes if gains[axis] > _ENOUGH] or [max(gains, key=lambda axis: gains[axis])]
+    sharp, inner = second_difference(residual, filtered), _within(noisy.ndim, filtered)
+    values = sharp[calm[inner]].astype(np.float64) / math.sqrt(math.prod(gains[axis] for axis in filtered))
+    levels, sigmas = _by_level(denoised[inner][calm[inner]], values)
+    return NoiseModel(levels, np.maximum(sigmas, 1e-3 * float(sigmas.max())), lags)
+
+
+def _by_level(level: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Standard deviation of values of mean 0 by intensity; one number where it is the same everywhere."""
+    constant = np.array([level.mean(dtype=np.float64)]), np.array([math.sqrt(np.mean(values**2))])
+    n_levels = int(np.clip(len(values) // _MIN_VOXELS, 1, _N_LEVELS))
+    which = np.searchsorted(np.quantile(level, np.linspace(0, 1, n_levels + 1)[1:-1]), level)
+    counts = np.maximum(np.bincount(which, minlength=n_levels), 1)
+    levels = np.bincount(which, level, n_levels) / counts
+    sigmas = np.sqrt(np.bincount(which, values**2, n_levels) / counts)
+    return constant if sigmas.max() < (1 + 2 * _SAME_STRENGTH) * sigmas.min() else (levels, sigmas)
 
 
 def _calm(denoised: np.ndarray, wanted: np.ndarray) -> np.ndarray:
-    """The voxels around which the result varies least, among those of their intensity."""
-    size = (1, *(3,) * (denoised.ndim - 1))
-    variation = ndimage.maximum_filter(denoised, size) - ndimage.minimum_filter(denoised, size)
+    """The voxels around which the smoothed result varies least, among those of their intensity."""
+    sides = [side if side >= MIN_SIDE else 1 for side in denoised.shape[1:]]
+    smooth = ndimage.uniform_filter(denoised, (1, *(min(side, 3) for side in sides)))
+    window = (1, *(min(side, 7) for side in sides))
+    smooth -= smooth.mean(dtype=np.float64)
+    variation = ndimage.uniform_filter(smooth * smooth, window) - ndimage.uniform_filter(smooth, window) ** 2
     values = denoised[wanted]
     if values.size == 0:
         return wanted
@@ -135,10 +129,6 @@ def _calm(denoised: np.ndarray, wanted: np.ndarray) -> np.ndarray:
         if members.any():
             calm |= members & (variation <= np.quantile(variation[members], _CALM))
     return calm
-
-
-def _midpoints(levels: np.ndarray) -> np.ndarray:
-    return (levels[1:] + levels[:-1]) / 2
 
 
 def _lags(unit: np.ndarray, calm: np.ndarray, axis: int) -> list[float]:
@@ -154,6 +144,11 @@ def _lags(unit: np.ndarray, calm: np.ndarray, axis: int) -> list[float]:
         power = float(np.sqrt(np.mean(a * a, dtype=np.float64) * np.mean(b * b, dtype=np.float64))) if a.size else 0.0
         lags.append(float(np.mean(a * b, dtype=np.float64)) / power if power > 0 else 0.0)
     return lags
+
+
+def _within(n_axes: int, filtered: Sequence[int]) -> tuple[slice, ...]:
+    """The voxels that second differences along some axes are left for."""
+    return tuple(slice(1, -1) if axis in filtered else slice(None) for axis in range(n_axes))
 
 
 def _along(axis: int, n_axes: int, start: int, stop: int) -> tuple[slice, ...]:

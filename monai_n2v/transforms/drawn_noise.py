@@ -45,8 +45,8 @@ def _correlated(
     """Noise of variance 1 with the model's correlation."""
     if noise.is_white:
         return torch.randn(shape, generator=generator, device=device)
-    taps = noise.taps()
     n_axes = len(shape) - 2
+    taps = noise.taps()[:n_axes]  # slices of a volume lie across its last axis
     margin = len(taps[0]) - 1
     drawn = torch.randn(
         (shape[0] * shape[1], 1, *(side + margin for side in shape[2:])), generator=generator, device=device

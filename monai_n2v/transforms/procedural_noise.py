@@ -13,6 +13,7 @@ from monai.utils import TransformBackends
 from scipy import ndimage, special
 
 _RICIAN, _POISSON, _WITH_SIGNAL, _UNEVEN = 0.12, 0.08, 0.15, 0.15  # shares of these kinds; the rest is constant
+_LITTLE = 0.003  # a variance that is little noise; weights go no higher than of that
 _CORRELATED, _QUANTIZED, _CLIPPED = 0.3, 0.1, 0.1
 
 
@@ -25,7 +26,7 @@ class RandProceduralNoised(RandomizableTransform, MapTransform):
     clipped values the mean of these. So what is learned is what Noise2Void estimates, too.
 
     The pair is then scaled and shifted as if the patch were a part of a larger standardized image. The mask becomes a
-    weight, ``noise variance ** -power``, so that patches of little noise count as well.
+    weight, ``(noise variance + 0.003) ** -power``, so that patches of little noise count as well.
 
     Args:
         keys: clean patches ``(B, C, *spatial)`` of standard deviation about 1, from 0 (no signal) upwards; 2D or 3D.
@@ -45,7 +46,7 @@ class RandProceduralNoised(RandomizableTransform, MapTransform):
         keys: KeysCollection = "image",
         label_key: str = "label",
         mask_key: str = "mask",
-        strength: Sequence[float] = (0.03, 2.0),
+        strength: Sequence[float] = (0.04, 2.0),
         power: float = 0.75,
     ) -> None:
         MapTransform.__init__(self, keys)
@@ -81,10 +82,10 @@ class RandProceduralNoised(RandomizableTransform, MapTransform):
         if r.random_sample() < _QUANTIZED:
             step = np.float32(s * math.exp(r.uniform(-2, 0.7)))
             noisy = np.round(noisy / step) * step
-        variance = float(np.mean((noisy - target) ** 2)) + 1e-8
-        scale = math.exp(r.uniform(-1.5, 0.5)) / max(float(noisy.std()), 1e-3)
-        shift = r.normal(0, 0.8) - scale * float(noisy.mean())
-        weight = min((variance * scale**2) ** -self.power, 1e3)
+        variance = float(np.mean((noisy - target) ** 2))
+        scale = math.exp(r.uniform(-0.8, 0.3)) / max(float(noisy.std()), 1e-3)
+        shift = r.normal(0, 0.6) - scale * float(noisy.mean())
+        weight = (variance * scale**2 + _LITTLE) ** -self.power
         return (noisy * scale + shift).astype(np.float32), (target * scale + shift).astype(np.float32), weight
 
     def _add_noise(self, clean: np.ndarray, s: float) -> tuple[np.ndarray, np.ndarray]:

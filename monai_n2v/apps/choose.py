@@ -1,0 +1,150 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What suits an image: 2D or 3D, which scheme, and at last the trained network or the prior alone; by the image itself.
+
+Everything is decided by Stein's unbiased risk estimate (`sure`) of the networks' results on a part of the images, with
+the noise that the prior's residual shows.
+"""
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+
+from monai_n2v.apps.inspect import NoisyImage
+from monai_n2v.bundle.options import PredictionOptions, TrainingOptions
+from monai_n2v.bundle.run import Denoiser
+from monai_n2v.bundle.trained import TrainedNetwork, prior_network
+from monai_n2v.inferers.noise_by_network import central, measure_by_network, sure
+from monai_n2v.noise.model import NoiseModel
+from monai_n2v.transforms.axes import choose_dims, slice_axis
+
+logger = logging.getLogger(__name__)
+
+# Images that are judged by, and voxels of each.
+_N_IMAGES, _MAX_VOXELS = 3, 2**19
+# A 2D network has to be better by this factor of the error, since slices may differ visibly.
+_CLEARLY = 0.97
+# Settings that make another network than that of the prior.
+_OF_NETWORK = ("features", "network_def", "in_channels")
+
+
+@dataclass(frozen=True)
+class Choice:
+    """How images are to be trained on.
+
+    Attributes:
+        spatial_dims: axes of the network.
+        scheme: the training scheme, one of `SCHEMES` but not ``"auto"``.
+        reason: why, for the log.
+        noise: what the prior's residual shows, in standardized units; None where it was not asked or nothing is there.
+    """
+
+    spatial_dims: int
+    scheme: str
+    reason: str
+    noise: NoiseModel | None = None
+
+
+class Judge:
+    """Parts of images, noise measured on them, and scores of networks by both.
+
+    Args:
+        images: to judge by; a few of them are looked at.
+        spatial_dims: axes of the networks.
+        device: as torch names it.
+    """
+
+    def __init__(self, images: Sequence[NoisyImage], spatial_dims: int, device: str) -> None:
+        self.device = device
+        prior = self._denoiser(prior_network(spatial_dims))
+        numbers = np.unique(np.linspace(0, len(images) - 1, min(len(images), _N_IMAGES)).astype(int))
+        chosen = [images[int(number)] for number in numbers]
+        self.parts = [
+            central(prior.standardized(image.image, image.series), _MAX_VOXELS).to(device) for image in chosen
+        ]
+        self.prior = prior.network_alone()
+
+    def _denoiser(self, network: TrainedNetwork) -> Denoiser:
+        return Denoiser(network, PredictionOptions(self.device, tta=False, keep_detail=False))
+
+    def noise(self) -> NoiseModel:
+        """The noise, by what the prior removes.
+
+        Raises:
+            ValueError: where there is none to measure.
+        """
+        return measure_by_network([{"image": part} for part in self.parts], self.prior)
+
+    def error_of_prior(self, noise: NoiseModel) -> float:
+        """Estimated mean squared error of the prior's result, in standardized units."""
+        return float(np.mean([sure(part, self.prior, noise) for part in self.parts]))
+
+    def error_of(self, network: TrainedNetwork, noise: NoiseModel) -> float:
+        """Estimated mean squared error of another network's result."""
+        predict = self._denoiser(network).network_alone()
+        return float(np.mean([sure(part, predict, noise) for part in self.parts]))
+
+
+def choose(images: Sequence[NoisyImage], options: TrainingOptions) -> Choice:
+    """Choose axes and scheme of a training, where the options leave them open.
+
+    Args:
+        images: to train on.
+        options: as they were given.
+
+    Raises:
+        ValueError: where 3D is asked for images.
+    """
+    spatial_dims = choose_dims([image.shape[1:] for image in images], options.spatial_dims)
+    scheme = "prior" if options.fast else options.scheme
+    own_network = any(key.partition("#")[0] in _OF_NETWORK for key in options.settings)
+    if scheme == "auto" and (not options.prior or own_network or options.footprint is not None):
+        scheme = "n2v"
+    if scheme == "n2v" and (not options.prior or own_network):
+        return Choice(spatial_dims, scheme, "without the prior")
+    open_dims = spatial_dims == 3 and options.spatial_dims is None
+    if scheme != "auto" and not open_dims:
+        return Choice(spatial_dims, scheme, "as asked for")
+    judge = Judge(images, spatial_dims, options.device)
+    try:
+        noise = judge.noise()
+    except ValueError:
+        return Choice(spatial_dims, "prior" if scheme == "auto" else scheme, "next to no noise was found")
+    if open_dims:
+        in_slices = _turned(noise, images[0])
+        across = Judge(images, 2, options.device).error_of_prior(in_slices)
+        whole = judge.error_of_prior(noise)
+        logger.debug("Estimated error of the prior in 2D %.4g, in 3D %.4g.", across, whole)
+        if across < _CLEARLY * whole:
+            spatial_dims, noise = 2, in_slices
+    if scheme != "auto":
+        return Choice(spatial_dims, scheme, "as asked for", noise)
+    if noise.is_white:
+        return Choice(spatial_dims, "recorrupted", "the noise is white and well known", noise)
+    return Choice(spatial_dims, "renoised", "neighboring voxels share noise", noise)
+
+
+def _turned(noise: NoiseModel, image: NoisyImage) -> NoiseModel:
+    """The noise of a volume whose shortest axis was brought to the end."""
+    axis = slice_axis(image.shape[1:], 2)
+    return replace(noise, lags=np.concatenate([np.delete(noise.lags, axis, 0), noise.lags[axis : axis + 1]]))
+
+
+def is_better(network: TrainedNetwork, images: Sequence[NoisyImage], choice: Choice, device: str) -> bool:
+    """Tell whether a trained network is better than the prior, by the images themselves.
+
+    Args:
+        network: that was trained.
+        images: it was trained on.
+        choice: that it was trained by.
+        device: as torch names it.
+    """
+    if choice.noise is None:
+        return True
+    with torch.random.fork_rng(devices=[]):
+        judge = Judge(images, choice.spatial_dims, device)
+        trained, prior = judge.error_of(network, choice.noise), judge.error_of_prior(choice.noise)
+    logger.debug("Estimated error trained %.4g, of the prior %.4g.", trained, prior)
+    return trained < prior
