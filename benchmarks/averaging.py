@@ -19,12 +19,13 @@ import numpy as np
 import torch
 
 from benchmarks.common import save
+from benchmarks.recipes import N2V_ALONE
 from benchmarks.tasks import COLIN27_CROP, colin27_crop, psnr
 
 SIDE = 64
 SIGMA = 12.0
 DECAY = 0.98
-OVERLAYS = ["self_3d.json"]
+OVERLAYS = [N2V_ALONE[3]]
 
 
 def scores(seed: int, epochs: int, decay_fraction: float) -> dict[str, float]:

@@ -13,12 +13,15 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.common import ROOT
 from benchmarks.tasks import Task
 from monai_n2v.bundle.resources import find_config
 
-__all__ = ["Recipe", "annealed", "denoise", "fit", "images_of", "run", "step_seconds"]
+__all__ = ["N2V_ALONE", "Recipe", "annealed", "denoise", "fit", "images_of", "run", "step_seconds"]
 
 EPOCH_LENGTH = 10
+# Overlays of this recipe, as whole paths: they are none of the package.
+N2V_ALONE = {dims: str(ROOT / "benchmarks" / "overlays" / f"n2v_alone_{dims}d.json") for dims in (2, 3)}
 
 
 @dataclass(frozen=True)
@@ -40,8 +43,8 @@ class Recipe:
 
 
 def annealed(spatial_dims: int, **settings: Any) -> Recipe:
-    """The command line's own recipe, with other settings."""
-    return Recipe(spatial_dims, (f"self_{spatial_dims}d.json",), settings)
+    """Noise2Void from random weights on the image alone, with other settings."""
+    return Recipe(spatial_dims, (N2V_ALONE[spatial_dims],), settings)
 
 
 def images_of(task: Task) -> list[Any]:

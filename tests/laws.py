@@ -151,3 +151,11 @@ def averages_turn_with_the_image(
     for symmetry in symmetries:
         turned = average(symmetry.apply(image), function)
         torch.testing.assert_close(turned, symmetry.apply(expected), rtol=0, atol=1e-5)
+
+
+def noises_are_independent(first: torch.Tensor, second: torch.Tensor) -> None:
+    """Uncorrelated at the same voxel and at neighbors along the last axis, to four standard errors."""
+    limit = 4 / np.sqrt(first.numel())
+    for shift in (0, 1):
+        moved = second.roll(shift, -1)
+        assert abs(float((first * moved).mean() / (first.std() * moved.std()))) < 2 * limit

@@ -19,6 +19,7 @@ from monai.networks.nets.basic_unet import UpCat
 
 from benchmarks.common import save
 from benchmarks.gpu.step import milliseconds
+from benchmarks.recipes import N2V_ALONE
 from benchmarks.speed.overhead import BATCHES, steps
 
 CONTIGUOUS = {"network": "$@network_def.to(@device)"}
@@ -72,7 +73,7 @@ def main() -> None:
     place = {"device": f"$torch.device('{device}')"}
     rows = []
     for dims, recipe in itertools.product(arguments.dims, ("bundle", "command line")):
-        overlays = [f"self_{dims}d.json"] if recipe == "command line" else []
+        overlays = [N2V_ALONE[dims]] if recipe == "command line" else []
         batch_size, patch = (2, (32,) * dims) if arguments.small else BATCHES[dims]
         reference = losses(dims, overlays, {"amp": False, "device": "$torch.device('cpu')"}, None)
         for name in arguments.variants:

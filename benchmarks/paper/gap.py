@@ -18,6 +18,7 @@ from benchmarks.paper.images import epithelia
 from benchmarks.paper.schemes import SCHEMES, Scheme, trained
 from benchmarks.paper.simulated import PRESET, SCALES
 from benchmarks.paper.store import record
+from benchmarks.recipes import N2V_ALONE
 from benchmarks.speed.centers import blind
 from benchmarks.tasks import Task
 from monai_n2v.transforms.pairing import RandN2VMaskd
@@ -39,7 +40,7 @@ VARIANTS: dict[str, Scheme] = {
     "Noise2Noise, 1.6 % counted": Scheme(SCHEMES["Noise2Noise"].pairing, targets="second", settings=_FEW),
     "Noise2Void": Scheme(),
     "Noise2Void, 5 %, radius 1": Scheme(settings={"mask_fraction": 0.05, "radius": 1}),
-    "Noise2Void, 5 %, radius 1, own recipe": Scheme(network=("self_2d.json",), own_preset=True, settings={"halo": 24}),
+    "Noise2Void, 5 %, radius 1, own recipe": Scheme(network=(N2V_ALONE[2],), own_preset=True, settings={"halo": 24}),
 }
 METHODS = tuple(VARIANTS)
 

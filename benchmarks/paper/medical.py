@@ -19,6 +19,7 @@ from scipy import ndimage
 from benchmarks.paper.classic import collaborative, optional
 from benchmarks.paper.schemes import SCHEMES, Scheme, trained
 from benchmarks.paper.store import is_there, record
+from benchmarks.recipes import N2V_ALONE
 from benchmarks.speed.detail import brain_of, m4raw, noise_powers
 from benchmarks.tasks import COLIN27_CROP, colin27_crop, psnr
 
@@ -199,13 +200,13 @@ def compare(
 
 def ours(images: Sequence[np.ndarray], seed: int) -> list[np.ndarray]:
     """Trained on the images themselves, by the command line's recipe with its defaults."""
-    with trained(Scheme(), (f"self_{images[0].ndim}d.json",), images, None, STEPS, seed, anneal=True) as found:
+    with trained(Scheme(), (N2V_ALONE[images[0].ndim],), images, None, STEPS, seed, anneal=True) as found:
         return found.predict(images, keep_detail=True)
 
 
 def noise2noise(noisy: np.ndarray, second: np.ndarray, seed: int) -> np.ndarray:
     """The same network and steps, trained on two noisy images of the same."""
-    name = "self_3d.json"
+    name = N2V_ALONE[3]
     scheme = Scheme(pairing=SCHEMES["Noise2Noise"].pairing, targets="second")
     with trained(scheme, (name,), [noisy], [second], STEPS, seed, anneal=True) as found:
         return found.predict([noisy])[0]

@@ -18,12 +18,12 @@ import functools
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from benchmarks.common import RESULTS, load, machine, save
-from benchmarks.recipes import Recipe, annealed, run, step_seconds
+from benchmarks.recipes import N2V_ALONE, Recipe, annealed, run, step_seconds
 from benchmarks.tasks import TASKS
-from monai_n2v.bundle.resources import find_config
 
 TASK_OF = {2: "set12", 3: "colin27"}
 
@@ -87,7 +87,7 @@ def variants(dims: int) -> dict[str, dict[str, Recipe]]:
 
 def defaults(dims: int) -> dict[str, Any]:
     """The command line's settings that are numbers."""
-    entries = json.loads(find_config(f"self_{dims}d.json").read_text())
+    entries = json.loads(Path(N2V_ALONE[dims]).read_text())
     return {key: entries[key] for key in ("mask_fraction", "lr")}
 
 

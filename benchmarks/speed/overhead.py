@@ -18,6 +18,7 @@ import numpy as np
 import torch
 
 from benchmarks.common import save
+from benchmarks.recipes import N2V_ALONE
 from monai_n2v.inferers.precision import has_fast_bfloat16
 
 # The paper's batch and a large one in 3D; those that bundles and command line take.
@@ -190,7 +191,7 @@ def main() -> None:
         own = OWN_BATCHES[spatial_dims]
         results[f"{spatial_dims}d bundle"] = overhead(spatial_dims, 4 * arguments.rounds, own)
         results[f"{spatial_dims}d command line"] = overhead(
-            spatial_dims, 4 * arguments.rounds, own, [f"self_{spatial_dims}d.json"]
+            spatial_dims, 4 * arguments.rounds, own, [N2V_ALONE[spatial_dims]]
         )
         print(results, flush=True)
     results["masking"]["share_of_2d_step"] = round(results["masking"]["median_ms"] / results["2d"]["bare_step_ms"], 4)

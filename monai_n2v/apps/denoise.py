@@ -127,8 +127,8 @@ def denoise(
             its length; ``fast=True`` does not train at all, which takes seconds; ``scheme`` is ``"auto"``, ``"n2v"``,
             ``"recorrupted"``, ``"renoised"`` or ``"prior"``; ``prior=False`` trains from random weights;
             ``spatial_dims`` is 3, or 2 to denoise volumes slice by slice, across their shortest axis (chosen by the
-            image where it is left out). Of the prediction, where None stands for the model's own default: ``tta`` averages over flips
-            and turns of the image; ``keep_detail`` restores fine detail from the measured values; ``keep_padding``
+            image where it is left out). Of the prediction, where None stands for the model's own default: ``tta`` averages
+            over flips and turns of the image; ``keep_detail`` restores fine detail from the measured values; ``keep_padding``
             leaves constant padding exactly as it is; ``dtype="input"`` writes a file in its own type.
 
     Returns:

@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 
-
 # Where network input and target come from; each but n2v is explained in its overlay in ``configs/``.
 SCHEMES = ("auto", "n2v", "recorrupted", "renoised", "prior")
 

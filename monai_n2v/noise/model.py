@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Noise that can be drawn again: its strength by intensity and its correlation, read from what a network removes.
+"""Noise that can be drawn again: its strength by intensity and its correlation, read where a network's result is calm.
 
-Where a network's result is calm, what it removes is noise and next to nothing else. A network keeps some of the noise's
-low frequencies, and takes some of the structure's. So noise is read from second differences of the residual, which
-leave both out: along the other axes for the correlation along one, along all axes for the strength.
+There the noisy image is noise and next to nothing else. What is left of structure goes with second differences: along
+the other axes for the correlation along one, along all axes for the strength. The correlation is that of the noisy
+image, since a network keeps some of the noise's low frequencies; the strength that of what the network removed.
 """
 
 import math
@@ -23,7 +23,7 @@ _N_LEVELS, _MIN_VOXELS, _FEW = 8, 2000, 64
 # Second differences are taken along axes where the noise's correlation leaves this much of their variance.
 _ENOUGH = 0.5
 # Strengths that differ by less are one; correlations below are none: chance and structure reach that far.
-_SAME_STRENGTH, _NO_CORRELATION = 0.06, 0.03
+_SAME_STRENGTH, _NO_CORRELATION = 0.06, 0.05
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ class NoiseModel:
 
 
 def fit_noise_model(noisy: np.ndarray, denoised: np.ndarray, ignore: np.ndarray | None = None) -> NoiseModel:
-    """Measure the noise of images by what a network removes from them.
+    """Measure the noise of images, where a denoised version of them is calm.
 
     Args:
         noisy: float32 ``(n_images, *spatial)``, 2 or 3 spatial axes.
@@ -79,22 +79,19 @@ def fit_noise_model(noisy: np.ndarray, denoised: np.ndarray, ignore: np.ndarray 
     Raises:
         ValueError: where no noise is left to measure.
     """
-    residual = noisy - denoised
     wanted = np.ones(noisy.shape, dtype=bool) if ignore is None else ~ignore
     calm = _calm(denoised, wanted)
-    if calm.sum() < _FEW or not residual[calm].any():
+    if calm.sum() < _FEW or np.array_equal(noisy, denoised):
         raise ValueError("images must hold noise to measure, got next to none. Denoise with the scheme prior.")
     axes = [axis for axis in range(1, noisy.ndim) if noisy.shape[axis] >= MIN_SIDE]
     lags = np.zeros((noisy.ndim - 1, MAX_LAG))
-    # A network keeps low frequencies of the noise. Second differences along other axes leave those out, and what is
-    # left of structure, and the correlation along this axis as it is.
     for axis in axes:
         others = [other for other in axes if other != axis]
-        lags[axis - 1] = _lags(second_difference(residual, others), calm[_within(noisy.ndim, others)], axis)
+        lags[axis - 1] = _lags(second_difference(noisy, others), calm[_within(noisy.ndim, others)], axis)
     lags = np.where(np.abs(lags[:, :1]) < _NO_CORRELATION, 0.0, lags)
     gains = {axis: filter_gain(lags[axis - 1]) for axis in axes}
     filtered = [axis for axis in axes if gains[axis] > _ENOUGH] or [max(gains, key=lambda axis: gains[axis])]
-    sharp, inner = second_difference(residual, filtered), _within(noisy.ndim, filtered)
+    sharp, inner = second_difference(noisy - denoised, filtered), _within(noisy.ndim, filtered)
     values = sharp[calm[inner]].astype(np.float64) / math.sqrt(math.prod(gains[axis] for axis in filtered))
     levels, sigmas = _by_level(denoised[inner][calm[inner]], values)
     return NoiseModel(levels, np.maximum(sigmas, 1e-3 * float(sigmas.max())), lags)

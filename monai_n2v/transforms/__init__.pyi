@@ -40,5 +40,5 @@ from .pairing import (
     RandSwapPaird as RandSwapPaird,
     RandSwapPairDict as RandSwapPairDict,
 )
-from .symmetries import list_symmetries as list_symmetries
 from .procedural_noise import RandProceduralNoised as RandProceduralNoised
+from .symmetries import list_symmetries as list_symmetries

@@ -68,7 +68,7 @@ def test_bundles_and_overlays_override_themselves_only_where_it_counts(root):
     """Every key of an overlay is one that its config has, or that the overlay refers to."""
     for dims in (2, 3):
         folder = root / "bundles" / f"n2v_denoise_{dims}d" / "configs"
-        overlay = json.loads((root / "configs" / f"self_{dims}d.json").read_text())
+        overlay = json.loads((root / "configs" / "from_scratch.json").read_text())
         both = ConfigParser.load_config_files([str(folder / "train.json"), str(folder / "inference.json")])
         check_overrides(both, {key: value for key, value in overlay.items() if key != "_desc_"})
 

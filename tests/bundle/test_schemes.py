@@ -23,12 +23,13 @@ SCHEMES = [
     "supervised",
     "n2v2",
     "structn2v",
-    "quick",
+    "renoised",
+    "recorrupted",
     "paper/bsd68",
     "paper/epithelia",
     "paper/microscopy",
 ]
-OWN_NETWORK = {"n2v2", "quick", "paper/bsd68", "paper/epithelia", "paper/microscopy"}
+OWN_NETWORK = {"n2v2", "paper/bsd68", "paper/epithelia", "paper/microscopy"}
 # What a scheme lies over, besides train.json.
 BELOW = {"noise2noise": ["supervised"]}
 
