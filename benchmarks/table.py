@@ -9,6 +9,7 @@ from benchmarks.common import ROOT, load, origin
 from benchmarks.gpu.sections import sections as gpu_sections
 from benchmarks.paper.plots import plot_sweep
 from benchmarks.paper.sections import sections as paper_sections
+from benchmarks.prior_sections import PRIOR_SECTIONS
 from benchmarks.speed.plots import PLOTS
 from benchmarks.speed.sections import SECTIONS, row, table
 
@@ -163,6 +164,7 @@ def text() -> str:
     """The whole page."""
     lines = ["# Results", "", "Written by `python -m benchmarks.table` from `benchmarks/results/`; do not edit.", ""]
     sections = {
+        **PRIOR_SECTIONS,
         **SECTIONS,
         "overhead": overhead_section,
         "seams": seams_section,

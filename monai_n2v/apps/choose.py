@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-import torch
 
 from monai_n2v.apps.inspect import NoisyImage
 from monai_n2v.bundle.options import PredictionOptions, TrainingOptions
@@ -26,6 +25,8 @@ logger = logging.getLogger(__name__)
 _N_IMAGES, _MAX_VOXELS = 3, 2**19
 # A 2D network has to be better by this factor of the error, since slices may differ visibly.
 _CLEARLY = 0.97
+# Noise below this share of the image's standard deviation is not worth a training.
+_HARDLY = 0.01
 # Settings that make another network than that of the prior.
 _OF_NETWORK = ("features", "network_def", "in_channels")
 
@@ -67,7 +68,7 @@ class Judge:
         self.prior = prior.network_alone()
 
     def _denoiser(self, network: TrainedNetwork) -> Denoiser:
-        return Denoiser(network, PredictionOptions(self.device, tta=False, keep_detail=False))
+        return Denoiser(network, PredictionOptions(self.device))
 
     def noise(self) -> NoiseModel:
         """The noise, by what the prior removes.
@@ -110,7 +111,9 @@ def choose(images: Sequence[NoisyImage], options: TrainingOptions) -> Choice:
     judge = Judge(images, spatial_dims, options.device)
     try:
         noise = judge.noise()
-    except ValueError:
+    except ValueError:  # none at all
+        noise = None
+    if noise is None or noise.sigma < _HARDLY:
         return Choice(spatial_dims, "prior" if scheme == "auto" else scheme, "next to no noise was found")
     if open_dims:
         in_slices = _turned(noise, images[0])
@@ -143,8 +146,7 @@ def is_better(network: TrainedNetwork, images: Sequence[NoisyImage], choice: Cho
     """
     if choice.noise is None:
         return True
-    with torch.random.fork_rng(devices=[]):
-        judge = Judge(images, choice.spatial_dims, device)
-        trained, prior = judge.error_of(network, choice.noise), judge.error_of_prior(choice.noise)
+    judge = Judge(images, choice.spatial_dims, device)
+    trained, prior = judge.error_of(network, choice.noise), judge.error_of_prior(choice.noise)
     logger.debug("Estimated error trained %.4g, of the prior %.4g.", trained, prior)
     return trained < prior

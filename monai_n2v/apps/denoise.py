@@ -127,9 +127,9 @@ def denoise(
             its length; ``fast=True`` does not train at all, which takes seconds; ``scheme`` is ``"auto"``, ``"n2v"``,
             ``"recorrupted"``, ``"renoised"`` or ``"prior"``; ``prior=False`` trains from random weights;
             ``spatial_dims`` is 3, or 2 to denoise volumes slice by slice, across their shortest axis (chosen by the
-            image where it is left out). Of the prediction, where None stands for the model's own default: ``tta`` averages
-            over flips and turns of the image; ``keep_detail`` restores fine detail from the measured values; ``keep_padding``
-            leaves constant padding exactly as it is; ``dtype="input"`` writes a file in its own type.
+            image where it is left out). Of the prediction, where None stands for the model's own default: ``tta``
+            averages over flips and turns of the image; ``keep_detail`` restores fine detail from the measured values;
+            ``keep_padding`` leaves constant padding exactly as it is; ``dtype="input"`` writes a file in its own type.
 
     Returns:
         the denoised image of the same kind, shape and units as ``x``, float32; for a path, the path of the result.

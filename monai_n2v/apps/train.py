@@ -19,7 +19,7 @@ from monai_n2v.apps.choose import Choice, choose, is_better
 from monai_n2v.apps.inspect import NoisyImage
 from monai_n2v.bundle.options import TrainingOptions
 from monai_n2v.bundle.resources import PRIOR, bundle_name, find_bundle, find_config
-from monai_n2v.bundle.run import train
+from monai_n2v.bundle.run import train, untouched_process
 from monai_n2v.bundle.settings import check_settings
 from monai_n2v.bundle.trained import TrainedNetwork, resolve_model
 from monai_n2v.io.volume import where
@@ -57,7 +57,8 @@ def train_network(
         FileNotFoundError: where there is nothing to resume.
     """
     check_settings(options.settings, parts=True)
-    choice = choose(images, options)
+    with untouched_process():
+        choice = choose(images, options)
     spatial_dims = choice.spatial_dims
     patch_size = options.settings.get("patch_size")
     if isinstance(patch_size, list) and len(patch_size) != spatial_dims:
@@ -94,7 +95,7 @@ def train_network(
 def _tell_of_slices(images: Sequence[NoisyImage]) -> None:
     """Say why volumes that a 3D network suits get a 2D one."""
     flat = [image for image in images if len(image.shape) == 3 or min(image.shape[1:]) < MIN_DEPTH]
-    if len(flat) < len(images):
+    if flat and len(flat) < len(images):
         logger.warning(
             "All volumes are denoised slice by slice, since one network is to serve them and %s. "
             "Choose with --pattern, or use --per-image.",
@@ -132,7 +133,9 @@ def _train(
         resume=options.resume,
         **more,
     )
-    if options.scheme == "auto" and not is_better(resolve_model(bundle), images, choice, options.device):
+    with untouched_process():
+        kept = options.scheme != "auto" or is_better(resolve_model(bundle), images, choice, options.device)
+    if not kept:
         logger.info("By the noisy image itself, the prior alone is better than what was trained: it is kept.")
         shutil.copyfile(prior, weights)
         record["scheme"] = "prior"

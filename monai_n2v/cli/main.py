@@ -82,7 +82,10 @@ def _denoise(args: argparse.Namespace) -> int:
     if args.model is None:
         epochs = f"for {args.epochs} epoch{'s' if args.epochs != 1 else ''}" if args.epochs else ""
         length = f"for {args.max_time:g} s" if args.max_time else epochs
-        logger.info("Training on these images alone %s.", length or "for minutes")
+        alone = args.fast or args.scheme == "prior"
+        logger.info(
+            "%s.", "The prior denoises" if alone else f"Training on these images alone {length or 'for minutes'}"
+        )
     settings = Settings(training, prediction, args.model, args.per_image, args.series)
     records: list[dict[str, Any]] = []
 
@@ -111,8 +114,9 @@ def _tell(args: argparse.Namespace, record: dict[str, Any], n_jobs: int) -> None
         print(json.dumps(record), flush=True)
     if record["status"] == "failed":
         return
-    if "steps" in record and (n_jobs == 1 or args.per_image):
-        fast = " --fast" if args.fast else ""
+    if record.get("steps") and (n_jobs == 1 or args.per_image):
+        scheme = "" if args.scheme == "auto" else f" --scheme {args.scheme}"
+        scheme += " --from-scratch" if args.from_scratch else ""
         dims = f" --spatial-dims {args.spatial_dims}" if args.spatial_dims else ""
         sides = "x".join(map(str, args.footprint)) if isinstance(args.footprint, tuple) else args.footprint
         hidden = f" --footprint {sides}" if sides else ""
@@ -121,7 +125,7 @@ def _tell(args: argparse.Namespace, record: dict[str, Any], n_jobs: int) -> None
         logger.info(
             "Trained %d steps in %.0f s; --epochs %d --seed %d%s%s%s%s%s repeats this run.",
             record["steps"], record["training_seconds"], record["epochs"],
-            args.seed, fast, dims, hidden, predicted, settings,
+            args.seed, scheme, dims, hidden, predicted, settings,
         )  # fmt: skip
     logger.debug("Record: %s", record)
     written = record | record.get("report", {})
@@ -153,7 +157,8 @@ def _train(args: argparse.Namespace) -> int:
     images, failed = read_images(sources, args.series)
     logger.info("Training one network on %d image(s), on %s.", len(images), options.device)
     network, record = train_network(images, args.output, options)
-    logger.info("Trained %d steps in %.0f s.", record["steps"], record["training_seconds"])
+    if record["steps"]:
+        logger.info("Trained %d steps in %.0f s.", record["steps"], record["training_seconds"])
     logger.info("Bundle: %s; use it with monai-n2v denoise --model %s", network.bundle, network.bundle)
     if args.json:
         print(json.dumps({"output": str(args.output), **record}), flush=True)

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from monai_n2v.apps.paths import Job
     from monai_n2v.bundle.options import TrainingOptions
 
-_OF_TRAINING = ("fast", "epochs", "max_time", "spatial_dims", "footprint", "per_image", "set")
+_OF_TRAINING = ("scheme", "fast", "from_scratch", "epochs", "max_time", "spatial_dims", "footprint", "per_image", "set")
 
 
 class UsageError(Exception):
@@ -44,7 +44,9 @@ def plan_command_jobs(args: argparse.Namespace) -> list[Job]:
         raise UsageError(str(error)) from error
     if args.model is not None and not args.model.exists():
         raise UsageError(f"--model must be a trained bundle or its weights, got {args.model}. Check the path.")
-    given = ", ".join("--" + name.replace("_", "-") for name in _OF_TRAINING if vars(args)[name])
+    given = ", ".join(
+        "--" + name.replace("_", "-") for name in _OF_TRAINING if vars(args)[name] not in (None, False, [], "auto")
+    )
     if args.model is not None and given:
         raise UsageError(f"--model must stand alone, got settings of a training too. Drop {given}.")
     return jobs

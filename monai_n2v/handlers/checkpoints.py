@@ -64,7 +64,7 @@ def require_checkpoint(path: str | Path, network: torch.nn.Module | None = None)
     if not Path(path).is_file():
         raise FileNotFoundError(
             f"ckpt_path must be a file of trained weights, got none at {path}. "
-            "Noise2Void learns from your own images: run train.json first, or pass --ckpt_path FILE."
+            "Run train.json first, or leave ckpt_path out to denoise by the prior."
         )
     state = load_weights(path)
     if network is not None:

@@ -10,8 +10,10 @@ import torch
 from monai.config import KeysCollection
 from monai.data import MetaTensor
 from monai.transforms import MapTransform
+from scipy import ndimage
 
 from monai_n2v.noise.model import NoiseModel, fit_noise_model, pooled
+from monai_n2v.noise.processing import constant_areas
 from monai_n2v.transforms.drawn_noise import draw_noise
 
 # Images that a noise model is read from, and voxels of each: more make it no better.
@@ -88,8 +90,15 @@ def measure_by_network(images: Sequence[Mapping[str, Any]], predict: Predict, ke
     models = []
     for number in chosen:
         noisy = central(images[int(number)][key])[:, None]  # each channel on its own
-        models.append(fit_noise_model(*(one[:, 0].cpu().float().numpy() for one in (noisy, predict(noisy)))))
+        arrays = [one[:, 0].cpu().float().numpy() for one in (noisy, predict(noisy))]
+        models.append(fit_noise_model(*arrays, ignore=_padding(arrays[0])))
     return pooled(models)
+
+
+def _padding(volumes: np.ndarray) -> np.ndarray:
+    """Constant padding and the two voxels around it."""
+    padded = constant_areas(volumes, float(volumes.min()))
+    return ndimage.maximum_filter(padded, (1, *(5,) * (volumes.ndim - 1)))
 
 
 def central(image: torch.Tensor, max_voxels: int = _MAX_VOXELS) -> torch.Tensor:
@@ -114,8 +123,8 @@ def sure(image: torch.Tensor, predict: Predict, noise: NoiseModel, seed: int = 0
     """Estimate a result's mean squared error against the clean image from the noisy one alone.
 
     Stein's unbiased risk estimate, for noise of a known covariance ([1]_, Eq. 7; its derivative by drawn noise):
-    ``|f(y) - y|^2 - |n|^2 + 2 n (f(y + t n) - f(y)) / t``, as means over the voxels. What is wrong about the noise is
-    wrong about all results alike, but for how much of it they keep.
+    ``|f(y) - y|^2 - |n|^2 + 2 n (f(y + t n) - f(y)) / t``, as means over the voxels but padding. What is wrong
+    about the noise is wrong about all results alike, but for how much of it they keep.
 
     Args:
         image: noisy, standardized ``(C, *spatial)``.
@@ -134,5 +143,6 @@ def sure(image: torch.Tensor, predict: Predict, noise: NoiseModel, seed: int = 0
     clean = predict(noisy)
     drawn = draw_noise(noise, clean, np.random.RandomState(seed))
     moved = predict(noisy + _STEP * drawn)
-    terms = ((clean - noisy) ** 2).mean(), (drawn**2).mean(), (drawn * (moved - clean)).mean() / _STEP
-    return float(terms[0] - terms[1] + 2 * terms[2])
+    risk = (clean - noisy) ** 2 - drawn**2 + 2 * drawn * (moved - clean) / _STEP
+    counted = torch.from_numpy(~_padding(noisy[:, 0].cpu().float().numpy())).to(risk.device)[:, None]
+    return float(risk[counted].mean()) if counted.any() else 0.0

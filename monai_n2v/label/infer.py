@@ -14,6 +14,7 @@ from monailabel.utils.others.generic import device_list
 
 from monai_n2v.apps.denoise import denoise_image
 from monai_n2v.bundle.options import PredictionOptions, TrainingOptions
+from monai_n2v.bundle.resources import PRIOR
 from monai_n2v.bundle.run import Denoiser
 from monai_n2v.bundle.trained import TrainedNetwork, resolve_model
 from monai_n2v.io.images import read_volume, split_name, targets_of
@@ -58,25 +59,16 @@ class DenoiseTask(InferTask):
         return self.bundle.name
 
     def is_valid(self) -> bool:
-        """Always: without a trained network it can be trained, or a network be trained on the image."""
+        """Always: without a trained network the prior denoises."""
         return True
 
     def get_path(self, validate: bool = True) -> str | None:
-        """The file of the weights."""
+        """The file of the weights: those that were trained, or those of the prior."""
         path = self.bundle / "models" / "model.pt"
-        return str(path) if path.is_file() or not validate else None
+        return str(path if path.is_file() or not validate else self.bundle / PRIOR)
 
     def network(self) -> TrainedNetwork:
-        """The trained network.
-
-        Raises:
-            FileNotFoundError: before it was trained.
-        """
-        if self.get_path() is None:
-            raise FileNotFoundError(
-                f"model must be trained first, got {self.name} without weights. Train it (POST /train/{self.name}), or "
-                "send train_on_image true."
-            )
+        """The trained network; before it was trained, the prior."""
         return resolve_model(self.bundle)
 
     def prediction(self, request: Mapping[str, Any]) -> PredictionOptions:
@@ -95,7 +87,6 @@ class DenoiseTask(InferTask):
             the file of the result, the caller's to remove, and what is told of it.
 
         Raises:
-            FileNotFoundError: before the network was trained.
             ValueError: for options or voxels that cannot be.
         """
         started = time.time()

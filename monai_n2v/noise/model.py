@@ -22,8 +22,11 @@ _CALM = 0.25
 _N_LEVELS, _MIN_VOXELS, _FEW = 8, 2000, 64
 # Second differences are taken along axes where the noise's correlation leaves this much of their variance.
 _ENOUGH = 0.5
-# Strengths that differ by less are one; correlations below are none: chance and structure reach that far.
-_SAME_STRENGTH, _NO_CORRELATION = 0.06, 0.05
+# Correlations below are none: chance and structure reach that far. So do differences of strength.
+_NO_CORRELATION, _BY_CHANCE = 0.05, 0.05
+# Strength goes with the intensity where it is nearly in its order (rank correlation) and differs by this factor.
+_IN_ORDER, _DIFFERENT = 0.8, 1.25
+_WITHIN_3 = 0.995  # mean square of a standard normal value that is clipped at 3
 
 
 @dataclass(frozen=True)
@@ -98,14 +101,25 @@ def fit_noise_model(noisy: np.ndarray, denoised: np.ndarray, ignore: np.ndarray 
 
 
 def _by_level(level: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Standard deviation of values of mean 0 by intensity; one number where it is the same everywhere."""
-    constant = np.array([level.mean(dtype=np.float64)]), np.array([math.sqrt(np.mean(values**2))])
+    """Standard deviation of values of mean 0 by intensity; one number where it does not rise or fall with it."""
     n_levels = int(np.clip(len(values) // _MIN_VOXELS, 1, _N_LEVELS))
-    which = np.searchsorted(np.quantile(level, np.linspace(0, 1, n_levels + 1)[1:-1]), level)
-    counts = np.maximum(np.bincount(which, minlength=n_levels), 1)
-    levels = np.bincount(which, level, n_levels) / counts
-    sigmas = np.sqrt(np.bincount(which, values**2, n_levels) / counts)
-    return constant if sigmas.max() < (1 + 2 * _SAME_STRENGTH) * sigmas.min() else (levels, sigmas)
+    parts = np.array_split(np.argsort(level, kind="stable"), n_levels)
+    levels = np.array([level[part].mean(dtype=np.float64) for part in parts])
+    sigmas = np.array([_deviation(values[part]) for part in parts])
+    lowest, highest = sigmas[: n_levels // 4 + 1].mean(), sigmas[-(n_levels // 4 + 1) :].mean()
+    order = np.corrcoef(np.arange(n_levels), np.argsort(np.argsort(sigmas)))[0, 1] if n_levels > 2 else 0.0
+    if abs(order) > _IN_ORDER and not 1 / _DIFFERENT < highest / max(lowest, 1e-12) < _DIFFERENT:
+        return levels, sigmas
+    by_chance = max(_BY_CHANCE, 8 * math.sqrt(n_levels / len(values)))
+    same = sigmas.max() < (1 + by_chance) * sigmas.min()
+    # What differs without order is structure, which only adds.
+    return levels.mean(keepdims=True), np.array([_deviation(values) if same else np.quantile(sigmas, 0.25)])
+
+
+def _deviation(values: np.ndarray) -> float:
+    """Standard deviation of normal values of mean 0, few of which are something else and have no great weight."""
+    limit = 3 * np.quantile(np.abs(values), 0.6827)  # two thirds lie within one standard deviation
+    return math.sqrt(np.mean(np.clip(values, -limit, limit) ** 2) / _WITHIN_3)
 
 
 def _calm(denoised: np.ndarray, wanted: np.ndarray) -> np.ndarray:
@@ -131,13 +145,14 @@ def _calm(denoised: np.ndarray, wanted: np.ndarray) -> np.ndarray:
 def _lags(unit: np.ndarray, calm: np.ndarray, axis: int) -> list[float]:
     """Autocorrelation at lags 1 to 3 along an axis, of pairs of calm voxels."""
     n, lags = unit.shape[axis], []
+    limit = 3 * _deviation(unit[calm])  # what is left of an edge has no great weight
     for lag in range(1, MAX_LAG + 1):
         if n <= lag:
             lags.append(0.0)
             continue
         here, there = (_along(axis, unit.ndim, start, n - lag + start) for start in (0, lag))
         both = calm[here] & calm[there]
-        a, b = unit[here][both], unit[there][both]
+        a, b = (np.clip(one[both], -limit, limit) for one in (unit[here], unit[there]))
         power = float(np.sqrt(np.mean(a * a, dtype=np.float64) * np.mean(b * b, dtype=np.float64))) if a.size else 0.0
         lags.append(float(np.mean(a * b, dtype=np.float64)) / power if power > 0 else 0.0)
     return lags

@@ -147,7 +147,7 @@ def test_denoise_leaves_the_process_as_it_was(how, monai_seed, models, monkeypat
     real = training.train
     monkeypatch.setattr(training, "train", lambda *a, **k: real(*a, **{**k, "epoch_length": 2}))
     noisy = phantom((40, 36))[1]
-    options = {"training": {"epochs": 1, "fast": True}, "model": {"model": models[2]}, "failure": {"epochs": 1}}[how]
+    options = {"training": {"epochs": 1, "scheme": "n2v"}, "model": {"model": models[2]}, "failure": {"epochs": 1}}[how]
     monai_n2v.denoise(noisy, device="cpu", **options)  # modules that are loaded only then bring loggers of their own
     if how == "failure":
 
@@ -182,9 +182,9 @@ def test_training_on_the_image_itself_is_repeatable(monkeypatch):
     real = training.train
     monkeypatch.setattr(training, "train", lambda *a, **k: real(*a, **{**k, "epoch_length": 2}))
     noisy = phantom((40, 36))[1]
-    first = monai_n2v.denoise(noisy, epochs=1, fast=True, device="cpu")
-    assert np.array_equal(monai_n2v.denoise(noisy, epochs=1, fast=True, device="cpu"), first)
-    assert not np.array_equal(monai_n2v.denoise(noisy, epochs=1, fast=True, device="cpu", seed=1), first)
+    first = monai_n2v.denoise(noisy, epochs=1, scheme="n2v", device="cpu")
+    assert np.array_equal(monai_n2v.denoise(noisy, epochs=1, scheme="n2v", device="cpu"), first)
+    assert not np.array_equal(monai_n2v.denoise(noisy, epochs=1, scheme="n2v", device="cpu", seed=1), first)
 
 
 def test_model_may_be_a_bundle_folder_or_its_weights(models, tmp_path):
@@ -192,7 +192,7 @@ def test_model_may_be_a_bundle_folder_or_its_weights(models, tmp_path):
 
     bundle = tmp_path / "bundle"
     shutil.copytree(find_bundle("n2v_denoise_3d"), bundle)
-    (bundle / "models").mkdir()
+    (bundle / "models").mkdir(exist_ok=True)
     shutil.copy(models[3], bundle / "models" / "model.pt")
     noisy = phantom((20, 18, 16))[1]
     results = [monai_n2v.denoise(noisy, model=m, device="cpu") for m in (models[3], bundle, models[3].parent.parent)]
@@ -206,7 +206,7 @@ def test_unfit_models_refused(models, tmp_path):
         monai_n2v.denoise(noisy[..., 0], model=models[3])
     with pytest.raises(FileNotFoundError, match="model must be a trained bundle"):
         monai_n2v.denoise(noisy, model=tmp_path)
-    with pytest.raises(FileNotFoundError, match="Noise2Void has no general weights"):
+    with pytest.raises(FileNotFoundError, match="Train the bundle, or leave model out"):
         monai_n2v.denoise(noisy, model=tmp_path / "none.pt")
     (tmp_path / "bad.pt").write_text("no weights")
     with pytest.raises(ValueError, match="model must be a file of network weights"):

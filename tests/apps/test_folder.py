@@ -19,7 +19,7 @@ from monai_n2v.cli.main import main
 from monai_n2v.inferers.detail import DetailInferer
 from monai_n2v.io.images import read_volume
 
-QUICK = ["--fast", "--epochs", "1", "--device", "cpu"]
+QUICK = ["--scheme", "n2v", "--epochs", "1", "--device", "cpu"]
 
 
 pytestmark = pytest.mark.usefixtures("short_epochs")
@@ -157,7 +157,7 @@ def test_trained_bundle_stands_on_its_own(tree, tmp_path, capsys):
 
 def test_training_refuses_to_overwrite_and_resumes(tree, tmp_path, capsys):
     model, whole = tmp_path / "model", tmp_path / "whole"
-    options = ["--fast", "--device", "cpu"]
+    options = ["--scheme", "n2v", "--device", "cpu"]
     assert run(capsys, "train", "-i", tree / "a.nii.gz", "-o", whole, "--epochs", 3, *options)[0] == 0
     assert run(capsys, "train", "-i", tree / "a.nii.gz", "-o", model, "--epochs", 3, *options)[0] == 0
     code, _, err = run(capsys, "train", "-i", tree / "a.nii.gz", "-o", model, "--epochs", 3, *options)
@@ -182,7 +182,7 @@ def test_info_of_image_series_and_network(tree, tmp_path, capsys):
     assert records[0]["spacing_mm"] == pytest.approx([0.9, 1.1, 2.5])
     assert run(capsys, "train", "-i", tree / "a.nii.gz", "-o", tmp_path / "m", *QUICK)[0] == 0
     code, records, _ = run(capsys, "info", tmp_path / "m", "--json")
-    assert records[0]["network"] == "N2VUNet"
+    assert records[0]["network"] == "BasicUNet"
     assert records[0]["training_data"][0]["shape"] == [20, 18, 16]
     assert main(["info", str(tree / "a.nii.gz")]) == 0
     assert "shape: [20, 18, 16]" in capsys.readouterr().out

@@ -33,7 +33,7 @@ def is_unharmed_or_warned(clean: np.ndarray, output: np.ndarray, err: str) -> No
 @pytest.mark.parametrize("shape", [(64, 60), (32, 30, 28)])
 def test_clean_phantom(shape, tmp_path, capsys):
     clean = gaussian_filter(phantom(shape)[0], 1)
-    output, _, err = denoised(clean, tmp_path, capsys, "--fast", "--epochs", "3")
+    output, _, err = denoised(clean, tmp_path, capsys, "--fast")
     is_unharmed_or_warned(clean, output, err)
 
 

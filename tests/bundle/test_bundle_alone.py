@@ -22,7 +22,7 @@ def installed(tmp_path_factory, root) -> dict[str, str]:
     tomllib = pytest.importorskip("tomllib")  # Python 3.11
     site = tmp_path_factory.mktemp("site")
     wheel = tomllib.loads((root / "pyproject.toml").read_text())["tool"]["hatch"]["build"]["targets"]["wheel"]
-    ignored = shutil.ignore_patterns("__pycache__", "models", "runs", "checkpoints", "denoised", "evaluation")
+    ignored = shutil.ignore_patterns("__pycache__", "model*.pt", "runs", "checkpoints", "denoised", "evaluation")
     for package in wheel["packages"]:
         shutil.copytree(root / package, site / package, ignore=ignored)
     for source, target in wheel["force-include"].items():

@@ -89,7 +89,7 @@ def test_load_gives_the_trained_network(spatial_dims, trained, quiet):
 @pytest.mark.usefixtures("short_epochs")
 def test_bundle_of_the_command_line_is_complete(spatial_dims, images, tmp_path, quiet):
     bundle = tmp_path / "model"
-    options = ["--epochs", "1", "--fast", "--device", "cpu", "--spatial-dims", str(spatial_dims)]
+    options = ["--epochs", "1", "--scheme", "n2v", "--device", "cpu", "--spatial-dims", str(spatial_dims)]
     assert main(["train", "-i", str(images), "-o", str(bundle), "-q", *options]) == 0
     common = {"bundle_root": str(bundle), "dataset_dir": str(images), **CPU}
     run(config_file=config_files(bundle, "train", "evaluate"), n_masks=1, **common)

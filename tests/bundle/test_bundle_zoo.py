@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import getpass
+import hashlib
 import json
 import re
 from pathlib import Path
@@ -30,14 +31,17 @@ def metadata(bundle: Path) -> dict:
     return json.loads((bundle / "configs" / "metadata.json").read_text())
 
 
-def test_files_are_there_small_and_without_weights(bundle):
+def test_files_are_there_small_and_the_prior_is_named(bundle):
     for name in (*REQUIRED, "configs/logging.conf", "docs/README.md"):
         assert (bundle / name).is_file(), name
     files = [path for path in bundle.rglob("*") if path.is_file()]
     assert all(path.stat().st_size <= MAX_BYTES for path in files)
-    assert not [path for path in files if path.suffix in WEIGHTS]
+    assert [path.name for path in files if path.suffix in WEIGHTS] == ["prior.pt"]
+    named = json.loads((bundle / "configs" / "metadata.json").read_text())["prior"]
+    assert hashlib.sha256((bundle / "models" / "prior.pt").read_bytes()).hexdigest() == named["sha256"]
+    assert {"command", "seed", "steps", "versions"} <= set(named)
     readme = " ".join((bundle / "docs" / "README.md").read_text().split())
-    assert "no weights" in readme, "the page says plainly that the user trains first"
+    assert "procedural" in readme, "the page says plainly what the prior has seen"
 
 
 def test_layout_is_that_of_a_new_bundle_of_monai(bundle, tmp_path):

@@ -191,7 +191,7 @@ def test_overrides_swap_network_and_footprint(scheme, images, tmp_path):
         ("train", {"dataset_dir": "/nonexistent"}, "dataset_dir must be an existing folder"),
         ("train", {"dataset_dir": "{empty}"}, "got none below"),
         ("inference", {"dataset_dir": "/nonexistent"}, "dataset_dir must be an existing folder"),
-        ("inference", {"dataset_dir": "{images}"}, "Noise2Void learns from your own images"),
+        ("inference", {"dataset_dir": "{images}"}, "Run train.json first"),
     ],
 )
 def test_mistakes_are_the_first_exception_in_the_chain(kind, overrides, message, images, tmp_path):

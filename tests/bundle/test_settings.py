@@ -12,7 +12,7 @@ from conftest import phantom
 import monai_n2v.cli.main as cli
 from monai_n2v.bundle.settings import check_settings, format_setting, parse_setting
 
-QUICK = ["--fast", "--epochs", "1", "--device", "cpu"]
+QUICK = ["--scheme", "n2v", "--epochs", "1", "--device", "cpu"]
 
 
 @pytest.fixture
@@ -58,7 +58,7 @@ def test_setting_without_key_refused(text):
 @pytest.mark.parametrize(
     ("setting", "message"),
     [
-        ("learning=1", "got learning. Use one of amp,"),
+        ("learning=1", "got learning. Use one of alpha, amp,"),
         ("feature=8", "Did you mean features?"),
         ("seed=3", "Use --seed."),
         ("device=cpu", "Use --device."),
@@ -71,19 +71,19 @@ def test_setting_without_key_refused(text):
         ("train#handlers#0=1", "use monai.bundle run"),
         ("validate#inferer#amp=true", "use monai.bundle run"),
         ("optimizer#weight_decai=1", "Did you mean optimizer#weight_decay?"),
-        ("lr=abc", 'lr must be a number, got "abc". Write for example --set lr=0.003.'),
-        ("lr=-1", "lr must be above 0, got -1. Write for example --set lr=0.003."),
+        ("lr=abc", 'lr must be a number, got "abc". Write for example --set lr=0.001.'),
+        ("lr=-1", "lr must be above 0, got -1. Write for example --set lr=0.001."),
         ('lr=["a"]', "lr must be above 0"),
         ("lr=true", "lr must be above 0, got true."),
-        ("features=true", "features must be whole numbers of at least 1, got true."),
+        ("features=true", "features must be a list, got true."),
         ("halo=-1", "halo must be a whole number of at least 0, got -1."),
-        ("features=0", "features must be whole numbers of at least 1, got 0."),
+        ("features=0", "features must be a list, got 0."),
         ("features=[16,-3,8]", "features must be whole numbers of at least 1"),
         ("patch_size=[16,0,16]", "patch_size must be whole numbers of at least 1"),
         ("network_def=null", "network_def must be an object, got null."),
         ("keep_detail=off", 'keep_detail must be true or false, got "off". Write for example --set keep_detail=true.'),
         ("grad_clip=0", "grad_clip must be above 0 or null, got 0."),
-        ("patch_size=64", "patch_size must be a list, got 64. Write for example --set patch_size=[32, 32, 32]."),
+        ("patch_size=64", "patch_size must be a list, got 64. Write for example --set patch_size=[48, 48, 48]."),
         ("train#dataloader#nothing_like_it=1", "train#dataloader has"),
     ],
 )
@@ -111,7 +111,14 @@ def test_check_of_settings_alone_is_light():
 
 @pytest.mark.usefixtures("short_epochs")
 def test_settings_reach_training_inference_and_the_record(image, tmp_path, capsys):
-    settings = ["lr=0.002", "fill=uniform", "features=6", "network_def#kernel_size=5", "ema=0.9", "amp=false"]
+    settings = [
+        "lr=0.002",
+        "fill=uniform",
+        "features=[4, 4, 4, 4, 4, 4]",
+        "network_def#act=relu",
+        "ema=0.9",
+        "amp=false",
+    ]
     settings += ["optimizer#weight_decay=0.01", "decay_fraction=0.25", "tile_size=[32, 32, 32]", "halo=8"]
     options = [part for text in settings for part in ("--set", text)]
     code, err = run(capsys, "train", "-i", image, "-o", tmp_path / "model", *QUICK, *options)
@@ -121,14 +128,14 @@ def test_settings_reach_training_inference_and_the_record(image, tmp_path, capsy
     assert (train["lr"], train["fill"], train["ema"]) == (0.002, "uniform", 0.9)
     assert train["optimizer"]["weight_decay"] == 0.01
     for config in (train, inference):
-        assert config["features"] == 6
-        assert config["network_def"]["kernel_size"] == 5
+        assert config["features"] == [4] * 6
+        assert config["network_def"]["act"] == "relu"
     for config in (inference, configs["evaluate"]):
         assert config["tile_size"] == [32, 32, 32]
         assert config["halo"] == 8
     assert "lr" not in inference
     weights = torch.load(tmp_path / "model" / "models" / "model.pt", weights_only=True)
-    assert weights["first.conv_0.conv.weight"].shape == (6, 1, 5, 5, 5)
+    assert weights["conv_0.conv_0.conv.weight"].shape == (4, 1, 3, 3, 3)
     code, err = run(capsys, "denoise", "-i", image, "-o", tmp_path / "out.nii", "--model", tmp_path / "model")
     assert code == 0, err
 

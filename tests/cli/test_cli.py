@@ -18,7 +18,7 @@ from samples import damaged, headers_are_equal
 from monai_n2v.cli.main import main
 from monai_n2v.inferers.detail import DetailInferer
 
-QUICK = ["--fast", "--epochs", "1", "--device", "cpu"]
+QUICK = ["--scheme", "n2v", "--epochs", "1", "--device", "cpu"]
 
 
 pytestmark = pytest.mark.usefixtures("short_epochs")
@@ -49,7 +49,7 @@ def test_denoise_keeps_header_and_kind(dtype, stored, tmp_path, capsys):
     written = nibabel.load(out)
     headers_are_equal(nibabel.load(tmp_path / "in.nii.gz"), written, stored_type=dtype == "input")
     assert written.get_data_dtype() == stored
-    assert "--epochs 1 --seed 0 --fast repeats this run" in err
+    assert "--epochs 1 --seed 0 --scheme n2v repeats this run" in err
 
 
 @pytest.mark.parametrize("shape", [(40, 36), (24, 20, 16, 2), (20, 24, 4)])
@@ -81,12 +81,15 @@ def test_report_says_where_the_picture_is(noisy, tmp_path, capsys):
 def test_epochs_repeat_a_max_time_run(noisy, tmp_path, capsys):
     first, again = tmp_path / "a.nii", tmp_path / "b.nii"
     code, err = run(
-        capsys, "denoise", "-i", noisy, "-o", first, "--max-time", 1, "--fast", "--device", "cpu", "--report"
+        capsys, "denoise", "-i", noisy, "-o", first, "--max-time", 1, "--scheme", "n2v", "--device", "cpu", "--report"
     )
     assert code == 0, err
     epochs = json.loads((tmp_path / "a_report.json").read_text())["epochs"]
-    assert f"--epochs {epochs} --seed 0 --fast repeats this run" in err
-    assert run(capsys, "denoise", "-i", noisy, "-o", again, "--epochs", epochs, "--fast", "--device", "cpu")[0] == 0
+    assert f"--epochs {epochs} --seed 0 --scheme n2v repeats this run" in err
+    assert (
+        run(capsys, "denoise", "-i", noisy, "-o", again, "--epochs", epochs, "--scheme", "n2v", "--device", "cpu")[0]
+        == 0
+    )
     assert np.array_equal(nibabel.load(first).get_fdata(), nibabel.load(again).get_fdata())
 
 

@@ -292,8 +292,19 @@ def test_full_disk_or_lost_permission_leaves_nothing(fault, tmp_path, capsys, mo
     monkeypatch.setattr(training, "train", lambda *args, **kwargs: train(*args, **{**kwargs, "epoch_length": 2}))
     np.save(tmp_path / "x.npy", DATA)
     monkeypatch.setattr(np, "save", fail)
-    options = ["-i", tmp_path / "x.npy", "-o", tmp_path / "out" / "y.npy", "--fast", "--epochs", "1", "--device", "cpu"]
-    code, err = main(["denoise", *map(str, options)]), capsys.readouterr().err
+    options = [
+        "-i",
+        tmp_path / "x.npy",
+        "-o",
+        tmp_path / "out" / "y.npy",
+        "--scheme",
+        "n2v",
+        "--epochs",
+        "1",
+        "--device",
+        "cpu",
+    ]
+    code, err = main(["denoise", *map(str, options), "--device", "cpu"]), capsys.readouterr().err
     assert code == 1, err
     assert fault.strerror in err.strip().splitlines()[-1]
     assert list((tmp_path / "out").iterdir()) == []

@@ -387,7 +387,7 @@ def test_missing_network_is_the_first_exception(trained, tmp_path):
     _, spatial_dims, options = trained
     first = first_error(evaluation(spatial_dims, **{**options, "output_dir": str(tmp_path)}))
     assert isinstance(first, FileNotFoundError)
-    assert "Noise2Void learns from your own images" in str(first)
+    assert "Run train.json first" in str(first)
 
 
 def test_federated_client_evaluates_weights_it_is_sent(trained, tmp_path):

@@ -179,7 +179,7 @@ def test_bundle_of_a_training_keeps_detail_unless_told_otherwise(shape, tmp_path
     image = phantom(shape, sigma=15)[1]
     removed = {}
     for keep in (True, False):
-        options = TrainingOptions(epochs=2, fast=True, settings={} if keep else {"keep_detail": False})
+        options = TrainingOptions(epochs=2, scheme="n2v", settings={} if keep else {"keep_detail": False})
         network = train_network([NoisyImage.of(MetaTensor(image[None]))], tmp_path / str(keep), options)[0]
         config = json.loads((network.bundle / "configs" / "inference.json").read_text())
         assert config["keep_detail"] is keep
@@ -189,7 +189,7 @@ def test_bundle_of_a_training_keeps_detail_unless_told_otherwise(shape, tmp_path
 
 def test_prediction_takes_detail_back_unless_told_otherwise(tmp_path, capsys):
     image = phantom((64, 72), sigma=15)[1]
-    options = TrainingOptions(epochs=2, fast=True)
+    options = TrainingOptions(epochs=2, scheme="n2v")
     network = train_network([NoisyImage.of(MetaTensor(image[None]))], tmp_path / "model", options)[0]
     np.save(tmp_path / "x.npy", image)
     for name, options in {"kept": [], "own": ["--no-keep-detail"]}.items():

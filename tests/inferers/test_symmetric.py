@@ -196,7 +196,7 @@ def trained(tmp_path_factory):
     bundles = {}
     for dims, shape in ((2, (24, 28)), (3, (12, 10, 14))):
         footprint = np.ones((3, *(1,) * (dims - 1)), np.uint8)
-        options = TrainingOptions(epochs=2, fast=True, footprint=footprint)
+        options = TrainingOptions(epochs=2, scheme="n2v", footprint=footprint)
         folder = tmp_path_factory.mktemp(f"bundle{dims}")
         bundles[dims] = train_network(
             [NoisyImage.of(as_meta_tensor(phantom(shape)[1][None], (1.0,) * dims))], folder, options

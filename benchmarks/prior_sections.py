@@ -1,0 +1,125 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The prior's part of ``docs/results.md``."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from benchmarks.common import load, origin
+from benchmarks.speed.sections import row, table
+
+# Best of the others, tuned with the clean image at hand; from paper_medical.json, paper_bsd68.json and notes of filters.
+OTHERS = {
+    "Colin27, sigma 4": ("medical", {"image": "Colin27", "noise": "Gaussian", "sigma": 4.0}),
+    "Colin27, sigma 8": ("medical", {"image": "Colin27", "noise": "Gaussian", "sigma": 8.0}),
+    "Colin27, sigma 12": ("medical", {"image": "Colin27", "noise": "Gaussian", "sigma": 12.0}),
+    "M4Raw T1": ("medical", {"image": "M4Raw T1", "noise": "real"}),
+    "M4Raw T2": ("medical", {"image": "M4Raw T2", "noise": "real"}),
+    "BSD68, sigma 25": ("bsd68", {"scale": "reduced"}),
+}
+_LEARNED = ("monai_n2v", "Noise2", "N2V2", "traditional", "noisy", "CAREamics")
+
+
+def _best_of_others(name: str) -> str:
+    if name not in OTHERS:
+        return ""
+    experiment, wanted = OTHERS[name]
+    rows = (load(f"paper_{experiment}") or {"rows": []})["rows"]
+    rows = [one for one in rows if all(one.get(key) == value for key, value in wanted.items())]
+    rows = [one for one in rows if not one["method"].startswith(_LEARNED)]
+    if not rows:
+        return ""
+    best = max(rows, key=lambda one: one["psnr"])
+    return f"{best['psnr']:.2f} ({best['method']})"
+
+
+def prior_section(stored: dict[str, Any]) -> list[str]:
+    """The program's defaults on the tasks."""
+    lines = [
+        "## The prior",
+        "",
+        "What a user gets without any setting: by the [prior](prior.md) alone (`--fast`), and adapted to the image. PSNR in dB,",
+        "and seconds of the whole call. The best of the classic filters had its parameters chosen with the clean image at hand,",
+        "which no user has. One network serves all images of Set12 and BSD68.",
+        "",
+        *table("image", "way", "PSNR / dB", "seconds", "scheme", "steps", "best classic filter"),
+    ]
+    for one in stored["rows"]:
+        if "psnr" in one:
+            dims = f"{one['scheme']}, {one['spatial_dims']}D"
+            seconds = f"{one['seconds']:g}"
+            lines.append(
+                row(
+                    one["image"],
+                    _way(one),
+                    f"{one['psnr']:.2f}",
+                    seconds,
+                    dims,
+                    one["steps"],
+                    _best_of_others(one["image"]),
+                )
+            )
+    real = [one for one in stored["rows"] if "vessel_gain" in one]
+    if real:
+        lines += [
+            "",
+            "The aorta CT has no clean image. What is left of small vessels' contrast and of the spread of calm voxels:",
+            "",
+        ]
+        lines += table("way", "vessels", "calm spread", "seconds", "scheme")
+        lines += [row(_way(r), r["vessel_gain"], r["calm_spread"], f"{r['seconds']:g}", r["scheme"]) for r in real]
+    return [*lines, "", f"{origin(stored['machine'])} Threads of the runs: {stored['threads']}."]
+
+
+def _way(one: dict[str, Any]) -> str:
+    return str(one["method"]) + (", without keep_detail" if one.get("keep_detail") is False else "")
+
+
+def noise_section(stored: dict[str, Any]) -> list[str]:
+    """How exactly noise is measured."""
+    lines = [
+        "## Noise, measured by the prior",
+        "",
+        f"Simulated noise on crops and slices of Colin27, {stored['seeds']} seeds. Errors are relative, of correlations absolute.",
+        "",
+        *table("what", "axes", "median", "worst"),
+    ]
+    for one in stored["rows"]:
+        if "share" in one:
+            lines.append(row(f"white noise {one['what']}", f"{one['dims']}D", f"{100 * one['share']:.0f} %", ""))
+        else:
+            percent = [one["median"], one["worst"]]
+            texts = [f"{v:.3f}" if "correlation" in one["what"] else f"{100 * v:.1f} %" for v in percent]
+            lines.append(row(one["what"], f"{one['dims']}D", *texts))
+    return [*lines, "", origin(stored["machine"])]
+
+
+def harm_section(stored: dict[str, Any]) -> list[str]:
+    """What becomes of what is easily lost."""
+    methods = list(dict.fromkeys(one["method"] for one in stored["rows"] if one["case"] == "lesions"))
+    by = {(one["case"], one["method"]): one for one in stored["rows"]}
+    lines = [
+        "## Do no harm",
+        "",
+        "Balls in the white matter of Colin27, sigma 8: how much of their contrast is left, median of six.",
+        "",
+        *table("ball", *methods),
+    ]
+    names = [key for key in by["lesions", methods[0]] if key.startswith("radius")]
+    lines += [row(name, *(by["lesions", method][name] for method in methods)) for name in names]
+    lines += [row("PSNR of the whole / dB", *(by["lesions", method]["psnr"] for method in methods))]
+    lines += [
+        "",
+        "Other images: standard deviation that is left of pure noise, as a share; PSNR of the others in dB.",
+        "",
+    ]
+    others = list(dict.fromkeys(one["case"] for one in stored["rows"] if one["case"] != "lesions"))
+    all_methods = list(dict.fromkeys(one["method"] for one in stored["rows"]))
+    lines += table("image", *all_methods)
+    for case in others:
+        found = [by.get((case, method), {}) for method in all_methods]
+        lines.append(row(case, *(one.get("psnr", one.get("share_left", "")) for one in found)))
+    return [*lines, "", origin(stored["machine"])]
+
+
+PRIOR_SECTIONS = {"prior": prior_section, "noise_model": noise_section, "harm": harm_section}
