@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable
 
-import nibabel
 import numpy as np
 import torch
 from scipy import ndimage
@@ -79,6 +78,8 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=20)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
+    import nibabel
+
     image = nibabel.load(data_folder() / "clean_mri_3d" / "colin27_ch2_1mm.nii.gz")
     colin = np.asarray(image.dataobj, dtype=np.float64)
     rows = []

@@ -8,7 +8,7 @@ from typing import Any
 from benchmarks.common import load, origin
 from benchmarks.speed.sections import row, table
 
-# Best of the others, tuned with the clean image at hand; from paper_medical.json, paper_bsd68.json and notes of filters.
+# Rows of the best of the others, tuned with the clean image at hand.
 OTHERS = {
     "Colin27, sigma 4": ("medical", {"image": "Colin27", "noise": "Gaussian", "sigma": 4.0}),
     "Colin27, sigma 8": ("medical", {"image": "Colin27", "noise": "Gaussian", "sigma": 8.0}),
@@ -38,8 +38,8 @@ def prior_section(stored: dict[str, Any]) -> list[str]:
     lines = [
         "## The prior",
         "",
-        "What a user gets without any setting: by the [prior](prior.md) alone (`--fast`), and adapted to the image. PSNR in dB,",
-        "and seconds of the whole call. The best of the classic filters had its parameters chosen with the clean image at hand,",
+        "Without any setting: by the [prior](prior.md) alone (`--fast`), and adapted to the image. PSNR in dB, and seconds",
+        "of the whole call. The best classic filter had its parameters chosen with the clean image at hand,",
         "which no user has. One network serves all images of Set12 and BSD68.",
         "",
         *table("image", "way", "PSNR / dB", "seconds", "scheme", "steps", "best classic filter"),
@@ -63,7 +63,7 @@ def prior_section(stored: dict[str, Any]) -> list[str]:
     if real:
         lines += [
             "",
-            "The aorta CT has no clean image. What is left of small vessels' contrast and of the spread of calm voxels:",
+            "The aorta CT has no clean image. Left of small vessels' contrast, and of the spread of calm voxels:",
             "",
         ]
         lines += table("way", "vessels", "calm spread", "seconds", "scheme")
@@ -80,7 +80,7 @@ def noise_section(stored: dict[str, Any]) -> list[str]:
     lines = [
         "## Noise, measured by the prior",
         "",
-        f"Simulated noise on crops and slices of Colin27, {stored['seeds']} seeds. Errors are relative, of correlations absolute.",
+        f"Simulated noise on Colin27, {stored['seeds']} seeds. Errors are relative, of correlations absolute.",
         "",
         *table("what", "axes", "median", "worst"),
     ]
@@ -110,7 +110,7 @@ def harm_section(stored: dict[str, Any]) -> list[str]:
     lines += [row("PSNR of the whole / dB", *(by["lesions", method]["psnr"] for method in methods))]
     lines += [
         "",
-        "Other images: standard deviation that is left of pure noise, as a share; PSNR of the others in dB.",
+        "Pure noise: the share of its standard deviation that is left. Other images: PSNR in dB.",
         "",
     ]
     others = list(dict.fromkeys(one["case"] for one in stored["rows"] if one["case"] != "lesions"))
