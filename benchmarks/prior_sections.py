@@ -38,7 +38,7 @@ def prior_section(stored: dict[str, Any]) -> list[str]:
     lines = [
         "## The prior",
         "",
-        "Without any setting: by the [prior](prior.md) alone (`--fast`), and adapted to the image. PSNR in dB, and seconds",
+        "Without any setting: by the [prior](prior.md) alone (`--fast`), and adapted to the image. PSNR, and seconds",
         "of the whole call. The best classic filter had its parameters chosen with the clean image at hand,",
         "which no user has. One network serves all images of Set12 and BSD68.",
         "",
