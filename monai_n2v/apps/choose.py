@@ -27,8 +27,12 @@ _N_IMAGES, _MAX_VOXELS = 3, 2**19
 _CLEARLY = 0.97
 # Noise below this share of the image's standard deviation is not worth a training.
 _HARDLY = 0.01
+# Where neighbors are that alike along every axis, what varies is structure.
+_SMOOTH = 0.6
 # Settings that make another network than that of the prior.
 _OF_NETWORK = ("features", "network_def", "in_channels")
+# Settings that mean Noise2Void.
+_OF_BLIND_SPOTS = ("mask_fraction", "radius", "fill", "footprint")
 
 
 @dataclass(frozen=True)
@@ -101,7 +105,8 @@ def choose(images: Sequence[NoisyImage], options: TrainingOptions) -> Choice:
     spatial_dims = choose_dims([image.shape[1:] for image in images], options.spatial_dims)
     scheme = "prior" if options.fast else options.scheme
     own_network = any(key.partition("#")[0] in _OF_NETWORK for key in options.settings)
-    if scheme == "auto" and (not options.prior or own_network or options.footprint is not None):
+    blind_spots = options.footprint is not None or any(key in _OF_BLIND_SPOTS for key in options.settings)
+    if scheme == "auto" and (not options.prior or own_network or blind_spots):
         scheme = "n2v"
     if scheme == "n2v" and (not options.prior or own_network):
         return Choice(spatial_dims, scheme, "without the prior")
@@ -113,7 +118,7 @@ def choose(images: Sequence[NoisyImage], options: TrainingOptions) -> Choice:
         noise = judge.noise()
     except ValueError:  # none at all
         noise = None
-    if noise is None or noise.sigma < _HARDLY:
+    if noise is None or noise.sigma < _HARDLY or noise.lags[:, 0].min() > _SMOOTH:
         return Choice(spatial_dims, "prior" if scheme == "auto" else scheme, "next to no noise was found")
     if open_dims:
         in_slices = _turned(noise, images[0])

@@ -62,6 +62,7 @@ def test_without_noise_the_prior_is_left_alone(spatial_dims):
         ({"scheme": "renoised"}, "renoised"),
         ({"prior": False}, "n2v"),
         ({"footprint": np.ones((3, 1))}, "n2v"),
+        ({"settings": {"fill": "median"}}, "n2v"),
         ({"settings": {"features": [4] * 6}}, "n2v"),
     ],
 )

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -191,13 +192,13 @@ def test_overrides_swap_network_and_footprint(scheme, images, tmp_path):
         ("train", {"dataset_dir": "/nonexistent"}, "dataset_dir must be an existing folder"),
         ("train", {"dataset_dir": "{empty}"}, "got none below"),
         ("inference", {"dataset_dir": "/nonexistent"}, "dataset_dir must be an existing folder"),
-        ("inference", {"dataset_dir": "{images}"}, "Run train.json first"),
+        ("inference", {"dataset_dir": "{images}", "ckpt_path": "{empty}/none.pt"}, "Run train.json first"),
     ],
 )
 def test_mistakes_are_the_first_exception_in_the_chain(kind, overrides, message, images, tmp_path):
     (tmp_path / "empty").mkdir()
     names = {"{empty}": str(tmp_path / "empty"), "{images}": str(images)}
-    overrides = {key: names.get(value, value) for key, value in overrides.items()}
+    overrides = {key: re.sub("{.*}", lambda found: names[found[0]], value) for key, value in overrides.items()}
     flow = workflow(kind, 3, output_dir=str(tmp_path / "out"), **overrides)
     with pytest.raises(Exception) as caught:
         run(flow)
@@ -267,7 +268,7 @@ def test_bundle_layout_and_shared_defaults(spatial_dims):
         name: json.loads((bundle / "configs" / f"{name}.json").read_text())
         for name in ("train", "inference", "metadata")
     }
-    for key in ("features", "divisor", "in_channels", "network_def", "network", "ckpt_path", "output_dir"):
+    for key in ("features", "divisor", "in_channels", "network_def", "prior_path", "output_dir"):
         assert configs["train"][key] == configs["inference"][key], key
     assert configs["metadata"]["version"] in configs["metadata"]["changelog"]
     assert not (bundle / "models" / "model.pt").exists(), "no weights are shipped"

@@ -20,7 +20,7 @@ DIFFERING = {
     "multi_gpu_inference.json": set(),
     "evaluate.json": {"halo", "n_masks"},
     "metadata.json": {
-        *("name", "task", "description"),
+        *("name", "task", "description", "prior#sha256", "prior#command"),
         *(f"network_data_format#{end}#spatial_shape" for end in ("inputs#image", "outputs#pred")),
     },
     "onnx_export.json": {f"converter_kwargs#dynamic_axes#{end}" for end in ("image", "pred")},

@@ -141,12 +141,20 @@ def write_images(folder: Path, spatial_dims: int, n: int = 3) -> Path:
     return folder
 
 
+# Statistics of batch norm are what processes have to share.
+NORM = {"network_def#norm": "batch"}
+
+
 @pytest.fixture(scope="module", params=[(2, 0), (3, 0.9)], ids=["2d", "3d averaged"])
 def trained(request, tmp_path_factory):
     """Three epochs of two processes, each with an output folder of its own."""
     spatial_dims, ema = request.param
     folder = tmp_path_factory.mktemp("distributed")
-    options = {"dataset_dir": str(write_images(folder / "images", spatial_dims)), "ema": ema}
+    options = {
+        "dataset_dir": str(write_images(folder / "images", spatial_dims)),
+        "ema": ema,
+        "network_def#norm": "batch",
+    }
     pair = launch(train_with, spatial_dims, str(folder / "rank{rank}"), {**options, "epochs": 3})
     return pair, folder, spatial_dims, options
 
@@ -254,11 +262,8 @@ def test_budget_in_seconds_ends_alike_on_all_processes(tmp_path):
 
 
 def inference(spatial_dims: int, dataset_dir: str, output_dir: str, ckpt_path: str) -> bool:
-    run(
-        configured(
-            "inference", spatial_dims, dataset_dir=dataset_dir, output_dir=output_dir, ckpt_path=ckpt_path, timeout=None
-        )
-    )
+    places = {"dataset_dir": dataset_dir, "output_dir": output_dir, "ckpt_path": ckpt_path}
+    run(configured("inference", spatial_dims, **places, **NORM, timeout=None))
     return dist.is_initialized()
 
 
@@ -269,7 +274,8 @@ def test_shared_inference_equals_that_of_one_process(n, trained, tmp_path):
     ckpt_path = str(folder / "rank0" / "models" / "model.pt")
     grouped = launch(inference, spatial_dims, str(images), str(tmp_path / "pair"), ckpt_path)
     assert grouped == [False, False], "processes that wait for nobody cannot hang"
-    run(workflow("inference", spatial_dims, dataset_dir=str(images), output_dir=str(tmp_path), ckpt_path=ckpt_path))
+    places = {"dataset_dir": str(images), "output_dir": str(tmp_path), "ckpt_path": ckpt_path}
+    run(workflow("inference", spatial_dims, **places, **NORM))
     written = {path.name: np.load(path) for path in (tmp_path / "pair" / "denoised").iterdir()}
     assert len(written) == n
     for path in (tmp_path / "denoised").iterdir():

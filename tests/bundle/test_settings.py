@@ -119,7 +119,7 @@ def test_settings_reach_training_inference_and_the_record(image, tmp_path, capsy
         "ema=0.9",
         "amp=false",
     ]
-    settings += ["optimizer#weight_decay=0.01", "decay_fraction=0.25", "tile_size=[32, 32, 32]", "halo=8"]
+    settings += ["optimizer#weight_decay=0.01", "decay_fraction=0.25", "tile_size=[64, 64, 64]", "halo=8"]
     options = [part for text in settings for part in ("--set", text)]
     code, err = run(capsys, "train", "-i", image, "-o", tmp_path / "model", *QUICK, *options)
     assert code == 0, err
@@ -131,7 +131,7 @@ def test_settings_reach_training_inference_and_the_record(image, tmp_path, capsy
         assert config["features"] == [4] * 6
         assert config["network_def"]["act"] == "relu"
     for config in (inference, configs["evaluate"]):
-        assert config["tile_size"] == [32, 32, 32]
+        assert config["tile_size"] == [64, 64, 64]
         assert config["halo"] == 8
     assert "lr" not in inference
     weights = torch.load(tmp_path / "model" / "models" / "model.pt", weights_only=True)
