@@ -47,7 +47,7 @@ class ProceduralImages(Sequence[dict[str, Any]]):
         """How many images there are."""
         return self.n_images
 
-    def __getitem__(self, number: Any) -> dict[str, Any]:
+    def __getitem__(self, number: Any) -> Any:
         """Make an image.
 
         Args:
@@ -154,8 +154,8 @@ def _filling(rng: np.random.Generator, u: Sequence[np.ndarray], textures: Sequen
     value: Any = np.float32(rng.uniform() ** rng.choice((0.5, 1, 2)))
     kind = rng.random()
     if kind < 0.3:
-        value = value + np.float32(rng.normal(0, 0.15)) * u[rng.integers(len(u))]
-    texture = textures[rng.integers(len(textures))]
+        value = value + np.float32(rng.normal(0, 0.15)) * u[int(rng.integers(len(u)))]
+    texture = textures[int(rng.integers(len(textures)))]
     if kind > 0.8:  # folds: two values, where the texture is above or below a level
         steepness, level = rng.uniform(2, 12), rng.normal(0, 0.5)
         return value + np.float32(rng.normal(0, 0.2)) * np.tanh(np.float32(steepness) * (texture - np.float32(level)))
@@ -274,7 +274,7 @@ def shading(rng: np.random.Generator, shape: Sequence[int]) -> np.ndarray:
         float32 ``shape``.
     """
     place = np.ogrid[tuple(slice(-1, 1, side * 1j) for side in shape)]
-    log = np.float32(0)
+    log: Any = np.float32(0)
     for x in place:
         x = x.astype(np.float32)
         log = log + np.float32(rng.normal(0, 0.3)) * x + np.float32(rng.normal(0, 0.25)) * x * x

@@ -90,8 +90,8 @@ def measure_by_network(images: Sequence[Mapping[str, Any]], predict: Predict, ke
     models = []
     for number in chosen:
         noisy = central(images[int(number)][key])[:, None]  # each channel on its own
-        arrays = [one[:, 0].cpu().float().numpy() for one in (noisy, predict(noisy))]
-        models.append(fit_noise_model(*arrays, ignore=_padding(arrays[0])))
+        before, after = (one[:, 0].cpu().float().numpy() for one in (noisy, predict(noisy)))
+        models.append(fit_noise_model(before, after, _padding(before)))
     return pooled(models)
 
 

@@ -140,7 +140,7 @@ class RandProceduralNoised(RandomizableTransform, MapTransform):
 
     def _strength_map(self, shape: Sequence[int]) -> np.ndarray:
         """A smooth positive factor of mean square about 1, as of a g-factor."""
-        log = np.float32(0)
+        log: Any = np.float32(0)
         for x in np.ogrid[tuple(slice(-1, 1, side * 1j) for side in shape[1:])]:
             x = x.astype(np.float32)
             log = log + np.float32(self.R.normal(0, 0.3)) * x + np.float32(self.R.normal(0, 0.2)) * x * x
