@@ -92,7 +92,7 @@ def model(request, tmp_path_factory) -> Path:
     parser.read_config(str(bundle / "configs" / "inference.json"))
     torch.manual_seed(0)
     network = random_network(parser.get_parsed_content("network_def"))
-    (bundle / "models").mkdir()
+    (bundle / "models").mkdir(exist_ok=True)
     torch.save(network.state_dict(), bundle / "models" / "model.pt")
     return bundle
 

@@ -58,7 +58,7 @@ def test_train_inference_and_evaluation_run(command, spatial_dims, images, tmp_p
     assert written.shape == (20, 24, 18)
     assert np.isfinite(written.get_fdata()).all()
     assert (tmp_path / "evaluation" / "scores.csv").stat().st_size > 0
-    assert not (bundle / "models").exists(), "output_dir takes everything"
+    assert not (bundle / "models" / "model.pt").exists(), "output_dir takes everything"
 
 
 @pytest.mark.parametrize(

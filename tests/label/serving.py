@@ -118,7 +118,7 @@ def add_segmenter(app_dir: Path, name: str = "toy_segmentation", threshold: floa
 
     bundle = app_dir / "model" / name
     (bundle / "configs").mkdir(parents=True)
-    (bundle / "models").mkdir()
+    (bundle / "models").mkdir(exist_ok=True)
     turned = {"_target_": "Orientationd", "keys": "image", "axcodes": "RAS"}
     if "labels" in inspect.signature(Orientation).parameters:  # newer MONAI asks for it
         turned["labels"] = [["L", "R"], ["P", "A"], ["I", "S"]]

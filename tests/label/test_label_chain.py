@@ -14,7 +14,7 @@ import pytest
 import torch
 from monai.data import MetaTensor
 
-from label.serving import AFFINE, Server, add_segmenter, dice, make_studies, phantom_3d
+from label.serving import AFFINE, Server, add_segmenter, dice, make_studies, phantom_3d, psnr
 from monai_n2v.bundle import Denoiser, resolve_model
 
 
@@ -90,13 +90,16 @@ def test_segmenter_is_not_trained(segmenting):
         segmenting.instance.train({"model": "toy_segmentation"})
 
 
-def test_chain_says_what_is_missing_before_the_denoiser_is_trained(small_app, tmp_path):
-    shutil.copytree(small_app, tmp_path / "app")
+def test_before_any_training_the_prior_denoises_alone_and_for_the_segmenter(tmp_path):
+    from monai_n2v.label.__main__ import main
+
+    assert main(["init", str(tmp_path / "app")]) == 0
     add_segmenter(tmp_path / "app")
     server = Server(tmp_path / "app", make_studies(tmp_path / "studies", 1))
-    answer = server.infer("toy_segmentation_after_n2v", "phantom_0")
-    assert answer.status_code == 404
-    assert answer.json()["detail"].startswith("model must be trained first, got n2v_denoise_3d without weights.")
+    clean, noisy = phantom_3d(0)
+    answer = server.infer("n2v_denoise_3d", "phantom_0", device="cpu")
+    assert psnr(server.voxels(answer).get_fdata(), clean) > psnr(noisy, clean) + 5
+    assert server.infer("toy_segmentation_after_n2v", "phantom_0").status_code == 200
     off = server.infer("toy_segmentation_after_n2v", "phantom_0", denoise=False)
     assert off.status_code == 200
 

@@ -35,7 +35,7 @@ def save_toy_segmenter(bundle: Path) -> None:
     import torch
 
     (bundle / "configs").mkdir(parents=True)
-    (bundle / "models").mkdir()
+    (bundle / "models").mkdir(exist_ok=True)
     network = torch.nn.Conv3d(1, 2, 1)
     with torch.no_grad():
         network.weight[:] = torch.tensor([0.0, 1.0]).reshape(2, 1, 1, 1, 1)
