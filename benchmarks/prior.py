@@ -10,6 +10,7 @@ Rows gather in ``results/prior.json``; the best classic filters, tuned with the 
 from __future__ import annotations
 
 import argparse
+import json
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -24,6 +25,7 @@ from benchmarks.paper.medical import by_repeats
 from benchmarks.speed.detail import brain_of, m4raw
 from benchmarks.speed.intensity import ct, shift
 from benchmarks.tasks import COLIN27_CROP, colin27_crop, data_folder, psnr, set12
+from monai_n2v.bundle.resources import bundle_name, find_bundle
 
 Score = Callable[[Sequence[np.ndarray]], dict[str, Any]]
 
@@ -115,6 +117,12 @@ def denoise_all(
     return found, record
 
 
+def rate_of(spatial_dims: int) -> float:
+    """The bundles' learning rate, by which rows of another default are told apart."""
+    config = find_bundle(bundle_name(spatial_dims)) / "configs" / "train.json"
+    return float(json.loads(config.read_text())["lr"])
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rows", nargs="+", default=list(ROWS))
@@ -136,6 +144,8 @@ def main() -> None:
                     continue
                 found, record = denoise_all(images, spacing, seed, METHODS[method] | detail)
                 told = {key: record[key] for key in ("scheme", "steps", "spatial_dims", "seconds")}
+                if record["steps"]:
+                    identity["lr"] = rate_of(record["spatial_dims"])
                 row = identity | score(found) | told
                 rows = [other for other in rows if identity != {k: other.get(k) for k in identity}]
                 save("prior", {"threads": arguments.threads, "rows": [*rows, row]})
