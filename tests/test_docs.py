@@ -104,7 +104,7 @@ def workspace(tmp_path, monkeypatch, short_epochs):
 
 
 def run_monai_n2v(arguments: list[str]) -> None:
-    if arguments[0] in ("denoise", "train") and "--model" not in arguments:
+    if arguments[0] in ("denoise", "train") and not {"--model", "--fast"} & set(arguments):
         arguments = [*arguments, *(["--max-time", "1"] if "--max-time" in arguments else ["--epochs", "1"])]
     assert main(arguments) == 0, f"monai-n2v {shlex.join(arguments)}"
 
