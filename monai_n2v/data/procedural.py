@@ -10,6 +10,7 @@ import torch
 from scipy import ndimage
 
 from monai_n2v.data.patches import check_whole_number
+from monai_n2v.transforms.procedural_noise import smooth_factor
 
 _SMALLEST = 0.6  # of an object's semi-axes, in voxels
 _OVERSIZE = 0.7  # the largest, as a share of the side
@@ -80,7 +81,7 @@ def draw_scene(rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
     if rng.random() < 0.35:
         scene *= _body(rng, shape)
     if rng.random() < 0.4:
-        scene *= shading(rng, shape)
+        scene *= smooth_factor(rng, shape, 0.25)  # as of a receive coil
     scene = blur(rng, scene, voxel)
     if rng.random() < 0.3:
         _add_specks(rng, scene)
@@ -261,24 +262,6 @@ def _body(rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
     u = [((p - c) / s).astype(np.float32) for p, c, s in zip(place, center, semi)]
     wobble = [np.float32(0.1) * _bent(rng, u[(axis + 1) % len(u)]) for axis in range(len(u))]
     return _edge(_radius([one + w for one, w in zip(u, wobble)]) - 1, float(semi.min()))
-
-
-def shading(rng: np.random.Generator, shape: Sequence[int]) -> np.ndarray:
-    """A smooth positive factor of median about 1, as of a receive coil.
-
-    Args:
-        rng: source of all that is random.
-        shape: of the field.
-
-    Returns:
-        float32 ``shape``.
-    """
-    place = np.ogrid[tuple(slice(-1, 1, side * 1j) for side in shape)]
-    log: Any = np.float32(0)
-    for x in place:
-        x = x.astype(np.float32)
-        log = log + np.float32(rng.normal(0, 0.3)) * x + np.float32(rng.normal(0, 0.25)) * x * x
-    return np.exp(log)
 
 
 def blur(rng: np.random.Generator, scene: np.ndarray, voxel: np.ndarray) -> np.ndarray:

@@ -19,7 +19,7 @@ T = TypeVar("T", bound=torch.nn.Module)
 
 
 def start_from_prior(network: T, path: str | Path, enabled: bool = True) -> T:
-    """Give a network the weights of the prior.
+    """Give a network the weights of the prior; one of another shape keeps its random weights, which the log says.
 
     Args:
         network: that of the bundle, with its random weights.
@@ -28,8 +28,6 @@ def start_from_prior(network: T, path: str | Path, enabled: bool = True) -> T:
 
     Returns:
         the network.
-
-    A network of another shape keeps its random weights, too, which the log says.
 
     Raises:
         FileNotFoundError: where there is no prior.
@@ -83,20 +81,25 @@ def trained_or_prior(path: str | Path, prior: str | Path) -> str:
 
     Returns:
         one of the two.
+
+    Raises:
+        ValueError: for a damaged prior.
     """
     if Path(path).is_file() or not Path(prior).is_file():
         return str(path)
+    load_prior(prior)  # refuses a damaged one
     logger.info("No network was trained on these images (%s): the prior alone denoises.", path)
     return str(prior)
 
 
-def write_prior(network: torch.nn.Module, path: str | Path, **record: Any) -> None:
+def write_prior(network: torch.nn.Module, path: str | Path, epochs: int = 0, **record: Any) -> None:
     """Write a pretrained network as a bundle's prior, in float16, and what it is into the bundle's metadata.
 
     Args:
         network: that was trained, with ``configs/pretrain.json``.
         path: of the prior, ``models/prior.pt`` of a bundle.
-        record: how it was trained.
+        epochs: of the training.
+        record: what else is to be known of it, such as the seed.
     """
     path = Path(path)
     state = {name: value.detach().cpu().half() for name, value in unwrapped(network).state_dict().items()}
@@ -104,7 +107,11 @@ def write_prior(network: torch.nn.Module, path: str | Path, **record: Any) -> No
         torch.save(state, place)
     metadata = path.parent.parent / "configs" / "metadata.json"
     facts = json.loads(metadata.read_text())
+    bundle = f"bundles/{path.parent.parent.name}"
+    configs = f"['{bundle}/configs/train.json','configs/anneal.json','configs/pretrain.json']"
+    command = f'python -m monai.bundle run --config_file "{configs}" --bundle_root {bundle} --epochs {epochs}'
     facts["prior"] = {
+        "command": command,
         "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
         "trained_on": "procedural images alone (monai_n2v.data.ProceduralImages): no photograph, no scan",
         "versions": {"torch": torch.__version__.split("+")[0], "monai": monai.__version__},

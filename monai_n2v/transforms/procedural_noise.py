@@ -105,7 +105,7 @@ class RandProceduralNoised(RandomizableTransform, MapTransform):
             share = r.uniform(0.2, 1)
             return clean + np.float32(s) * np.sqrt(np.float32(share) * clean + np.float32(1 - share)) * noise, clean
         if kind < _WITH_SIGNAL + _UNEVEN:
-            noise = noise * self._strength_map(clean.shape)
+            noise = noise * smooth_factor(self.R, clean.shape[1:], 0.2)  # as of a g-factor
         elif r.random_sample() < _CLIPPED:
             return np.maximum(clean + np.float32(s) * self._white(clean.shape), 0), clipped_mean(clean, s)
         return clean + np.float32(s) * noise, clean
@@ -138,13 +138,23 @@ class RandProceduralNoised(RandomizableTransform, MapTransform):
         cut = [r.uniform(0.55, 0.95) if on else 1.0 for on in along]  # zero-filled
         return lambda: _unit(_low_pass(self._white(shape), cut))
 
-    def _strength_map(self, shape: Sequence[int]) -> np.ndarray:
-        """A smooth positive factor of mean square about 1, as of a g-factor."""
-        log: Any = np.float32(0)
-        for x in np.ogrid[tuple(slice(-1, 1, side * 1j) for side in shape[1:])]:
-            x = x.astype(np.float32)
-            log = log + np.float32(self.R.normal(0, 0.3)) * x + np.float32(self.R.normal(0, 0.2)) * x * x
-        return np.exp(log)
+
+def smooth_factor(rng: Any, shape: Sequence[int], bend: float) -> np.ndarray:
+    """A smooth positive factor of median about 1.
+
+    Args:
+        rng: source of all that is random, of NumPy's old or new kind.
+        shape: of the field.
+        bend: standard deviation of the logarithm's curvature along each axis.
+
+    Returns:
+        float32 ``shape``.
+    """
+    log: Any = np.float32(0)
+    for x in np.ogrid[tuple(slice(-1, 1, side * 1j) for side in shape)]:
+        x = x.astype(np.float32)
+        log = log + np.float32(rng.normal(0, 0.3)) * x + np.float32(rng.normal(0, bend)) * x * x
+    return np.exp(log)
 
 
 def _unit(noise: np.ndarray) -> np.ndarray:

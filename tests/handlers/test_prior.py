@@ -28,10 +28,11 @@ def test_prior_is_written_named_and_started_from(bundle):
     torch.manual_seed(1)
     trained = network()
     path = bundle / "models" / "prior.pt"
-    write_prior(trained, path, steps=7, seed=0)
+    write_prior(trained, path, epochs=3, steps=7, seed=0)
     named = json.loads((bundle / "configs" / "metadata.json").read_text())
     assert named["name"] == "x"
     assert named["prior"]["steps"] == 7
+    assert named["prior"]["command"].endswith("--epochs 3")
     state = load_prior(path)
     assert all(value.dtype == torch.float32 for value in state.values())
     started = start_from_prior(network(), path)
@@ -62,6 +63,8 @@ def test_missing_and_damaged_priors_are_refused(bundle):
     path.write_bytes(path.read_bytes()[:-1] + b"x")
     with pytest.raises(ValueError, match="prior must be the file that the bundle's metadata names"):
         load_prior(path)
+    with pytest.raises(ValueError, match="prior must be the file that the bundle's metadata names"):
+        trained_or_prior(bundle / "models" / "model.pt", path)
 
 
 def test_a_trained_network_comes_before_the_prior(bundle, caplog):
