@@ -18,7 +18,8 @@ def test_init_makes_an_app_of_bundles_and_one_import(tmp_path, capsys):
     assert sorted(path.name for path in folder.iterdir()) == ["main.py", "model"]
     for name in ("n2v_denoise_2d", "n2v_denoise_3d"):
         assert (folder / "model" / name / "configs" / "train.json").is_file()
-        assert not (folder / "model" / name / "models").exists()
+        models = folder / "model" / name / "models"
+        assert [path.name for path in models.iterdir()] == ["prior.pt"]  # nothing that somebody trained
     compile((folder / "main.py").read_text(), "main.py", "exec")
 
 
