@@ -21,8 +21,8 @@ import numpy as np
 import torch
 
 from benchmarks.common import load, save
+from benchmarks.m4raw import brain_of, m4raw
 from benchmarks.paper.medical import by_repeats
-from benchmarks.speed.detail import brain_of, m4raw
 from benchmarks.speed.intensity import ct, shift
 from benchmarks.tasks import COLIN27_CROP, colin27_crop, data_folder, psnr, set12
 from monai_n2v.bundle.resources import bundle_name, find_bundle
@@ -105,7 +105,7 @@ def denoise_all(
     from monai_n2v.transforms.files import as_meta_tensor
 
     loaded = [as_meta_tensor(image[None], list(spacing)) for image in images]
-    training = {name: value for name, value in options.items() if name not in ("tta", "keep_detail")}
+    training = {name: value for name, value in options.items() if name != "tta"}
     prediction = {name: value for name, value in options.items() if name not in training}
     started = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
@@ -129,7 +129,6 @@ def main() -> None:
     parser.add_argument("--methods", nargs="+", default=list(USUAL), choices=list(METHODS))
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--no-keep-detail", action="store_true", help="measure without detail taken back")
     parser.add_argument("--missing", action="store_true", help="only what no row is there of")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
@@ -138,11 +137,10 @@ def main() -> None:
         for method in arguments.methods:
             for seed in arguments.seeds:
                 rows = (load("prior") or {"rows": []})["rows"]
-                detail = {"keep_detail": False} if arguments.no_keep_detail else {}
-                identity = {"image": name, "method": method, "seed": seed, **detail}
+                identity = {"image": name, "method": method, "seed": seed}
                 if arguments.missing and any(identity == {k: row.get(k) for k in identity} for row in rows):
                     continue
-                found, record = denoise_all(images, spacing, seed, METHODS[method] | detail)
+                found, record = denoise_all(images, spacing, seed, METHODS[method])
                 told = {key: record[key] for key in ("scheme", "steps", "spatial_dims", "seconds")}
                 if record["steps"]:
                     identity["lr"] = rate_of(record["spatial_dims"])

@@ -73,7 +73,7 @@ def prior_section(stored: dict[str, Any]) -> list[str]:
 
 def _way(one: dict[str, Any]) -> str:
     rate = f", lr {one['lr']:g}" if "lr" in one else ""
-    return str(one["method"]) + rate + (", without keep_detail" if one.get("keep_detail") is False else "")
+    return str(one["method"]) + rate
 
 
 def noise_section(stored: dict[str, Any]) -> list[str]:

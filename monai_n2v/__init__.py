@@ -12,11 +12,7 @@ if TYPE_CHECKING:
     from monai_n2v.apps.denoise import denoise as denoise
     from monai_n2v.bundle import find_bundle as find_bundle, find_config as find_config
     from monai_n2v.data import PatchLoader as PatchLoader
-    from monai_n2v.inferers import (
-        AlignedTileInferer as AlignedTileInferer,
-        DetailInferer as DetailInferer,
-        SymmetricInferer as SymmetricInferer,
-    )
+    from monai_n2v.inferers import AlignedTileInferer as AlignedTileInferer, SymmetricInferer as SymmetricInferer
     from monai_n2v.losses import N2VLoss as N2VLoss
     from monai_n2v.networks import N2VUNet as N2VUNet
     from monai_n2v.transforms import RandN2VMask as RandN2VMask, RandN2VMaskd as RandN2VMaskd
@@ -31,7 +27,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "apps.denoise": ["denoise"],
         "bundle": ["find_bundle", "find_config"],
         "data": ["PatchLoader"],
-        "inferers": ["AlignedTileInferer", "DetailInferer", "SymmetricInferer"],
+        "inferers": ["AlignedTileInferer", "SymmetricInferer"],
         "losses": ["N2VLoss"],
         "networks": ["N2VUNet"],
         "transforms": ["RandN2VMask", "RandN2VMaskd"],

@@ -42,7 +42,7 @@ def test_variants_of_the_curves_set_keys_that_the_config_has(dims):
     for group, members in variants(dims).items():
         for name, recipe in members.items():
             known = config(recipe)
-            plain = {key for key in recipe.settings if "#" not in key} - {"keep_detail"}
+            plain = {key for key in recipe.settings if "#" not in key}
             assert plain <= set(known), name_of(dims, group, name)
             assert recipe.spatial_dims == dims
     assert TASK_OF[dims] in TASKS

@@ -74,14 +74,11 @@ def prediction(stored: dict[str, Any]) -> list[str]:
     lines = [
         "### Prediction",
         "",
-        "From and to the host's memory, choosing tiles, folding the network and taking detail back included, against the bare",
+        "From and to the host's memory, choosing tiles and folding the network included, against the bare",
         "forward pass of a tile that lies on the GPU. Off: largest difference from the CPU, images of range 1, TF32 as torch has",
-        "it. Every image here fits as a whole. Detail is taken back where the image lies, here by the host; MONAI's evaluator",
-        "brings images to the GPU first, as below.",
+        "it. Every image here fits as a whole.",
         "",
-        *table(
-            "network", "image", "seconds", "with detail", "bare pass", "off", "peak / GiB", "million voxels per second"
-        ),
+        *table("network", "image", "seconds", "bare pass", "off", "peak / GiB", "million voxels per second"),
     ]
     for r in stored["rows"]:
         lines.append(
@@ -89,28 +86,12 @@ def prediction(stored: dict[str, Any]) -> list[str]:
                 f"{r['dims']}D {r['network']}",
                 _batch(r["image"]),
                 r["seconds"],
-                r["seconds_with_detail"],
                 r["bare_seconds_per_tile"],
                 f"{max(r['whole_off_cpu'], r['tiles_off_cpu']):.0e}",
                 r["peak_gib"],
                 f"{r['voxels_per_second'] / 1e6:.0f}",
             )
         )
-    return lines
-
-
-def detail(stored: dict[str, Any]) -> list[str]:
-    """Taking detail back."""
-    worst = max(stored["largest_difference_from_cpu"].values())
-    lines = [
-        "### Detail",
-        "",
-        f"`keep_detail` of images that lie on the GPU, where it differs from the CPU by at most {worst:.0e} of the noise.",
-        "",
-        *table("image", "prediction ms", "with detail ms"),
-    ]
-    for name in ("2d", "3d"):
-        lines.append(row(_batch(stored[name]["image"]), stored[name]["prediction_ms"], stored[name]["with_detail_ms"]))
     return lines
 
 
@@ -141,7 +122,6 @@ SECTIONS: dict[str, Callable[[dict[str, Any]], list[str]]] = {
     "settings": settings,
     "loader": loader,
     "prediction": prediction,
-    "detail": detail,
     "distributed": distributed,
 }
 

@@ -82,8 +82,6 @@ def run(scale: str, seed: int = 0, methods: Collection[str] | None = None, steps
         ) as found:
             seconds = round(time.perf_counter() - started, 1)
             variants: dict[str, dict[str, Any]] = {name: {}}
-            if scheme.targets is None:
-                variants[f"{name}, keep_detail"] = {"keep_detail": True}
             if name == "Noise2Void":
                 variants[f"{name}, tta"] = {"tta": True}
             for variant, options in variants.items():

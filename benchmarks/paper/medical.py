@@ -16,11 +16,11 @@ from typing import Any
 import numpy as np
 from scipy import ndimage
 
+from benchmarks.m4raw import brain_of, m4raw, noise_powers
 from benchmarks.paper.classic import collaborative, optional
 from benchmarks.paper.schemes import SCHEMES, Scheme, trained
 from benchmarks.paper.store import is_there, record
 from benchmarks.recipes import N2V_ALONE
-from benchmarks.speed.detail import brain_of, m4raw, noise_powers
 from benchmarks.tasks import COLIN27_CROP, colin27_crop, psnr
 
 __all__ = ["METHODS", "run"]
@@ -201,7 +201,7 @@ def compare(
 def ours(images: Sequence[np.ndarray], seed: int) -> list[np.ndarray]:
     """Trained on the images themselves, by the command line's recipe with its defaults."""
     with trained(Scheme(), (N2V_ALONE[images[0].ndim],), images, None, STEPS, seed, anneal=True) as found:
-        return found.predict(images, keep_detail=True)
+        return found.predict(images)
 
 
 def noise2noise(noisy: np.ndarray, second: np.ndarray, seed: int) -> np.ndarray:

@@ -94,8 +94,8 @@ class Trained:
     record: Mapping[str, Any]
 
     def predict(self, arrays: Sequence[np.ndarray], **overrides: Any) -> list[np.ndarray]:
-        """Denoise arrays; without ``keep_detail`` unless told otherwise, as the paper."""
-        return denoise(self.recipe, as_images(arrays), self.weights, **{"keep_detail": False, **overrides})
+        """Denoise arrays."""
+        return denoise(self.recipe, as_images(arrays), self.weights, **overrides)
 
 
 @contextlib.contextmanager

@@ -53,10 +53,8 @@ def run(scale: str, seed: int = 0, methods: Collection[str] | None = None, steps
                 SCHEMES[name], PRESET, learned.first, targets, plan.steps, seed, anneal=plan.anneal, **plan.settings
             ) as found:
                 seconds = round(time.perf_counter() - started, 1)
-                details = {name: False} | ({f"{name}, keep_detail": True} if name == "Noise2Void" else {})
-                for variant, detail in details.items():
-                    started = time.perf_counter()
-                    outputs = found.predict(task.noisy, keep_detail=detail)
-                    row = scored(task, variant, outputs, time.perf_counter() - started)
-                    training = {"seed": seed, "steps": found.record["steps"], "training_seconds": seconds}
-                    record("simulated", **common, **row, **training)
+                started = time.perf_counter()
+                outputs = found.predict(task.noisy)
+                row = scored(task, name, outputs, time.perf_counter() - started)
+                training = {"seed": seed, "steps": found.record["steps"], "training_seconds": seconds}
+                record("simulated", **common, **row, **training)

@@ -43,7 +43,6 @@ def run(scale: str, seed: int = 0, methods: Collection[str] | None = None) -> No
             with trained(
                 SCHEMES[name], PRESET, noisy, None, plan.steps, seed, anneal=plan.anneal, **plan.settings
             ) as found:
-                for variant, detail in {name: False, f"{name}, keep_detail": True}.items():
-                    row = scored(task, variant, found.predict(task.noisy, keep_detail=detail), 0.0)
-                    row.pop("seconds_per_image")
-                    record("sweep", **common, **row, seed=seed, steps=found.record["steps"])
+                row = scored(task, name, found.predict(task.noisy), 0.0)
+                row.pop("seconds_per_image")
+                record("sweep", **common, **row, seed=seed, steps=found.record["steps"])

@@ -50,7 +50,6 @@ def variants(dims: int) -> dict[str, dict[str, Recipe]]:
     """Recipes by group and name; each differs from the command line's in what the name says."""
     base = functools.partial(annealed, dims)
     groups: dict[str, dict[str, Recipe]] = {"default": {"default": base()}}
-    groups["keep_detail"] = {"off": base(keep_detail=False), "off, fill median": base(keep_detail=False, fill="median")}
     groups["fill"] = {
         f"{fill}, radius {radius}": base(fill=fill, radius=radius)
         for fill, radius in (("uniform", 2), ("uniform", 5), ("mean", 1), ("median", 1))

@@ -75,18 +75,12 @@ def recipes() -> dict[str, tuple[Recipe, int]]:
     """Recipes and their steps."""
     normed = network(3, norm="batch")
     bundle = Recipe(3, anneal=False)
-    own = {"keep_detail": False}
     return {
         "command line": (annealed(3), 400),
         "fill median": (annealed(3, fill="median"), 400),
-        "keep_detail off": (annealed(3, **own), 400),
-        "keep_detail off, fill uniform, radius 5": (annealed(3, radius=5, **own), 400),
-        "keep_detail off, fill mean": (annealed(3, fill="mean", **own), 400),
-        "keep_detail off, fill median": (annealed(3, fill="median", **own), 400),
-        "keep_detail off, fill median, batch norm, not clipped": (
-            annealed(3, fill="median", grad_clip=None, **normed, **own),
-            400,
-        ),
+        "fill uniform, radius 5": (annealed(3, radius=5), 400),
+        "fill mean": (annealed(3, fill="mean"), 400),
+        "fill median, batch norm, not clipped": (annealed(3, fill="median", grad_clip=None, **normed), 400),
         "command line, longer": (annealed(3), 1600),
         "bundle": (bundle, 600),
     }

@@ -3,8 +3,7 @@
 
 ``python -m benchmarks.speed.prediction [--device cuda]``
 
-The bare pass is the network itself on one ready tile of the same sides; it and the whole prediction, without and with
-`keep_detail`, take turns. A voxel
+The bare pass is the network itself on one ready tile of the same sides; it and the whole prediction take turns. A voxel
 that the network sees counts as processed, halo included. Peak memory is that of a process of its own.
 """
 
@@ -74,9 +73,7 @@ def reads(inferer: Any, network: torch.nn.Module, size: tuple[int, ...]) -> tupl
 
 
 def measure(spatial_dims: int, name: str, size: tuple[int, ...], n_rounds: int, device: torch.device) -> dict[str, Any]:
-    """Times of a whole prediction, of the same with detail taken back, and of the bare pass on one tile, in turns."""
-    from monai_n2v.inferers.detail import DetailInferer
-
+    """Times of a whole prediction and of the bare pass on one tile, in turns."""
     network, inferer = make_network(spatial_dims, name).to(device), make_inferer(spatial_dims, name)
     image = torch.rand(1, 1, *size)
     sides, seen = reads(inferer, network, size)
@@ -101,21 +98,18 @@ def measure(spatial_dims: int, name: str, size: tuple[int, ...], n_rounds: int, 
                 float((used(corner, network) - used(corner, on_cpu)).abs().max()) for used in (inferer, in_tiles)
             )
             torch.cuda.reset_peak_memory_stats()
-        detailed = DetailInferer(inferer, spatial_dims)
-        calls = (lambda: inferer(image, network), lambda: network(tile), lambda: detailed(image, network))
+        calls = (lambda: inferer(image, network), lambda: network(tile))
         seconds = interleaved([finished(call) for call in calls], n_rounds)
     if device.type == "cuda":
         row["peak_gib"] = round(torch.cuda.max_memory_allocated() / 2**30, 2)
-    ours, bare, with_detail = np.median(seconds, axis=0).tolist()
-    ratios, detailed_ratios = ((seen / seconds[:, k]) / (math.prod(sides) / seconds[:, 1]) for k in (0, 2))
+    ours, bare = np.median(seconds, axis=0).tolist()
+    ratios = (seen / seconds[:, 0]) / (math.prod(sides) / seconds[:, 1])
     return row | {
         "image": size,
         "tile": sides,
         "seconds": round(ours, 3),
         "bare_seconds_per_tile": round(bare, 4),
         "throughput_over_bare": round(float(np.median(ratios)), 3),
-        "seconds_with_detail": round(with_detail, 3),
-        "throughput_with_detail": round(float(np.median(detailed_ratios)), 3),
         "processed_over_result": round(seen / math.prod(size), 3),
         "voxels_per_second": round(math.prod(size) / ours),
         "n_rounds": n_rounds,

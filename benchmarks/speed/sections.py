@@ -87,7 +87,8 @@ def curves(stored: dict[str, Any]) -> list[str]:
         "PSNR after as many steps as fit into a fixed time, one setting changed at a time; a step's time is measured for all",
         "variants in turns on two threads. Mean, and range over seeds where there are several. Runs of one seed differ by",
         "rounding, which training amplifies: differences below the default's own range say nothing. `default` is the command",
-        "line's recipe. White noise is not all: the median fill scores best here and sharpens a real CT (below).",
+        "line's recipe of that time: from random weights, with detail taken back from the measured values, which has left since.",
+        "White noise is not all: the median fill scores best here and sharpens a real CT (below).",
     ]
     for task in dict.fromkeys(r["task"] for r in stored["rows"]):
         rows = [r for r in stored["rows"] if r["task"] == task]
@@ -124,10 +125,9 @@ def prediction(stored: dict[str, Any]) -> list[str]:
         "",
         "`AlignedTileInferer` choosing its tiles, against the bare forward pass of the same network on a ready tile of the",
         "same sides, in turns, float32. Throughput counts every voxel the network sees, halo included; above 1 since batch",
-        "norm is folded and `N2VUNet` computes of a halo only what is needed. With detail: the same with `keep_detail`, the",
-        "default. Halo: voxels seen over voxels of the result.",
+        "norm is folded and `N2VUNet` computes of a halo only what is needed. Halo: voxels seen over voxels of the result.",
         "",
-        *table("network", "image", "tile", "seconds", "throughput / bare", "with detail", "halo", "added peak / GiB"),
+        *table("network", "image", "tile", "seconds", "throughput / bare", "halo", "added peak / GiB"),
     ]
     for r in stored["rows"]:
         image, tile = ("x".join(map(str, r[key])) for key in ("image", "tile"))
@@ -139,7 +139,6 @@ def prediction(stored: dict[str, Any]) -> list[str]:
                 tile,
                 r["seconds"],
                 ratio,
-                f"**{r['throughput_with_detail']:.2f}**",
                 r["processed_over_result"],
                 r["peak_gib"],
             )
@@ -232,36 +231,6 @@ def unchanged(stored: dict[str, Any]) -> list[str]:
     return [*lines, "", origin(stored["machine"])]
 
 
-def centers(stored: dict[str, Any]) -> list[str]:
-    """What a voxel's own value is worth."""
-    lines = [
-        "## A voxel's own value",
-        "",
-        "In training the network never sees the value it predicts, in prediction it does. What it makes of it depends on the",
-        f"fill. {stored['task']}, {stored['steps']} steps of the command line's recipe. Blind: every pixel predicted while hidden behind the same",
-        "fill. Best mixture: of the blind prediction with the noisy image, its share chosen with the clean image at hand. Plain:",
-        "the image as it is, in one pass. With detail: `keep_detail` mixes by the strength of the residual nearby, without a",
-        "clean image. A median of the direct neighbors is an estimate worth trusting, so the network keeps some trust in the",
-        "center, more where the surroundings tell little; a random neighbor teaches it to look away. How much it trusts is left",
-        "to chance: the intensities of a real CT, below, show the price.",
-        "",
-        *table(
-            "fill",
-            "blind / dB",
-            "best mixture / dB",
-            "its share of the noisy image",
-            "blind with detail / dB",
-            "plain / dB",
-            "plain with detail / dB",
-        ),
-    ]
-    for r in stored["rows"]:
-        name = f"{r['fill']}, radius {r['radius']}"
-        mixed = r["best_mixture"], r["share_of_the_noisy_image"], r["blind_and_detail"]
-        lines.append(row(name, r["blind"], *mixed, r["plain"], f"**{r['plain_and_detail']}**"))
-    return [*lines, "", origin(stored["machine"])]
-
-
 def intensity(stored: dict[str, Any]) -> list[str]:
     """What a real CT shows that PSNR does not."""
     tissues = list(stored["rows"][0]["tissues"])
@@ -272,9 +241,8 @@ def intensity(stored: dict[str, Any]) -> list[str]:
         "low-pass filtered anywhere. In HU: the mean of noisy minus denoised per tissue; of the low-pass part (Gaussian of 4",
         "voxels) the spread. Vessel gain: contrast of the lung's vessels after over before, median of peaks above -300 HU, which",
         "are picked with their noise: above 1 they are sharpened. Spread of voxels in the lung, and in the calmest cubes of soft",
-        "tissue, after over before. Where there are several seeds, of each the value farthest from what it should be. Bundle: at",
-        "its constant learning rate, averaged weights, a fifteenth or less of its default length. Rows of other fills without",
-        "`keep_detail` are of commit `a2249bf`, before there was such a thing.",
+        "tissue, after over before. Where there are several seeds, of each the value farthest from what it should be. From",
+        "random weights: the prior keeps the vessels (see above)",
         "",
         *table("recipe", "steps", "seeds", *tissues, "low-pass", "vessel gain", "lung", "calm soft tissue"),
     ]
@@ -285,39 +253,6 @@ def intensity(stored: dict[str, Any]) -> list[str]:
         spreads = (f"{max(r[key] for r in rows):.2f}" for key in ("lung_spread", "calm_spread"))
         low_pass = f"{max(r['low_pass_std'] for r in rows):.1f}"
         lines.append(row(name, rows[0]["steps"], len(rows), *means, low_pass, f"**{gain:.2f}**", *spreads))
-    return [*lines, "", origin(stored["machine"])]
-
-
-def detail(stored: dict[str, Any]) -> list[str]:
-    """What taking detail back from the measured values gains and costs."""
-    lines = [
-        "## Detail taken back from the measured values",
-        "",
-        f"{stored['steps']} steps of the command line's recipe, the network's own prediction and the same with `keep_detail`,",
-        "which is the default. 2D: the twelve images of Set12; 3D: a crop of Colin27. Mean PSNR, and range over seeds; the gain",
-        "per seed, smallest to largest. Hot pixels: 0.3 % of the pixels at 300. By sigma: white Gaussian noise. Discs: 25 bright ones",
-        "on a ground of 4 counts.",
-        "",
-        *table("image", "noise", "noisy / dB", "prediction / dB", "with detail / dB", "gain / dB"),
-    ]
-    for key in dict.fromkeys((r["image"], r["noise"]) for r in stored["rows"]):
-        rows = [r for r in stored["rows"] if (r["image"], r["noise"]) == key]
-        gains = sorted(r["with_detail"] - r["prediction"] for r in rows)
-        scores = (spread([r[name] for r in rows]) for name in ("prediction", "with_detail"))
-        lines.append(row(*key, f"{rows[0]['noisy']:.2f}", *scores, f"{gains[0]:+.2f} to {gains[-1]:+.2f}"))
-    lines += [
-        "",
-        "M4Raw, real brains at 0.3 T with noisy repeats, 18 slices of 256x256 as one volume (3D) and slice by slice (2D). Error",
-        "of one repeat's denoised image without the noise of the other two, `sqrt(mean((d - r2) (d - r3)))`, after a Fourier",
-        "shift and scaling of these; in gray values. Calm and detailed: the halves of the brain by gradient of the mean repeat.",
-        "Gaussian: with the sigma that scores best by these repeats, which no user has; after so few steps it is still better",
-        "than the networks, but for 2D with detail on T1. (Repeats were scaled by their own power here, which leaves them 1 to 3 %",
-        'too dim; "Brain MR" below has that mended.)',
-        "",
-        *table("scan", "method", "brain", "calm", "detailed"),
-    ]
-    for r in stored["m4raw"]:
-        lines.append(row(r["scan"], r["method"], r["brain"], r["calm"], r["detailed"]))
     return [*lines, "", origin(stored["machine"])]
 
 
@@ -373,8 +308,6 @@ def folder(stored: dict[str, Any]) -> list[str]:
 SECTIONS: dict[str, Callable[[dict[str, Any]], list[str]]] = {
     "quality": quality,
     "curves": curves,
-    "detail": detail,
-    "centers": centers,
     "intensity": intensity,
     "unchanged": unchanged,
     "profile": profile,

@@ -18,20 +18,18 @@ class PredictionOptions:
     Attributes:
         device: as torch names it.
         tta: whether to average over flips and turns (see `SymmetricInferer`).
-        keep_detail: whether to take detail back from the measured values (see `DetailInferer`).
         keep_padding: whether constant padding stays exactly what it is (see `RestorePaddingd`).
         dtype: of written files, ``"float32"`` or ``"input"`` (see `SaveDenoisedd`).
     """
 
     device: str = "cpu"
     tta: bool | None = None
-    keep_detail: bool | None = None
     keep_padding: bool | None = None
     dtype: str | None = None
 
     def __post_init__(self) -> None:
         """Refuse texts, of which "false" would count as true."""
-        for name in ("tta", "keep_detail", "keep_padding"):
+        for name in ("tta", "keep_padding"):
             value = getattr(self, name)
             if value is not None and not isinstance(value, bool):
                 raise ValueError(f"{name} must be True or False, got {value!r}. Pass the boolean, not the text.")

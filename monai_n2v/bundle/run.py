@@ -123,10 +123,11 @@ class Denoiser:
         overrides: further config entries by id.
 
     Attributes:
-        options: by name, as they are in force: ``tta``, ``keep_detail``, ``keep_padding``.
+        options: by name, as they are in force: ``tta``, ``keep_padding``.
 
     Raises:
-        ValueError: for an option that the bundle does not have, or weights of another network.
+        ValueError: for an option that the bundle does not have, a bundle of another version, or weights of another
+            network.
     """
 
     def __init__(
@@ -147,11 +148,17 @@ class Denoiser:
         entries = {**overrides, **keys, "ckpt_path": str(network.weights), "dataset#data": [], "check": check}
         self._weights = network.weights
         with untouched_process(), _called_model():
-            self._workflow = _initialized("inference", network.bundle, overlays, entries)
-            self._dataset, self._evaluator = self._workflow.get("dataset"), self._workflow.get("evaluator")
+            try:
+                self._workflow = _initialized("inference", network.bundle, overlays, entries)
+                self._dataset, self._evaluator = self._workflow.get("dataset"), self._workflow.get("evaluator")
+            except ModuleNotFoundError as error:  # a class that has left since
+                raise ValueError(
+                    f"model must be a bundle of this version, got one of another for {network.bundle}: {error} "
+                    "Train again, or copy its models/model.pt out of the bundle and pass the copy."
+                ) from error
             # After a failure Ignite would otherwise go on with the run that failed.
             self._evaluator.interrupt_resume_enabled = False
-        known = [name for name in ("tta", "keep_detail", "keep_padding") if name in network.keys]
+        known = [name for name in ("tta", "keep_padding") if name in network.keys]
         self.options: dict[str, bool] = {name: bool(self._workflow.get(name)) for name in known}
 
     def __call__(self, image: Any, target: Path | None = None) -> np.ndarray:
@@ -190,7 +197,7 @@ class Denoiser:
     def network_alone(self) -> Callable[[torch.Tensor], torch.Tensor]:
         """The network as a function of standardized images ``(B, C, *spatial)``; see `predict_with`."""
         with untouched_process():
-            inferer, network = self._workflow.get("inferer#inferer#inferer"), self._workflow.get("network")
+            inferer, network = self._workflow.get("inferer#inferer"), self._workflow.get("network")
         network.load_state_dict(load_weights(self._weights))  # the evaluator would do so when it runs
         return predict_with(network, inferer)
 

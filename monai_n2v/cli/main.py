@@ -78,7 +78,7 @@ def _denoise(args: argparse.Namespace) -> int:
     from monai_n2v.bundle.options import PredictionOptions
 
     training = training_options(args)
-    prediction = PredictionOptions(training.device, args.tta or None, args.keep_detail, args.keep_padding, args.dtype)
+    prediction = PredictionOptions(training.device, args.tta or None, args.keep_padding, args.dtype)
     if args.model is None:
         epochs = f"for {args.epochs} epoch{'s' if args.epochs != 1 else ''}" if args.epochs else ""
         length = f"for {args.max_time:g} s" if args.max_time else epochs
@@ -120,7 +120,7 @@ def _tell(args: argparse.Namespace, record: dict[str, Any], n_jobs: int) -> None
         dims = f" --spatial-dims {args.spatial_dims}" if args.spatial_dims else ""
         sides = "x".join(map(str, args.footprint)) if isinstance(args.footprint, tuple) else args.footprint
         hidden = f" --footprint {sides}" if sides else ""
-        predicted = f"{' --tta' if args.tta else ''}{'' if args.keep_detail is not False else ' --no-keep-detail'}"
+        predicted = " --tta" if args.tta else ""
         settings = "".join(f" --set {shlex.quote(format_setting(*item))}" for item in args.set)
         logger.info(
             "Trained %d steps in %.0f s; --epochs %d --seed %d%s%s%s%s%s repeats this run.",

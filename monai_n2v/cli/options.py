@@ -74,7 +74,6 @@ def _add_denoise(commands: argparse._SubParsersAction[_Parser]) -> None:
     _add_choice_options(denoise)
     add("--dtype", choices=("float32", "input"), help="of OUT (float32); input: rounded and clipped to IN's type")
     add("--tta", action="store_true", help="average over flips and turns: a little better, 8 or 16 times slower")
-    add("--keep-detail", action=_Switch, help="restore detail of one or two voxels from the input (default)")
     add("--keep-padding", action=_Switch, help="leave constant padding (CT -1024, masked MR) as it is (default)")
     report = "also write <OUT>_report.png, .html and .json; beside OUT by default"
     add("--report", nargs="?", type=Path, const=True, metavar="DIR", help=report)

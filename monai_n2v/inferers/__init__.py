@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Prediction of images of any size: tiles, averaging, detail, blind spots, precision."""
+"""Prediction of images of any size: tiles, averaging, blind spots, precision."""
 
 import lazy_loader
 

@@ -24,26 +24,17 @@ class BlindSpotInferer(Inferer):
         spatial_dims: axes of the network; a volume for a 2D network is masked slice by slice, along its last axis.
         masker: hides voxels of batches, anew each time.
         n_masks: how often voxels are hidden, each time others; more tell the error more exactly.
-        plain_inferer: what predicts plainly, where that is not ``inferer``; one that consults the measured values, say.
 
     Raises:
         ValueError: for ``n_masks`` below 1, or a masker that does not take batches.
     """
 
-    def __init__(
-        self,
-        inferer: Inferer,
-        spatial_dims: int,
-        masker: RandN2VMask,
-        n_masks: int = 4,
-        plain_inferer: Inferer | None = None,
-    ) -> None:
+    def __init__(self, inferer: Inferer, spatial_dims: int, masker: RandN2VMask, n_masks: int = 4) -> None:
         if n_masks < 1:
             raise ValueError(f"n_masks must be at least 1, got {n_masks}. Use for example 4.")
         if not masker.batched:
             raise ValueError("masker must take batches, got one for single images. Make it with batched=True.")
         self.inferer = inferer
-        self.plain_inferer = plain_inferer or inferer
         self.spatial_dims = spatial_dims
         self.masker = masker
         self.n_masks = n_masks
@@ -65,10 +56,10 @@ class BlindSpotInferer(Inferer):
         """
         images: torch.Tensor = inputs.as_tensor() if isinstance(inputs, MetaTensor) else inputs
 
-        def predict(inferer: Inferer, images: torch.Tensor) -> torch.Tensor:
+        def predict(images: torch.Tensor) -> torch.Tensor:
             if isinstance(inputs, MetaTensor):  # averaging over symmetries asks for the voxel sides
                 images = MetaTensor(images, affine=inputs.affine)
-            predicted = inferer(images, network, *args, **kwargs)
+            predicted = self.inferer(images, network, *args, **kwargs)
             # Later a blind prediction of nan could not be told from a voxel that was not hidden.
             if not torch.isfinite(predicted).all():
                 names = inputs.meta.get("filename_or_obj", "") if isinstance(inputs, MetaTensor) else ""
@@ -79,7 +70,7 @@ class BlindSpotInferer(Inferer):
                 )
             return predicted.as_tensor() if isinstance(predicted, MetaTensor) else predicted
 
-        plain = predict(self.plain_inferer, images)
+        plain = predict(images)
         n_channels = plain.shape[1]
         output: torch.Tensor = plain.new_full((len(plain), 2 * n_channels, *plain.shape[2:]), torch.nan)
         output[:, :n_channels] = plain
@@ -87,7 +78,7 @@ class BlindSpotInferer(Inferer):
         self.masker.set_random_state(0)
         for _ in range(self.n_masks):
             masked, spots = self._hide(images)
-            output[:, n_channels:][spots] = predict(self.inferer, masked)[spots]
+            output[:, n_channels:][spots] = predict(masked)[spots]
         return output
 
     def _hide(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

@@ -39,7 +39,7 @@ class DenoiseTask(InferTask):
         parser.read_meta(str(bundle / "configs" / "metadata.json"))
         self.bundle = bundle
         self.spatial_dims = int(parser.get_parsed_content("spatial_dims"))
-        switches = ("tta", "keep_detail", "keep_padding")
+        switches = ("tta", "keep_padding")
         self._defaults = {name: bool(parser.get_parsed_content(name)) for name in switches if name in parser}
         options = {
             "device": device_list(),

@@ -42,7 +42,7 @@ def models(tmp_path_factory):
     return folders
 
 
-@pytest.mark.parametrize("name", ["tta", "keep_detail"])
+@pytest.mark.parametrize("name", ["tta", "keep_padding"])
 def test_a_text_is_no_switch(name):
     with pytest.raises(ValueError, match=f"{name} must be True or False, got 'no'"):
         monai_n2v.denoise(np.ones((32, 32), np.float32), **{name: "no"})
@@ -157,7 +157,7 @@ def test_denoise_leaves_the_process_as_it_was(how, monai_seed, models, monkeypat
             logging.getLogger("monai").setLevel(logging.NOTSET)
             raise ValueError("diverged")
 
-        monkeypatch.setattr("monai_n2v.inferers.detail.DetailInferer.__call__", diverge)
+        monkeypatch.setattr("monai_n2v.inferers.SymmetricInferer.__call__", diverge)
     random.seed(1)
     np.random.seed(1)
     torch.manual_seed(1)

@@ -16,7 +16,7 @@ from monai.bundle import ConfigWorkflow
 from samples import dicom_series, oblique_affine
 
 from monai_n2v.cli.main import main
-from monai_n2v.inferers.detail import DetailInferer
+from monai_n2v.inferers import SymmetricInferer
 from monai_n2v.io.images import read_volume
 
 QUICK = ["--scheme", "n2v", "--epochs", "1", "--device", "cpu"]
@@ -98,7 +98,7 @@ def test_skip_existing_leaves_results_alone(tree, tmp_path, capsys):
 
 
 def test_interrupt_keeps_what_is_done_and_nothing_half(tree, tmp_path, capsys, monkeypatch):
-    predict, calls = DetailInferer.__call__, []
+    predict, calls = SymmetricInferer.__call__, []
 
     def interrupted(*args, **kwargs):
         calls.append(1)
@@ -106,7 +106,7 @@ def test_interrupt_keeps_what_is_done_and_nothing_half(tree, tmp_path, capsys, m
             raise KeyboardInterrupt
         return predict(*args, **kwargs)
 
-    monkeypatch.setattr(DetailInferer, "__call__", interrupted)
+    monkeypatch.setattr(SymmetricInferer, "__call__", interrupted)
     out = tmp_path / "out"
     code, _, err = run(capsys, "denoise", "-i", tree, "-o", out, *QUICK)
     assert code == 130

@@ -16,7 +16,7 @@ from PIL import Image
 from samples import damaged, headers_are_equal
 
 from monai_n2v.cli.main import main
-from monai_n2v.inferers.detail import DetailInferer
+from monai_n2v.inferers import SymmetricInferer
 
 QUICK = ["--scheme", "n2v", "--epochs", "1", "--device", "cpu"]
 
@@ -215,7 +215,7 @@ def test_interrupt_exits_130_and_leaves_nothing(noisy, tmp_path, capsys, monkeyp
     def interrupt(*args, **kwargs):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(DetailInferer, "__call__", interrupt)
+    monkeypatch.setattr(SymmetricInferer, "__call__", interrupt)
     code, err = run(capsys, "denoise", "-i", noisy, "-o", tmp_path / "x.nii", *QUICK)
     assert code == 130
     assert "interrupted" in err

@@ -185,7 +185,7 @@ def old_bundle(folder):
     """As it was before there was averaging."""
     path = folder / "configs" / "inference.json"
     config = json.loads(path.read_text())
-    config["inferer"]["inferer"] = config["inferer"]["inferer"]["inferer"]
+    config["inferer"] = config["inferer"]["inferer"]
     del config["tta"], config["footprint"]
     path.write_text(json.dumps(config))
 
@@ -251,6 +251,19 @@ def test_old_bundle_still_denoises_but_refuses_to_average(trained, tmp_path, cap
     assert main(["denoise", *paths, "--tta", "--device", "cpu"]) == 1
     assert "tta must come with a bundle" in capsys.readouterr().err
     assert not (tmp_path / "y.npy").exists()
+
+
+def test_bundle_of_another_version_is_refused_and_its_weights_serve(trained, tmp_path):
+    bundle = shutil.copytree(trained[2].bundle, tmp_path / "bundle")
+    path = bundle / "configs" / "inference.json"
+    path.write_text(path.read_text().replace("SymmetricInferer", "LeftSinceInferer"))
+    image = phantom((20, 23))[1]
+    with pytest.raises(
+        ValueError, match=r"model must be a bundle of this version, got .*LeftSinceInferer.*Train again"
+    ):
+        monai_n2v.denoise(image, model=bundle, device="cpu")
+    weights = shutil.copy(bundle / "models" / "model.pt", tmp_path / "mine.pt")
+    assert np.isfinite(monai_n2v.denoise(image, model=weights, device="cpu")).all()
 
 
 def test_command_averages_and_records_it(trained, tmp_path, capsys):

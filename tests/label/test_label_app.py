@@ -57,10 +57,10 @@ def test_copy_is_told_by_its_name_where_the_datastore_lost_its_info(trained):
 
 def test_saving_again_replaces_the_copy(trained):
     datastore = trained.instance.datastore()
-    for keep_detail in (True, False):
-        trained.infer("n2v_denoise_3d", "phantom_1", output="json", save_image=True, keep_detail=keep_detail)
+    for tta in (False, True):
+        trained.infer("n2v_denoise_3d", "phantom_1", output="json", save_image=True, tta=tta)
     stored = nibabel.load(datastore.get_image_uri("phantom_1_denoised")).get_fdata()
-    expected = trained.voxels(trained.infer("n2v_denoise_3d", "phantom_1", keep_detail=False)).get_fdata()
+    expected = trained.voxels(trained.infer("n2v_denoise_3d", "phantom_1", tta=True)).get_fdata()
     assert np.array_equal(stored, expected)
     assert datastore.list_images().count("phantom_1_denoised") == 1
 
