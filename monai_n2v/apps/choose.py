@@ -43,13 +43,13 @@ class Choice:
         spatial_dims: axes of the network.
         scheme: the training scheme, one of `SCHEMES` but not ``"auto"``.
         reason: why, for the log.
-        noise: what the prior's residual shows, in standardized units; None where it was not asked or nothing is there.
+        judge: who chose, and tells at the end whether the training was worth it; None where nobody was asked.
     """
 
     spatial_dims: int
     scheme: str
     reason: str
-    noise: NoiseModel | None = None
+    judge: "Judge | None" = None
 
 
 class Judge:
@@ -59,37 +59,46 @@ class Judge:
         images: to judge by; a few of them are looked at.
         spatial_dims: axes of the networks.
         device: as torch names it.
+
+    Attributes:
+        noise: of the images in standardized units, once it is measured or set.
     """
 
+    noise: NoiseModel
+
     def __init__(self, images: Sequence[NoisyImage], spatial_dims: int, device: str) -> None:
-        self.device = device
+        self.spatial_dims, self.device = spatial_dims, device
         prior = self._denoiser(prior_network(spatial_dims))
         numbers = np.unique(np.linspace(0, len(images) - 1, min(len(images), _N_IMAGES)).astype(int))
         chosen = [images[int(number)] for number in numbers]
         self.parts = [
             central(prior.standardized(image.image, image.series), _MAX_VOXELS).to(device) for image in chosen
         ]
-        self.prior = prior.network_alone()
+        self._prior = prior.network_alone()
 
     def _denoiser(self, network: TrainedNetwork) -> Denoiser:
         return Denoiser(network, PredictionOptions(self.device))
 
-    def noise(self) -> NoiseModel:
-        """The noise, by what the prior removes.
+    def measure_noise(self) -> NoiseModel:
+        """Measure the noise, by what the prior removes.
 
         Raises:
             ValueError: where there is none to measure.
         """
-        return measure_by_network([{"image": part} for part in self.parts], self.prior)
+        self.noise = measure_by_network([{"image": part} for part in self.parts], self._prior)
+        return self.noise
 
-    def error_of_prior(self, noise: NoiseModel) -> float:
+    def error_of_prior(self) -> float:
         """Estimated mean squared error of the prior's result, in standardized units."""
-        return float(np.mean([sure(part, self.prior, noise) for part in self.parts]))
+        return float(np.mean([sure(part, self._prior, self.noise) for part in self.parts]))
 
-    def error_of(self, network: TrainedNetwork, noise: NoiseModel) -> float:
-        """Estimated mean squared error of another network's result."""
+    def prefers(self, network: TrainedNetwork) -> bool:
+        """Tell whether a trained network's result is better than the prior's, by the estimated error."""
         predict = self._denoiser(network).network_alone()
-        return float(np.mean([sure(part, predict, noise) for part in self.parts]))
+        trained = float(np.mean([sure(part, predict, self.noise) for part in self.parts]))
+        prior = self.error_of_prior()
+        logger.debug("Estimated error trained %.4g, of the prior %.4g.", trained, prior)
+        return trained < prior
 
 
 def choose(images: Sequence[NoisyImage], options: TrainingOptions) -> Choice:
@@ -115,43 +124,25 @@ def choose(images: Sequence[NoisyImage], options: TrainingOptions) -> Choice:
         return Choice(spatial_dims, scheme, "as asked for")
     judge = Judge(images, spatial_dims, options.device)
     try:
-        noise = judge.noise()
+        noise = judge.measure_noise()
     except ValueError:  # none at all
         noise = None
     if noise is None or noise.sigma < _HARDLY or noise.lags[:, 0].min() > _SMOOTH:
         return Choice(spatial_dims, "prior" if scheme == "auto" else scheme, "next to no noise was found")
     if open_dims:
-        in_slices = _turned(noise, images[0])
-        across = Judge(images, 2, options.device).error_of_prior(in_slices)
-        whole = judge.error_of_prior(noise)
+        in_slices = Judge(images, 2, options.device)
+        in_slices.noise = _turned(noise, images[0])
+        across, whole = in_slices.error_of_prior(), judge.error_of_prior()
         logger.debug("Estimated error of the prior in 2D %.4g, in 3D %.4g.", across, whole)
-        if across < _CLEARLY * whole:
-            spatial_dims, noise = 2, in_slices
+        judge = in_slices if across < _CLEARLY * whole else judge
     if scheme != "auto":
-        return Choice(spatial_dims, scheme, "as asked for", noise)
+        return Choice(judge.spatial_dims, scheme, "as asked for")
     if noise.is_white:
-        return Choice(spatial_dims, "recorrupted", "the noise is white and well known", noise)
-    return Choice(spatial_dims, "renoised", "neighboring voxels share noise", noise)
+        return Choice(judge.spatial_dims, "recorrupted", "the noise is white and well known", judge)
+    return Choice(judge.spatial_dims, "renoised", "neighboring voxels share noise", judge)
 
 
 def _turned(noise: NoiseModel, image: NoisyImage) -> NoiseModel:
     """The noise of a volume whose shortest axis was brought to the end."""
     axis = slice_axis(image.shape[1:], 2)
     return replace(noise, lags=np.concatenate([np.delete(noise.lags, axis, 0), noise.lags[axis : axis + 1]]))
-
-
-def is_better(network: TrainedNetwork, images: Sequence[NoisyImage], choice: Choice, device: str) -> bool:
-    """Tell whether a trained network is better than the prior, by the images themselves.
-
-    Args:
-        network: that was trained.
-        images: it was trained on.
-        choice: that it was trained by.
-        device: as torch names it.
-    """
-    if choice.noise is None:
-        return True
-    judge = Judge(images, choice.spatial_dims, device)
-    trained, prior = judge.error_of(network, choice.noise), judge.error_of_prior(choice.noise)
-    logger.debug("Estimated error trained %.4g, of the prior %.4g.", trained, prior)
-    return trained < prior

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from monai.bundle import ConfigParser
 
-from monai_n2v.apps.choose import Choice, choose, is_better
+from monai_n2v.apps.choose import Choice, choose
 from monai_n2v.apps.inspect import NoisyImage
 from monai_n2v.bundle.options import TrainingOptions
 from monai_n2v.bundle.resources import PRIOR, bundle_name, find_bundle, find_config
@@ -134,7 +134,7 @@ def _train(
         **more,
     )
     with untouched_process():
-        kept = options.scheme != "auto" or is_better(resolve_model(bundle), images, choice, options.device)
+        kept = choice.judge is None or choice.judge.prefers(resolve_model(bundle))
     if not kept:
         logger.info("By the noisy image itself, the prior alone is better than what was trained: it is kept.")
         shutil.copyfile(prior, weights)

@@ -10,7 +10,7 @@ import pytest
 from conftest import phantom
 from scipy import ndimage
 
-from monai_n2v.apps.choose import Choice, choose, is_better
+from monai_n2v.apps.choose import choose
 from monai_n2v.apps.inspect import NoisyImage
 from monai_n2v.bundle.options import TrainingOptions
 from monai_n2v.bundle.trained import prior_network
@@ -33,9 +33,9 @@ def test_white_noise_is_recorrupted_and_measured(spatial_dims):
     noisy = image(phantom(SHAPES[spatial_dims])[1])
     found = choose([noisy], TrainingOptions(spatial_dims=spatial_dims))
     assert (found.spatial_dims, found.scheme) == (spatial_dims, "recorrupted")
-    assert found.noise is not None
-    assert found.noise.is_white
-    assert found.noise.sigma * noisy.std == pytest.approx(10, rel=0.06)
+    assert found.judge is not None
+    assert found.judge.noise.is_white
+    assert found.judge.noise.sigma * noisy.std == pytest.approx(10, rel=0.06)
 
 
 @pytest.mark.parametrize("spatial_dims", [2, 3])
@@ -43,8 +43,8 @@ def test_correlated_noise_is_renoised(spatial_dims):
     clean = phantom(SHAPES[spatial_dims])[0]
     found = choose([image(clean + correlated(clean.shape))], TrainingOptions(spatial_dims=spatial_dims))
     assert found.scheme == "renoised"
-    assert found.noise is not None
-    assert found.noise.lags[0, 0] == pytest.approx(0.6 / 1.36, abs=0.1)
+    assert found.judge is not None
+    assert found.judge.noise.lags[0, 0] == pytest.approx(0.6 / 1.36, abs=0.1)
 
 
 @pytest.mark.parametrize("spatial_dims", [2, 3])
@@ -82,12 +82,13 @@ def test_a_spoiled_network_is_not_kept(tmp_path):
     import torch
 
     noisy = image(phantom(SHAPES[2])[1])
-    choice: Choice = choose([noisy], TrainingOptions())
+    judge = choose([noisy], TrainingOptions()).judge
+    assert judge is not None
     prior = prior_network(2)
     state = {name: value.float() for name, value in torch.load(prior.weights, weights_only=True).items()}
     state["final_conv.weight"] *= 0.5
     torch.save(state, tmp_path / "spoiled.pt")
-    assert not is_better(dataclasses.replace(prior, weights=tmp_path / "spoiled.pt"), [noisy], choice, "cpu")
+    assert not judge.prefers(dataclasses.replace(prior, weights=tmp_path / "spoiled.pt"))
 
 
 @pytest.mark.parametrize(
