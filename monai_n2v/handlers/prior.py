@@ -4,6 +4,7 @@
 import hashlib
 import json
 import logging
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -92,14 +93,14 @@ def trained_or_prior(path: str | Path, prior: str | Path) -> str:
     return str(prior)
 
 
-def write_prior(network: torch.nn.Module, path: str | Path, epochs: int = 0, **record: Any) -> None:
+def write_prior(network: torch.nn.Module, path: str | Path, settings: Mapping[str, Any]) -> None:
     """Write a pretrained network as a bundle's prior, in float16, and what it is into the bundle's metadata.
 
     Args:
         network: that was trained, with ``configs/pretrain.json``.
         path: of the prior, ``models/prior.pt`` of a bundle.
-        epochs: of the training.
-        record: what else is to be known of it, such as the seed.
+        settings: of the training, by key. With ``prior`` true it went on from the prior that was there, whose record is
+            kept.
     """
     path = Path(path)
     state = {name: value.detach().cpu().half() for name, value in unwrapped(network).state_dict().items()}
@@ -109,13 +110,13 @@ def write_prior(network: torch.nn.Module, path: str | Path, epochs: int = 0, **r
     facts = json.loads(metadata.read_text())
     bundle = f"bundles/{path.parent.parent.name}"
     configs = f"['{bundle}/configs/train.json','configs/anneal.json','configs/pretrain.json']"
-    command = f'python -m monai.bundle run --config_file "{configs}" --bundle_root {bundle} --epochs {epochs}'
+    given = " ".join(f"--{key} {str(value).replace(' ', '')}" for key, value in settings.items())
     facts["prior"] = {
-        "command": command,
         "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
         "trained_on": "procedural images alone (monai_n2v.data.ProceduralImages): no photograph, no scan",
+        "command": f'python -m monai.bundle run --config_file "{configs}" --bundle_root {bundle} {given}',
         "versions": {"torch": torch.__version__.split("+")[0], "monai": monai.__version__},
-        **record,
+        **({"started_from": facts.get("prior", {})} if settings.get("prior") else {}),
     }
     with staged(metadata) as place:
         place.write_text(json.dumps(facts, indent=4) + "\n")

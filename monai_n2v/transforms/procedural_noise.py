@@ -12,18 +12,21 @@ from monai.transforms import MapTransform, RandomizableTransform
 from monai.utils import TransformBackends
 from scipy import ndimage, special
 
-_RICIAN, _POISSON, _WITH_SIGNAL, _UNEVEN = 0.12, 0.08, 0.15, 0.15  # shares of these kinds; the rest is constant
+_MAGNITUDE, _POISSON, _WITH_SIGNAL, _UNEVEN = 0.2, 0.08, 0.15, 0.15  # shares of these kinds; the rest is constant
+_COILS = (1, 1, 2, 4)  # of magnitude images, each as often
 _LITTLE = 0.003  # a variance that is little noise; weights go no higher than of that
 _CORRELATED, _QUANTIZED, _CLIPPED = 0.3, 0.1, 0.1
+_CORRELATED_MAGNITUDE = 0.6  # scanners interpolate and filter
 
 
 class RandProceduralNoised(RandomizableTransform, MapTransform):
     """Pair clean patches with noisy ones, as traditional training does, for pretraining on procedural images.
 
     Every patch gets noise of its own kind and strength: Gaussian, growing with the signal, Poisson with Gaussian,
-    Rician, or of uneven strength; white or correlated, by short kernels or by missing high frequencies; sometimes
-    clipped at 0 or quantized. The target is the mean of the noisy value, which is the clean one, but for Rician and
-    clipped values the mean of these. So what is learned is what Noise2Void estimates, too.
+    that of magnitude images of one or several coils (Rician, non-central chi), or of uneven strength; white or
+    correlated, by short kernels or by missing or weakened high frequencies; sometimes clipped at 0 or quantized. The
+    target is the mean of the noisy value, which is the clean one, but for magnitudes and clipped values the mean of
+    these. So what is learned is what Noise2Void estimates, too.
 
     The pair is then scaled and shifted as if the patch were a part of a larger standardized image. The mask becomes a
     weight, ``(noise variance + 0.003) ** -power``, so that patches of little noise count as well.
@@ -91,16 +94,18 @@ class RandProceduralNoised(RandomizableTransform, MapTransform):
     def _add_noise(self, clean: np.ndarray, s: float) -> tuple[np.ndarray, np.ndarray]:
         """The noisy patch, and the mean that its noise leaves."""
         r, kind = self.R, self.R.random_sample()
-        if kind < _RICIAN:
-            draw = self._field_drawer(clean)
-            real, imaginary = clean + np.float32(s) * draw(), np.float32(s) * draw()
-            return np.sqrt(real * real + imaginary * imaginary), rician_mean(clean, s)
-        if kind < _RICIAN + _POISSON:
+        if kind < _MAGNITUDE:
+            n_coils, draw = _COILS[r.randint(len(_COILS))], self._field_drawer(clean, _CORRELATED_MAGNITUDE)
+            power = (clean + np.float32(s) * draw()) ** 2  # along the signal; all other parts are noise alone
+            for _ in range(2 * n_coils - 1):
+                power += (np.float32(s) * draw()) ** 2
+            return np.sqrt(power), magnitude_mean(clean, s, n_coils)
+        if kind < _MAGNITUDE + _POISSON:
             gain = np.float32(s * s)
             readout = np.float32(s * r.uniform(0, 0.7)) * self._white(clean.shape)
             return r.poisson(clean / gain).astype(np.float32) * gain + readout, clean
         noise = self._field_drawer(clean)()
-        kind -= _RICIAN + _POISSON
+        kind -= _MAGNITUDE + _POISSON
         if kind < _WITH_SIGNAL:
             share = r.uniform(0.2, 1)
             return clean + np.float32(s) * np.sqrt(np.float32(share) * clean + np.float32(1 - share)) * noise, clean
@@ -113,10 +118,10 @@ class RandProceduralNoised(RandomizableTransform, MapTransform):
     def _white(self, shape: Sequence[int]) -> np.ndarray:
         return self.R.standard_normal(shape).astype(np.float32)
 
-    def _field_drawer(self, clean: np.ndarray) -> Any:
-        """A function that draws noise of variance 1, of one random correlation."""
+    def _field_drawer(self, clean: np.ndarray, correlated: float = _CORRELATED) -> Any:
+        """A function that draws noise of variance 1, of one random correlation, or white."""
         r, shape, n_axes = self.R, clean.shape, clean.ndim - 1
-        if r.random_sample() >= _CORRELATED:
+        if r.random_sample() >= correlated:
             return lambda: self._white(shape)
         along = r.random_sample(n_axes) < 0.6
         along[r.randint(n_axes)] = True
@@ -136,7 +141,8 @@ class RandProceduralNoised(RandomizableTransform, MapTransform):
             widths = [r.uniform(0.3, 0.8) if on else 0.0 for on in along]
             return lambda: _unit(ndimage.gaussian_filter(self._white(shape), (0, *widths), mode="wrap"))
         cut = [r.uniform(0.55, 0.95) if on else 1.0 for on in along]  # zero-filled
-        return lambda: _unit(_low_pass(self._white(shape), cut))
+        edge = max(0.0, r.uniform(-0.5, 0.5))  # a sharp one as often as a window
+        return lambda: _unit(_low_pass(self._white(shape), cut, edge))
 
 
 def smooth_factor(rng: Any, shape: Sequence[int], bend: float) -> np.ndarray:
@@ -161,30 +167,38 @@ def _unit(noise: np.ndarray) -> np.ndarray:
     return noise / max(float(noise.std()), 1e-6)
 
 
-def _low_pass(noise: np.ndarray, cut: Sequence[float]) -> np.ndarray:
-    """Remove the frequencies above a share ``cut`` of the highest, along each axis."""
+def _low_pass(noise: np.ndarray, cut: Sequence[float], edge: float) -> np.ndarray:
+    """Remove the frequencies above a share ``cut`` of the highest, along each axis, over a cosine ``edge`` below it."""
     for axis, share in enumerate(cut, start=1):
         if share < 1:
             side = noise.shape[axis]
             spectrum = np.fft.rfft(noise, axis=axis)
-            spectrum[(slice(None),) * axis + (slice(int(share * side / 2) + 1, None),)] = 0
+            frequency = np.arange(spectrum.shape[axis]) * (2 / side)
+            window = 0.5 + 0.5 * np.cos(np.pi * np.clip((frequency - share) / max(edge, 1e-6) + 1, 0, 1))
+            spectrum *= window.reshape(-1, *(1,) * (noise.ndim - 1 - axis))
             noise = np.fft.irfft(spectrum, side, axis=axis).astype(np.float32)
     return noise
 
 
-def rician_mean(signal: np.ndarray, sigma: float) -> np.ndarray:
-    """Mean of a Rician magnitude: ``sigma * sqrt(pi / 2) * L_1/2(-signal^2 / (2 sigma^2))`` (Koay and Basser 2006).
+def magnitude_mean(signal: np.ndarray, sigma: float, n_coils: int = 1) -> np.ndarray:
+    """Mean of the magnitude over coils, root of the sum of squares: Rician for one, else non-central chi.
+
+    ``sigma * sqrt(pi / 2) * L(-signal^2 / (2 sigma^2))`` with the generalized Laguerre function of order 1/2 and
+    parameter ``n_coils - 1`` (Koay and Basser 2006, Eq. 3); from a table, as the function is slow.
 
     Args:
-        signal: float32, without noise, at least 0.
-        sigma: standard deviation of the noise in each of the two channels.
+        signal: float32, without noise, at least 0: the root of the sum of squares over the coils.
+        sigma: standard deviation of the noise in each of the two channels of each coil.
+        n_coils: how many coils.
 
     Returns:
         float32 of the signal's shape.
     """
-    x = (signal / sigma) ** 2 / 4
-    laguerre = (1 + 2 * x) * special.i0e(x) + 2 * x * special.i1e(x)
-    return np.asarray(sigma * math.sqrt(math.pi / 2) * laguerre, dtype=np.float32)
+    highest = max(float(signal.max()) / sigma, 1.0)
+    ratio = np.linspace(0, highest, 512)
+    first = math.sqrt(2) * math.exp(special.gammaln(n_coils + 0.5) - special.gammaln(n_coils))
+    table = first * special.hyp1f1(-0.5, n_coils, -(ratio**2) / 2)
+    return np.asarray(sigma * np.interp(signal / sigma, ratio, table), dtype=np.float32)
 
 
 def clipped_mean(signal: np.ndarray, sigma: float) -> np.ndarray:

@@ -28,13 +28,15 @@ def test_prior_is_written_named_and_started_from(bundle):
     torch.manual_seed(1)
     trained = network()
     path = bundle / "models" / "prior.pt"
-    write_prior(trained, path, epochs=3, steps=7, seed=0)
+    write_prior(trained, path, {"epochs": 3, "patch_size": [48, 48], "seed": 0})
     named = json.loads((bundle / "configs" / "metadata.json").read_text())
     assert named["name"] == "x"
-    assert named["prior"]["steps"] == 7
-    assert named["prior"]["command"].endswith("--epochs 3")
+    assert named["prior"]["command"].endswith("--epochs 3 --patch_size [48,48] --seed 0")
+    assert "started_from" not in named["prior"]
     state = load_prior(path)
     assert all(value.dtype == torch.float32 for value in state.values())
+    write_prior(trained, path, {"prior": True})
+    assert json.loads((bundle / "configs" / "metadata.json").read_text())["prior"]["started_from"] == named["prior"]
     started = start_from_prior(network(), path)
     for a, b in zip(started.parameters(), trained.parameters()):
         assert torch.equal(a, b.half().float())
@@ -46,7 +48,7 @@ def test_prior_is_written_named_and_started_from(bundle):
 
 def test_another_network_keeps_its_weights_and_the_log_says_so(bundle, caplog):
     path = bundle / "models" / "prior.pt"
-    write_prior(network(), path)
+    write_prior(network(), path, {})
     other = network((2, 4, 4, 4, 4, 2))
     before = [value.clone() for value in other.parameters()]
     with caplog.at_level(logging.WARNING):
@@ -59,7 +61,7 @@ def test_missing_and_damaged_priors_are_refused(bundle):
     path = bundle / "models" / "prior.pt"
     with pytest.raises(FileNotFoundError, match="prior must be a file of the bundle, got none"):
         start_from_prior(network(), path)
-    write_prior(network(), path)
+    write_prior(network(), path, {})
     path.write_bytes(path.read_bytes()[:-1] + b"x")
     with pytest.raises(ValueError, match="prior must be the file that the bundle's metadata names"):
         load_prior(path)
@@ -70,7 +72,7 @@ def test_missing_and_damaged_priors_are_refused(bundle):
 def test_a_trained_network_comes_before_the_prior(bundle, caplog):
     prior, trained = bundle / "models" / "prior.pt", bundle / "models" / "model.pt"
     assert trained_or_prior(trained, prior) == str(trained), "without a prior the missing file is named"
-    write_prior(network(), prior)
+    write_prior(network(), prior, {})
     with caplog.at_level(logging.INFO):
         assert trained_or_prior(trained, prior) == str(prior)
     assert "the prior alone denoises" in caplog.text

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from monai_n2v.transforms import RandProceduralNoised
-from monai_n2v.transforms.procedural_noise import clipped_mean, rician_mean
+from monai_n2v.transforms.procedural_noise import clipped_mean, magnitude_mean
 
 SHAPES = {2: (6, 1, 48, 40), 3: (4, 1, 16, 20, 12)}
 
@@ -52,7 +52,10 @@ def test_means_are_those_of_simulated_noise(signal):
     rng = np.random.default_rng(0)
     real, imaginary = rng.normal(0, 2, (2, 400_000))
     given = np.float32([signal])
-    assert rician_mean(given, 2.0)[0] == pytest.approx(np.hypot(signal + real, imaginary).mean(), rel=0.005)
+    assert magnitude_mean(given, 2.0)[0] == pytest.approx(np.hypot(signal + real, imaginary).mean(), rel=0.005)
+    coils = rng.normal(0, 2, (8, 200_000))
+    coils[0] += signal
+    assert magnitude_mean(given, 2.0, 4)[0] == pytest.approx(np.sqrt((coils**2).sum(0)).mean(), rel=0.005)
     assert clipped_mean(given, 2.0)[0] == pytest.approx(np.maximum(signal + real, 0).mean(), rel=0.01)
 
 
