@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A rolling window over images that do not fit into memory together, the next ones read in the background."""
 
+import functools
 import logging
 import math
 import threading
@@ -32,10 +33,17 @@ def default_budget(device: torch.device) -> int:
     return min(free, int(_SHARE_OF_GPU * free_bytes(device))) if device.type == "cuda" else free
 
 
-def stream_order(n_images: int, seed: Sequence[int], number: int) -> np.ndarray:
-    """Order in which pass ``number`` over all images goes; every pass has one of its own."""
+@functools.lru_cache(maxsize=4)  # of a million images it takes a while, and is asked for again and again
+def _order(n_images: int, seed: tuple[int, ...], number: int) -> np.ndarray:
     state = np.random.SeedSequence([*seed, number, n_images]).generate_state(8)
-    return np.random.RandomState(state).permutation(n_images)
+    order = np.random.RandomState(state).permutation(n_images)
+    order.setflags(write=False)
+    return order
+
+
+def stream_order(n_images: int, seed: Sequence[int], number: int) -> np.ndarray:
+    """Order in which pass ``number`` over all images goes; every pass has one of its own. Not to be written to."""
+    return _order(n_images, tuple(seed), number)
 
 
 class _ReadAhead:

@@ -239,6 +239,7 @@ def test_resumed_training_equals_uninterrupted(trained, tmp_path):
         assert ours["losses"][1:] == theirs["losses"]
 
 
+@pytest.mark.slow
 def test_training_resumes_with_another_number_of_processes(trained):
     pair, folder, spatial_dims, options = trained
     state = torch.load(folder / "rank0" / "checkpoints" / "checkpoint_epoch=3.pt", weights_only=True)
@@ -382,6 +383,7 @@ def test_overlays_fit_their_configs(kind):
     assert texts[0] == texts[1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("spatial_dims", [2])
 def test_killed_process_ends_the_whole_job(spatial_dims, tmp_path):
     images, out = write_images(tmp_path / "images", spatial_dims, 1), tmp_path / "out"

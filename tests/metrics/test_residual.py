@@ -24,7 +24,7 @@ def psnr(clean: np.ndarray, output: np.ndarray) -> float:
     return peak_signal_noise_ratio(clean, output, data_range=float(clean.max()))
 
 
-@pytest.mark.parametrize(("shape", "epochs"), [((96, 96), 10), ((32, 36, 28), 10)])
+@pytest.mark.parametrize(("shape", "epochs"), [pytest.param((96, 96), 10, marks=pytest.mark.slow), ((32, 36, 28), 10)])
 def test_denoise_beats_noisy_image_by_far(shape, epochs):
     clean, noisy = phantom(shape, sigma=15)
     output = monai_n2v.denoise(noisy, epochs=epochs, scheme="n2v", prior=False, device="cpu")
