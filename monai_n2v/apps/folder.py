@@ -17,6 +17,7 @@ from monai_n2v.apps.inspect import NoisyImage, sentence_of
 from monai_n2v.apps.paths import Job
 from monai_n2v.apps.train import train_network
 from monai_n2v.bundle.options import PredictionOptions, TrainingOptions
+from monai_n2v.bundle.resources import PRIOR
 from monai_n2v.bundle.run import Denoiser
 from monai_n2v.bundle.trained import TrainedNetwork, resolve_model
 from monai_n2v.io.images import check_geometry, read_volume, save_volume
@@ -28,6 +29,7 @@ logger = logging.getLogger(__name__)
 
 # Of a record: what the report shows elsewhere.
 _NOT_SHOWN = ("status", "losses", "warnings", "faults")
+_PRIOR_ALONE = "the prior alone, nothing was trained on this image"
 
 
 @dataclass(frozen=True)
@@ -179,6 +181,8 @@ class _Work:
             return {"image": image, "series": self.settings.series, "target": target, "path": path}
 
         self.network, known = network, self.known
+        if trained.get("scheme") == "prior" or network.weights.name == Path(PRIOR).name:
+            trained = {**trained, "network": _PRIOR_ALONE}
         denoiser = Denoiser(network, self.settings.prediction, check)
         denoiser.run([item(path) for path in paths], tell)
 

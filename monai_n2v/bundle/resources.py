@@ -90,7 +90,7 @@ def nearest(name: str, known: Iterable[str], cutoff: float = 0.6) -> str | None:
 
 
 def copy_bundle(name: str, folder: Path) -> Path:
-    """Copy a bundle of this package, to change, train or ship it: configs, docs and license, nothing else.
+    """Copy a bundle of this package, to change, train or ship it: configs, docs, license and prior, nothing else.
 
     Args:
         name: of the bundle.

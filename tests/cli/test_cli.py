@@ -15,6 +15,7 @@ from conftest import oblique_nifti, phantom
 from PIL import Image
 from samples import damaged, headers_are_equal
 
+from monai_n2v.bundle.resources import copy_bundle
 from monai_n2v.cli.main import main
 from monai_n2v.inferers import SymmetricInferer
 
@@ -238,3 +239,15 @@ def test_training_into_a_place_below_a_file_is_refused_before_any_work(noisy_fol
     (tmp_path / "text.txt").write_text("not a folder")
     assert main(["train", "-i", str(noisy_folder), "-o", str(tmp_path / "text.txt" / "x"), "--epochs", "1"]) == 2
     assert "MODELDIR must be writable" in capsys.readouterr().err.splitlines()[-1]
+
+
+@pytest.mark.parametrize("asked", [["--fast"], ["--model"]], ids=["fast", "bundle without training"])
+def test_prior_alone_is_told_everywhere(asked, noisy, tmp_path, capsys):
+    if asked == ["--model"]:
+        asked.append(str(copy_bundle("n2v_denoise_3d", tmp_path / "bundle")))
+    code, err = run(capsys, "denoise", "-i", noisy, "-o", tmp_path / "o.nii", *asked, "--device", "cpu", "--report")
+    assert code == 0, err
+    assert "prior" in err
+    told = "the prior alone, nothing was trained on this image"
+    assert json.loads((tmp_path / "o_report.json").read_text())["network"] == told
+    assert told in (tmp_path / "o_report.html").read_text()
