@@ -111,12 +111,16 @@ def write_prior(network: torch.nn.Module, path: str | Path, settings: Mapping[st
     bundle = f"bundles/{path.parent.parent.name}"
     configs = f"['{bundle}/configs/train.json','configs/anneal.json','configs/pretrain.json']"
     given = " ".join(f"--{key} {str(value).replace(' ', '')}" for key, value in settings.items())
+    before = facts.get("prior", {}) if settings.get("prior") else {}
+    steps = settings.get("epochs", 0) * settings.get("epoch_length", 0)
     facts["prior"] = {
         "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
         "trained_on": "procedural images alone (monai_n2v.data.ProceduralImages): no photograph, no scan",
         "command": f'python -m monai.bundle run --config_file "{configs}" --bundle_root {bundle} {given}',
+        "seed": settings.get("seed", 0),
+        "steps": steps + before.get("steps", 0),
         "versions": {"torch": torch.__version__.split("+")[0], "monai": monai.__version__},
-        **({"started_from": facts.get("prior", {})} if settings.get("prior") else {}),
+        **({"started_from": before} if before else {}),
     }
     with staged(metadata) as place:
         place.write_text(json.dumps(facts, indent=4) + "\n")

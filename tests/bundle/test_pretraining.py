@@ -6,12 +6,16 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import laws
+import numpy as np
 import pytest
 import torch
+from conftest import phantom
 from ignite.engine import Events
+from monai.fl.client import MonaiAlgo
 from tiny import SMALL, config_files
 
-from monai_n2v.bundle import find_config
+from monai_n2v.bundle import find_bundle, find_config
 from monai_n2v.bundle.resources import bundle_name, copy_bundle
 from monai_n2v.bundle.workflow import N2VWorkflow
 from monai_n2v.handlers import load_prior
@@ -57,3 +61,24 @@ def test_pretraining_writes_a_prior_and_resumes_bit_for_bit(spatial_dims, tmp_pa
     found = json.loads((bundle / "configs" / "metadata.json").read_text())["prior"]
     assert found["started_from"] == metadata
     assert found["sha256"] != metadata["sha256"]
+    assert (metadata["steps"], found["steps"]) == (4, 6)
+
+
+@pytest.mark.parametrize("spatial_dims", [2, 3])
+@pytest.mark.parametrize("recipe", ["train", "recorrupted", "renoised", "federated"])
+def test_every_recipe_starts_from_the_prior(recipe, spatial_dims, tmp_path):
+    bundle = find_bundle(bundle_name(spatial_dims))
+    np.save(tmp_path / "image.npy", phantom((32, 32, 32)[:spatial_dims])[1])
+    places = {"dataset_dir": str(tmp_path), "output_dir": str(tmp_path / "out"), "device": "$torch.device('cpu')"}
+    if recipe == "federated":
+        algo = MonaiAlgo(str(bundle), train_kwargs=places, eval_kwargs=places, send_weight_diff=False)
+        algo.initialize()
+        found = dict(algo.get_weights().weights)
+        algo.finalize()
+    else:
+        overlays = [] if recipe == "train" else [str(find_config(f"{recipe}.json"))]
+        files = [*config_files(bundle, "train"), *overlays]
+        flow = N2VWorkflow(files, logging_file=False, bundle_root=str(bundle), **places)
+        flow.initialize()
+        found = flow.get("network").state_dict()
+    laws.states_are_equal(found, load_prior(bundle / "models" / "prior.pt"))

@@ -28,10 +28,11 @@ def test_prior_is_written_named_and_started_from(bundle):
     torch.manual_seed(1)
     trained = network()
     path = bundle / "models" / "prior.pt"
-    write_prior(trained, path, {"epochs": 3, "patch_size": [48, 48], "seed": 0})
+    write_prior(trained, path, {"epochs": 3, "epoch_length": 2, "patch_size": [48, 48], "seed": 0})
     named = json.loads((bundle / "configs" / "metadata.json").read_text())
     assert named["name"] == "x"
-    assert named["prior"]["command"].endswith("--epochs 3 --patch_size [48,48] --seed 0")
+    assert named["prior"]["command"].endswith("--epochs 3 --epoch_length 2 --patch_size [48,48] --seed 0")
+    assert named["prior"]["steps"] == 6
     assert "started_from" not in named["prior"]
     state = load_prior(path)
     assert all(value.dtype == torch.float32 for value in state.values())
