@@ -19,7 +19,7 @@ from monai_n2v.data import PatchCut, PatchLoader, ProceduralImages
 from monai_n2v.transforms import RandProceduralNoised
 
 SHAPES = {2: (256, 256), 3: (64, 64, 64)}
-PATCH = {2: (96, 96), 3: (48, 48, 48)}
+PATCH = {2: (96, 96), 3: (80, 80, 80)}
 
 
 def gray(image: np.ndarray, low: float | None = None, high: float | None = None) -> np.ndarray:

@@ -82,3 +82,13 @@ def test_a_real_ct_is_denoised_and_neither_shifted_nor_sharpened(real_data):
     assert 0.75 < found["vessel_gain"] < 1.05, found
     assert found["lung_spread"] < 1, found
     assert found["calm_spread"] < 0.75, found
+
+
+@pytest.mark.parametrize("shape", [(96, 88), (48, 48, 40)])
+def test_prior_is_as_good_on_large_images(shape):
+    """Its deepest layers must not lean on the border, which is never far in the small patches of a training."""
+    clean, noisy = phantom(shape, sigma=15)
+    small = monai_n2v.denoise(noisy, fast=True, spatial_dims=len(shape), device="cpu")
+    continued = np.pad(noisy, 40, mode="reflect")
+    large = monai_n2v.denoise(continued, fast=True, spatial_dims=len(shape), device="cpu")
+    assert psnr(clean, large[(slice(40, -40),) * len(shape)]) > psnr(clean, small) - 0.3
