@@ -5,30 +5,35 @@ Everything is decided by Stein's unbiased risk estimate (`sure`) of the networks
 the noise that the prior's residual shows.
 """
 
+import functools
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
+import torch
 
 from monai_n2v.apps.inspect import NoisyImage
 from monai_n2v.bundle.options import PredictionOptions, TrainingOptions
 from monai_n2v.bundle.run import Denoiser
 from monai_n2v.bundle.trained import TrainedNetwork, prior_network
-from monai_n2v.inferers.noise_by_network import central, measure_by_network, sure
-from monai_n2v.noise.model import NoiseModel
+from monai_n2v.inferers.noise_by_network import Predict, measure_part, padding_of, parts_of, sure
+from monai_n2v.noise.block_statistics import MIN_SIDE
+from monai_n2v.noise.model import NoiseModel, NoNoiseError
 from monai_n2v.transforms.axes import choose_dims, slice_axis
 
 logger = logging.getLogger(__name__)
 
-# Images that are judged by, and voxels of each.
+# Images that are judged by, and voxels of each channel.
 _N_IMAGES, _MAX_VOXELS = 3, 2**19
 # A 2D network has to be better by this factor of the error, since slices may differ visibly.
 _CLEARLY = 0.97
-# Noise below this share of the image's standard deviation is not worth a training.
+# Noise below this share of the standard deviation of what is not padding is not worth a training.
 _HARDLY = 0.01
 # Where neighbors are that alike along every axis, what varies is structure.
 _SMOOTH = 0.6
+# Noises whose strengths differ by no more than the first factor are one; by more than the second, one model is useless.
+_ALIKE, _UNLIKE = 1.15, 1.5
 # Settings that make another network than that of the prior.
 _OF_NETWORK = ("features", "network_def", "in_channels")
 # Settings that mean Noise2Void.
@@ -52,53 +57,114 @@ class Choice:
     judge: "Judge | None" = None
 
 
-class Judge:
-    """Parts of images, noise measured on them, and scores of networks by both.
-
-    Args:
-        images: to judge by; a few of them are looked at.
-        spatial_dims: axes of the networks.
-        device: as torch names it.
+@dataclass(frozen=True)
+class _Part:
+    """A part of one channel of an image, and its noise.
 
     Attributes:
-        noise: of the images in standardized units, once it is measured or set.
+        noisy: ``(1, *spatial)``, standardized.
+        level: the same denoised by the prior: the intensities that noise may go with.
+        noise: by the difference of the two.
+        axis: the spatial axis across which a 2D network would cut slices.
     """
 
+    noisy: torch.Tensor
+    level: torch.Tensor
     noise: NoiseModel
+    axis: int
 
-    def __init__(self, images: Sequence[NoisyImage], spatial_dims: int, device: str) -> None:
-        self.spatial_dims, self.device = spatial_dims, device
-        prior = self._denoiser(prior_network(spatial_dims))
-        numbers = np.unique(np.linspace(0, len(images) - 1, min(len(images), _N_IMAGES)).astype(int))
-        chosen = [images[int(number)] for number in numbers]
-        self.parts = [
-            central(prior.standardized(image.image, image.series), _MAX_VOXELS).to(device) for image in chosen
-        ]
-        self._prior = prior.network_alone()
+    @property
+    def is_noisy(self) -> bool:
+        """Whether there is noise worth a training."""
+        sides = self.noisy.shape[1:]
+        lags = [self.noise.lags[axis, 0] for axis, side in enumerate(sides) if side >= MIN_SIDE]
+        counted = self.noisy[~torch.from_numpy(padding_of(self.noisy)).to(self.noisy.device)]
+        return min(lags) <= _SMOOTH and self.noise.sigma >= _HARDLY * float(counted.std())
 
-    def _denoiser(self, network: TrainedNetwork) -> Denoiser:
-        return Denoiser(network, PredictionOptions(self.device))
+    def sliced(self) -> "_Part":
+        """The same with the axis across slices last, as a 2D network takes it."""
+        order = [*np.delete(np.arange(self.noisy.ndim - 1), self.axis), self.axis]
+        noise = replace(self.noise, lags=self.noise.lags[order])
+        noisy, level = (torch.movedim(one, 1 + self.axis, -1) for one in (self.noisy, self.level))
+        return _Part(noisy, level, noise, len(order) - 1)
 
-    def measure_noise(self) -> NoiseModel:
-        """Measure the noise, by what the prior removes.
 
-        Raises:
-            ValueError: where there is none to measure.
+class Judge:
+    """Parts of images with their noise, by which networks are compared.
+
+    Args:
+        parts: what to judge by.
+        spatial_dims: axes of the networks.
+        device: as torch names it.
+    """
+
+    def __init__(self, parts: Sequence[_Part], spatial_dims: int, device: str) -> None:
+        self.parts, self.spatial_dims, self.device = parts, spatial_dims, device
+
+    @classmethod
+    def of(cls, images: Sequence[NoisyImage], spatial_dims: int, device: str) -> "Judge":
+        """Take parts of a few images, as far as there is noise in them.
+
+        Args:
+            images: to judge by.
+            spatial_dims: axes of the networks.
+            device: as torch names it.
         """
-        self.noise = measure_by_network([{"image": part} for part in self.parts], self._prior)
-        return self.noise
+        prior = _denoiser(prior_network(spatial_dims), device)
+        predict = prior.network_alone()
+        numbers = sorted({round(k) for k in np.linspace(0, len(images) - 1, min(len(images), _N_IMAGES))})
+        parts: list[_Part] = []
+        for image in (images[number] for number in numbers):
+            axis = slice_axis(image.shape[1:], 2)
+            for noisy in parts_of(prior.standardized(image.image, image.series), _MAX_VOXELS):
+                level = predict(noisy[None])[0]
+                try:
+                    part = _Part(noisy, level, measure_part(noisy, level), axis)
+                except NoNoiseError:
+                    continue
+                if part.is_noisy:
+                    parts.append(part)
+        return cls(parts, spatial_dims, device)
 
+    def sliced(self) -> "Judge":
+        """A judge of 2D networks by the same parts of volumes."""
+        return Judge([part.sliced() for part in self.parts], 2, self.device)
+
+    @functools.cached_property
     def error_of_prior(self) -> float:
         """Estimated mean squared error of the prior's result, in standardized units."""
-        return float(np.mean([sure(part, self._prior, self.noise) for part in self.parts]))
+        return self._error(_denoiser(prior_network(self.spatial_dims), self.device).network_alone())
 
     def prefers(self, network: TrainedNetwork) -> bool:
         """Tell whether a trained network's result is better than the prior's, by the estimated error."""
-        predict = self._denoiser(network).network_alone()
-        trained = float(np.mean([sure(part, predict, self.noise) for part in self.parts]))
-        prior = self.error_of_prior()
-        logger.debug("Estimated error trained %.4g, of the prior %.4g.", trained, prior)
-        return trained < prior
+        trained = self._error(_denoiser(network, self.device).network_alone())
+        logger.debug("Estimated error trained %.4g, of the prior %.4g.", trained, self.error_of_prior)
+        return trained < self.error_of_prior
+
+    def _error(self, predict: Predict) -> float:
+        return float(np.mean([sure(part.noisy, predict, part.noise, part.level) for part in self.parts]))
+
+
+def _denoiser(network: TrainedNetwork, device: str) -> Denoiser:
+    return Denoiser(network, PredictionOptions(device))
+
+
+def has_own_network(options: TrainingOptions) -> bool:
+    """Whether the settings make another network than that of the prior, which then starts from random weights."""
+    return any(key.partition("#")[0] in _OF_NETWORK for key in options.settings)
+
+
+def _dims_asked_for(options: TrainingOptions, images: Sequence[NoisyImage]) -> int | None:
+    """Axes of the network that some option implies; None where it is open."""
+    if options.spatial_dims is not None:
+        return options.spatial_dims
+    patch_size, footprint = options.settings.get("patch_size"), options.footprint
+    if isinstance(patch_size, list) and len(patch_size) in (2, 3):
+        return min(len(patch_size), min(len(image.shape) - 1 for image in images))
+    if isinstance(footprint, np.ndarray) and footprint.ndim == 3:
+        across = (footprint.shape[slice_axis(image.shape[1:], 2)] > 1 for image in images if len(image.shape) == 4)
+        return 3 if any(across) else None
+    return None
 
 
 def choose(images: Sequence[NoisyImage], options: TrainingOptions) -> Choice:
@@ -109,40 +175,46 @@ def choose(images: Sequence[NoisyImage], options: TrainingOptions) -> Choice:
         options: as they were given.
 
     Raises:
-        ValueError: where 3D is asked for images.
+        ValueError: where 3D is asked for images, or a scheme needs the prior and the network is another.
     """
-    spatial_dims = choose_dims([image.shape[1:] for image in images], options.spatial_dims)
+    asked = _dims_asked_for(options, images)
+    spatial_dims = choose_dims([image.shape[1:] for image in images], asked)
     scheme = "prior" if options.fast else options.scheme
-    own_network = any(key.partition("#")[0] in _OF_NETWORK for key in options.settings)
     blind_spots = options.footprint is not None or any(key in _OF_BLIND_SPOTS for key in options.settings)
-    if scheme == "auto" and (not options.prior or own_network or blind_spots):
+    if not options.prior or has_own_network(options):
+        if scheme not in ("auto", "n2v"):
+            raise ValueError(
+                f"scheme must be n2v for a network of other features, channels or kind than the prior's, got {scheme}. "
+                "Use --scheme n2v, or leave the network as it is."
+            )
+        return Choice(spatial_dims, "n2v", "without the prior")
+    if blind_spots and scheme == "auto":
         scheme = "n2v"
-    if scheme == "n2v" and (not options.prior or own_network):
-        return Choice(spatial_dims, scheme, "without the prior")
-    open_dims = spatial_dims == 3 and options.spatial_dims is None
+    open_dims = spatial_dims == 3 and asked is None
     if scheme != "auto" and not open_dims:
         return Choice(spatial_dims, scheme, "as asked for")
-    judge = Judge(images, spatial_dims, options.device)
-    try:
-        noise = judge.measure_noise()
-    except ValueError:  # none at all
-        noise = None
-    if noise is None or noise.sigma < _HARDLY or noise.lags[:, 0].min() > _SMOOTH:
+    judge = Judge.of(images, spatial_dims, options.device)
+    if not judge.parts:
         return Choice(spatial_dims, "prior" if scheme == "auto" else scheme, "next to no noise was found")
     if open_dims:
-        in_slices = Judge(images, 2, options.device)
-        in_slices.noise = _turned(noise, images[0])
-        across, whole = in_slices.error_of_prior(), judge.error_of_prior()
-        logger.debug("Estimated error of the prior in 2D %.4g, in 3D %.4g.", across, whole)
-        judge = in_slices if across < _CLEARLY * whole else judge
+        sliced = judge.sliced()
+        logger.debug(
+            "Estimated error of the prior in 2D %.4g, in 3D %.4g.", sliced.error_of_prior, judge.error_of_prior
+        )
+        judge = sliced if sliced.error_of_prior < _CLEARLY * judge.error_of_prior else judge
     if scheme != "auto":
         return Choice(judge.spatial_dims, scheme, "as asked for")
-    if noise.is_white:
-        return Choice(judge.spatial_dims, "recorrupted", "the noise is white and well known", judge)
-    return Choice(judge.spatial_dims, "renoised", "neighboring voxels share noise", judge)
+    return Choice(judge.spatial_dims, *_scheme_for([part.noise for part in judge.parts]), judge)
 
 
-def _turned(noise: NoiseModel, image: NoisyImage) -> NoiseModel:
-    """The noise of a volume whose shortest axis was brought to the end."""
-    axis = slice_axis(image.shape[1:], 2)
-    return replace(noise, lags=np.concatenate([np.delete(noise.lags, axis, 0), noise.lags[axis : axis + 1]]))
+def _scheme_for(noises: Sequence[NoiseModel]) -> tuple[str, str]:
+    """What suits measured noises, and why."""
+    sigmas = [noise.sigma for noise in noises]
+    differ = max(sigmas) / min(sigmas)
+    if differ > _UNLIKE:
+        return "n2v", "the noise differs from image to image"
+    if not all(noise.is_white for noise in noises):
+        return "renoised", "neighboring voxels share noise"
+    if differ > _ALIKE or not all(noise.is_sure for noise in noises):
+        return "renoised", "the strength of the noise is known roughly"
+    return "recorrupted", "the noise is white and well known"

@@ -30,6 +30,7 @@ logger = logging.getLogger(__name__)
 # Of a record: what the report shows elsewhere.
 _NOT_SHOWN = ("status", "losses", "warnings", "faults")
 _PRIOR_ALONE = "the prior alone, nothing was trained on this image"
+_PRIOR_KEPT = "the prior alone, by the image itself better than what was trained"
 
 
 @dataclass(frozen=True)
@@ -182,7 +183,7 @@ class _Work:
 
         self.network, known = network, self.known
         if trained.get("scheme") == "prior" or network.weights.name == Path(PRIOR).name:
-            trained = {**trained, "network": _PRIOR_ALONE}
+            trained = {**trained, "network": _PRIOR_KEPT if trained.get("steps") else _PRIOR_ALONE}
         denoiser = Denoiser(network, self.settings.prediction, check)
         denoiser.run([item(path) for path in paths], tell)
 

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from monai.bundle import ConfigParser
 
-from monai_n2v.apps.choose import Choice, choose
+from monai_n2v.apps.choose import Choice, choose, has_own_network
 from monai_n2v.apps.inspect import NoisyImage
 from monai_n2v.bundle.options import TrainingOptions
 from monai_n2v.bundle.resources import PRIOR, bundle_name, find_bundle, find_config
@@ -53,7 +53,8 @@ def train_network(
         the network, and a record of the run.
 
     Raises:
-        ValueError: where a 3D network is asked for images, or a setting has an unknown key.
+        ValueError: where a 3D network is asked for images, a setting has an unknown key, or scheme, footprint or
+            patch size do not fit the network.
         FileNotFoundError: where there is nothing to resume.
     """
     check_settings(options.settings, parts=True)
@@ -81,7 +82,8 @@ def train_network(
             (folder / part.relative_to(made)).parent.mkdir(parents=True, exist_ok=True)
             os.replace(part, folder / part.relative_to(made))
     record |= {"training_seconds": round(time.perf_counter() - started, 1), "seed": options.seed}
-    if options.max_time is not None and record["steps"] and record["steps"] < _FEW_STEPS:
+    from_scratch = not options.prior or has_own_network(options)
+    if from_scratch and options.max_time is not None and record["steps"] < _FEW_STEPS:
         logger.warning(
             "Only %d steps of training fitted into %g s, which is too few: the result is blurred or false. "
             "Give it more time; on a busy machine fewer threads (OMP_NUM_THREADS=1) may be faster.",
@@ -173,8 +175,8 @@ def _write_bundle(folder: Path, spatial_dims: int, images: Sequence[NoisyImage],
     for name in ("LICENSE", "configs/logging.conf", "docs/README.md", PRIOR):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(bundle / name, folder / name)
-    entries: dict[str, Any] = {"footprint": None, "prior": options.prior}
-    if not options.prior:
+    entries: dict[str, Any] = {"footprint": None}
+    if not options.prior or has_own_network(options):
         entries |= json.loads(find_config("from_scratch.json").read_text())
         del entries["_desc_"]
     entries |= options.settings

@@ -51,8 +51,8 @@ class TrainingOptions:
             what suits the noise.
         prior: whether training starts from the bundle's prior; from random weights otherwise, as in the paper.
         fast: the same as the scheme ``"prior"``: seconds.
-        spatial_dims: 2 to denoise volumes slice by slice, across their shortest axis; 3 for volumes; chosen by
-            `choose_dims` where it is None.
+        spatial_dims: 2 to denoise volumes slice by slice, across their shortest axis; 3 for volumes; where it
+            is None, what the image shows to be better.
         footprint: structN2V, a 0/1 array with one odd-sided axis per spatial axis of the images, or None; ``"auto"``
             for what `check_noise` suggests.
         seed: source of all randomness.

@@ -162,7 +162,7 @@ def _add_training_options(parser: argparse.ArgumentParser) -> None:
         "--spatial-dims",
         type=int,
         choices=(2, 3),
-        help="2: slice by slice across the shortest axis; 3: volumes (default)",
+        help="2: slice by slice across the shortest axis; 3: volumes; by default what the image shows to be better",
     )
     hidden = "for correlated noise: hide boxes of voxels, such as 3x1x1, or what check suggests (structN2V)"
     add("--footprint", type=_footprint, metavar="auto|SIZE", help=hidden)

@@ -19,25 +19,31 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T", bound=torch.nn.Module)
 
 
-def start_from_prior(network: T, path: str | Path, enabled: bool = True) -> T:
+def start_from_prior(network: T, path: str | Path, enabled: bool | str = True) -> T:
     """Give a network the weights of the prior; one of another shape keeps its random weights, which the log says.
 
     Args:
         network: that of the bundle, with its random weights.
         path: of the prior, ``models/prior.pt`` of a bundle.
         enabled: whether to; otherwise the network keeps its random weights, as in the Noise2Void paper.
+            ``"required"`` refuses a network of another shape, for schemes that learn from the prior's own result.
 
     Returns:
         the network.
 
     Raises:
         FileNotFoundError: where there is no prior.
-        ValueError: where it is damaged.
+        ValueError: where it is damaged, or of another shape and required.
     """
     if not enabled:
         return network
     state = load_prior(path)
     if unlike(network, state):
+        if enabled == "required":
+            raise ValueError(
+                f"network must be that of the prior for this scheme, got another one than in {path}. "
+                "Leave features, in_channels and network_def as they are, or train without this overlay."
+            )
         logger.warning("The network is another than that of the prior, so its training starts from random weights.")
     else:
         network.load_state_dict(state)

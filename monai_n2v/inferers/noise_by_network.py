@@ -2,6 +2,8 @@
 """The noise of an image by what a network removes from it, and which of several results is the best, by SURE."""
 
 import copy
+import functools
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -12,12 +14,13 @@ from monai.data import MetaTensor
 from monai.transforms import MapTransform
 from scipy import ndimage
 
-from monai_n2v.noise.model import NoiseModel, fit_noise_model, pooled
+from monai_n2v.noise.model import NoiseModel, NoNoiseError, fit_noise_model, pooled
 from monai_n2v.noise.processing import constant_areas
 from monai_n2v.transforms.drawn_noise import draw_noise
 
-# Images that a noise model is read from, and voxels of each: more make it no better.
-_N_IMAGES, _MAX_VOXELS = 8, 2**20
+# Images that a noise model is read from, channels of each, and voxels of these: more make it no better.
+_N_IMAGES, _N_CHANNELS, _MAX_VOXELS = 8, 4, 2**20
+_COARSE = 2**20  # voxels in which content is looked for
 _STEP = 0.1  # of the derivative in SURE, in standard deviations of the noise
 
 Predict = Callable[[torch.Tensor], torch.Tensor]
@@ -30,17 +33,17 @@ def predict_with(network: torch.nn.Module, inferer: Callable[..., torch.Tensor])
         network: to predict with; it is left as it was.
         inferer: as MONAI's engines call it.
     """
+    return functools.partial(_predict, network, inferer)
 
-    def predict(images: torch.Tensor) -> torch.Tensor:
-        training = network.training
-        network.eval()
-        try:
-            with torch.inference_mode():
-                return inferer(images, network)
-        finally:
-            network.train(training)
 
-    return predict
+def _predict(network: torch.nn.Module, inferer: Callable[..., torch.Tensor], images: torch.Tensor) -> torch.Tensor:
+    training = network.training
+    network.eval()
+    try:
+        with torch.inference_mode():
+            return inferer(images, network)
+    finally:
+        network.train(training)
 
 
 class DenoisedLabeld(MapTransform):
@@ -52,23 +55,25 @@ class DenoisedLabeld(MapTransform):
         keys: standardized images ``(C, *spatial)``.
         network: to denoise with.
         inferer: as MONAI's engines call it.
-        label_key: where the result goes, one for each key.
-        device: of the network.
+        label_key: where the result goes.
     """
 
     def __init__(
-        self, keys: KeysCollection, network: torch.nn.Module, inferer: Callable[..., torch.Tensor],
-        label_key: str = "label", device: torch.device | str = "cpu",
-    ) -> None:  # fmt: skip
+        self,
+        keys: KeysCollection,
+        network: torch.nn.Module,
+        inferer: Callable[..., torch.Tensor],
+        label_key: str = "label",
+    ) -> None:
         super().__init__(keys)
         self.predict = predict_with(copy.deepcopy(network), inferer)
-        self.label_key, self.device = label_key, device
+        self.label_key = label_key
 
     def __call__(self, data: Mapping[Any, Any]) -> dict[Any, Any]:
         """Denoise ``data[key]``; returns a new dictionary."""
         d = dict(data)
         for key in self.key_iterator(d):
-            d[self.label_key] = self.predict(d[key][None].to(self.device))[0].to(d[key].device)
+            d[self.label_key] = self.predict(d[key][None])[0].to(d[key].device)
         return d
 
 
@@ -81,55 +86,96 @@ def measure_by_network(images: Sequence[Mapping[str, Any]], predict: Predict, ke
         key: of the images.
 
     Returns:
-        the model, in units of the standardized images; of several images a common one.
+        the model, in units of the standardized images; of several images and channels a common one.
 
     Raises:
-        ValueError: where there is no noise to measure.
+        NoNoiseError: where none of the images holds noise to measure.
     """
-    chosen = np.unique(np.linspace(0, len(images) - 1, min(len(images), _N_IMAGES)).astype(int))
-    models = []
-    for number in chosen:
-        noisy = central(images[int(number)][key])[:, None]  # each channel on its own
-        before, after = (one[:, 0].cpu().float().numpy() for one in (noisy, predict(noisy)))
-        models.append(fit_noise_model(before, after, _padding(before)))
+    models: list[NoiseModel] = []
+    missing: NoNoiseError | None = None
+    for number in _spread(len(images), _N_IMAGES):
+        for part in parts_of(images[number][key]):
+            try:
+                models.append(measure_part(part, predict(part[None])[0]))
+            except NoNoiseError as error:
+                missing = error
+    if missing is not None and not models:
+        raise missing
     return pooled(models)
 
 
-def _padding(volumes: np.ndarray) -> np.ndarray:
-    """Constant padding and the two voxels around it."""
-    padded = constant_areas(volumes, float(volumes.min()))
-    return ndimage.maximum_filter(padded, (1, *(5,) * (volumes.ndim - 1)))
+def measure_part(noisy: torch.Tensor, denoised: torch.Tensor) -> NoiseModel:
+    """Measure the noise of one channel ``(1, *spatial)``, standardized, by its denoised version.
+
+    Raises:
+        NoNoiseError: where there is none to measure.
+    """
+    before, after = (one.cpu().float().numpy() for one in (noisy, denoised))
+    return fit_noise_model(before, after, padding_of(noisy))
 
 
-def central(image: torch.Tensor, max_voxels: int = _MAX_VOXELS) -> torch.Tensor:
-    """The middle part of an image, of no more voxels than are needed to measure it.
+def padding_of(part: torch.Tensor) -> np.ndarray:
+    """Constant padding of a channel ``(1, *spatial)``, and the two voxels around it; bool of the same shape."""
+    voxels = part.cpu().float().numpy()
+    padded = constant_areas(voxels, float(voxels.min()))
+    return ndimage.maximum_filter(padded, (1, *(5,) * (voxels.ndim - 1)))
+
+
+def parts_of(image: torch.Tensor, max_voxels: int = _MAX_VOXELS) -> list[torch.Tensor]:
+    """Parts of an image that are enough to measure its noise: of a few channels, where there is most content.
 
     Args:
         image: ``(C, *spatial)``.
         max_voxels: of a channel, roughly.
 
     Returns:
-        a plain tensor, a view.
+        plain tensors ``(1, *spatial)``, copies.
     """
-    part = image.as_tensor() if isinstance(image, MetaTensor) else image
-    for axis, side in enumerate(image.shape[1:], start=1):
-        share = (max_voxels / part[0].numel()) ** (1 / (image.ndim - axis))
+    whole = image.as_tensor() if isinstance(image, MetaTensor) else image
+    return [_fullest(whole[channel : channel + 1], max_voxels) for channel in _spread(len(whole), _N_CHANNELS)]
+
+
+def _spread(n: int, n_chosen: int) -> list[int]:
+    """A few of ``n`` numbers, evenly."""
+    return sorted({round(k) for k in np.linspace(0, n - 1, min(n, n_chosen))})
+
+
+def _fullest(channel: torch.Tensor, max_voxels: int) -> torch.Tensor:
+    """The part of a channel with the least padding along every axis; of equals the one nearest to the middle."""
+    n_axes = channel.ndim - 1
+    stride = max(1, math.ceil((channel.numel() / _COARSE) ** (1 / n_axes)))
+    coarse = channel[(slice(None), *(slice(None, None, stride),) * n_axes)].cpu().float().numpy()
+    content = ~constant_areas(coarse, float(coarse.min()))[0]
+    part = channel
+    for axis, side in enumerate(channel.shape[1:]):
+        share = (max_voxels / part.numel()) ** (1 / (n_axes - axis))
         kept = min(side, max(32, int(side * min(1.0, share)) // 16 * 16))
-        part = part.narrow(axis, (side - kept) // 2, kept)
-    return part
+        counts = content.sum(axis=tuple(other for other in range(n_axes) if other != axis))
+        window = max(1, min(len(counts), kept // stride))
+        sums = np.convolve(counts, np.ones(window, dtype=int), mode="valid")
+        middle = (len(counts) - window) / 2
+        best = min(np.flatnonzero(sums == sums.max()), key=lambda start: abs(start - middle))
+        start = (side - kept) // 2 if sums.min() == sums.max() else min(int(best) * stride, side - kept)
+        part = part.narrow(axis + 1, start, kept)
+    return part.clone()
 
 
-def sure(image: torch.Tensor, predict: Predict, noise: NoiseModel, seed: int = 0) -> float:
+def sure(
+    part: torch.Tensor, predict: Predict, noise: NoiseModel, level: torch.Tensor | None = None, seed: int = 0
+) -> float:
     """Estimate a result's mean squared error against the clean image from the noisy one alone.
 
     Stein's unbiased risk estimate, for noise of a known covariance ([1]_, Eq. 7; its derivative by drawn noise):
-    ``|f(y) - y|^2 - |n|^2 + 2 n (f(y + t n) - f(y)) / t``, as means over the voxels but padding. What is wrong
-    about the noise is wrong about all results alike, but for how much of it they keep.
+    ``|f(y) - y|^2 - |n|^2 + 2 n (f(y + t n) - f(y)) / t``, as means over the voxels but padding. The result is given
+    the mean of the noisy image first, as every denoised image is (`RestoreIntensity`). What is wrong about the noise is
+    wrong about all results alike, but for how much of it they keep.
 
     Args:
-        image: noisy, standardized ``(C, *spatial)``.
+        part: one channel, noisy, standardized, ``(1, *spatial)``.
         predict: see `predict_with`.
         noise: of the image.
+        level: a denoised version of the part, the intensities that the noise goes with. To compare results it must be
+            the same for all; each result's own where it is left out.
         seed: of the drawn noise.
 
     Returns:
@@ -139,10 +185,16 @@ def sure(image: torch.Tensor, predict: Predict, noise: NoiseModel, seed: int = 0
         .. [1] Ramani, Blu, Unser, "Monte-Carlo SURE: A Black-Box Optimization of Regularization Parameters for General
            Denoising Algorithms", IEEE TIP 2008.
     """
-    noisy = image[:, None]
-    clean = predict(noisy)
-    drawn = draw_noise(noise, clean, np.random.RandomState(seed))
-    moved = predict(noisy + _STEP * drawn)
-    risk = (clean - noisy) ** 2 - drawn**2 + 2 * drawn * (moved - clean) / _STEP
-    counted = torch.from_numpy(~_padding(noisy[:, 0].cpu().float().numpy())).to(risk.device)[:, None]
-    return float(risk[counted].mean()) if counted.any() else 0.0
+    noisy = part[None]
+    counted = torch.from_numpy(~padding_of(part)).to(noisy.device)[None]
+    if not counted.any():
+        return 0.0
+
+    def result(image: torch.Tensor) -> torch.Tensor:
+        found = predict(image)
+        return found + (image - found)[counted].mean()
+
+    clean = result(noisy)
+    drawn = draw_noise(noise, clean if level is None else level[None], np.random.RandomState(seed))
+    risk = (clean - noisy) ** 2 - drawn**2 + 2 * drawn * (result(noisy + _STEP * drawn) - clean) / _STEP
+    return float(risk[counted].mean())

@@ -6,6 +6,7 @@ the other axes for the correlation along one, along all axes for the strength. T
 image, since a network keeps some of the noise's low frequencies; the strength that of what the network removed.
 """
 
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,14 +20,20 @@ from monai_n2v.noise.correlation import filter_gain
 MAX_LAG = 3
 # The calmest share of the voxels of every intensity, where the noise is read.
 _CALM = 0.25
-_N_LEVELS, _MIN_VOXELS, _FEW = 8, 2000, 64
+_N_LEVELS, _MIN_VOXELS, _FEW, _FEW_IN_A_BLOCK = 8, 2000, 64, 300
 # Second differences are taken along axes where the noise's correlation leaves this much of their variance.
 _ENOUGH = 0.5
 # Correlations below are none: chance and structure reach that far. So do differences of strength.
 _NO_CORRELATION, _BY_CHANCE = 0.05, 0.05
 # Strength goes with the intensity where it is nearly in its order (rank correlation) and differs by this factor.
 _IN_ORDER, _DIFFERENT = 0.8, 1.25
+# Nine tenths of an image's parts differ by more where the noise is uneven; anatomy alone makes them differ by 1.2.
+_UNEVEN = 1.3
 _WITHIN_3 = 0.995  # mean square of a standard normal value that is clipped at 3
+
+
+class NoNoiseError(ValueError):
+    """An image holds no noise that could be measured."""
 
 
 @dataclass(frozen=True)
@@ -38,11 +45,13 @@ class NoiseModel:
         sigmas: standard deviation of the noise at these, ``(n,)``; constant beyond the ends.
         lags: autocorrelation at lags 1 to 3 along each spatial axis, ``(n_axes, 3)``; the correlation of two voxels is
             the product over the axes.
+        is_sure: whether a constant noise is about equally strong in all parts of the image.
     """
 
     levels: np.ndarray
     sigmas: np.ndarray
     lags: np.ndarray
+    is_sure: bool = True
 
     @property
     def sigma(self) -> float:
@@ -80,13 +89,13 @@ def fit_noise_model(noisy: np.ndarray, denoised: np.ndarray, ignore: np.ndarray 
         ignore: voxels to leave out, such as padding, bool of the same shape.
 
     Raises:
-        ValueError: where no noise is left to measure.
+        NoNoiseError: where no noise is left to measure, or the image is too small to.
     """
     wanted = np.ones(noisy.shape, dtype=bool) if ignore is None else ~ignore
     calm = _calm(denoised, wanted)
-    if calm.sum() < _FEW or np.array_equal(noisy, denoised):
-        raise ValueError("images must hold noise to measure, got next to none. Denoise with the scheme prior.")
     axes = [axis for axis in range(1, noisy.ndim) if noisy.shape[axis] >= MIN_SIDE]
+    if calm.sum() < _FEW or np.array_equal(noisy, denoised) or len(axes) < 2:
+        raise NoNoiseError("images must hold noise to measure, got next to none. Denoise with the scheme prior.")
     lags = np.zeros((noisy.ndim - 1, MAX_LAG))
     for axis in axes:
         others = [other for other in axes if other != axis]
@@ -97,7 +106,22 @@ def fit_noise_model(noisy: np.ndarray, denoised: np.ndarray, ignore: np.ndarray 
     sharp, inner = second_difference(noisy - denoised, filtered), _within(noisy.ndim, filtered)
     values = sharp[calm[inner]].astype(np.float64) / math.sqrt(math.prod(gains[axis] for axis in filtered))
     levels, sigmas = _by_level(denoised[inner][calm[inner]], values)
-    return NoiseModel(levels, np.maximum(sigmas, 1e-3 * float(sigmas.max())), lags)
+    is_sure = len(sigmas) > 1 or _is_even(sharp, denoised[inner], wanted[inner])
+    return NoiseModel(levels, np.maximum(sigmas, 1e-3 * float(sigmas.max())), lags, is_sure)
+
+
+def _is_even(residual: np.ndarray, denoised: np.ndarray, wanted: np.ndarray) -> bool:
+    """Whether a residual is about equally strong in all parts of the images: in the calm of thirds of every axis."""
+    strengths = []
+    thirds = [[slice(k * side // 3, (k + 1) * side // 3) for k in range(3)] for side in residual.shape[1:]]
+    for block in itertools.product([slice(None)], *thirds):
+        calm = _calm(denoised[block], wanted[block])
+        if calm.sum() >= _FEW_IN_A_BLOCK:
+            strengths.append(_deviation(residual[block][calm]))
+    if len(strengths) < 4:
+        return True
+    low, high = np.quantile(strengths, (0.1, 0.9))
+    return bool(high < _UNEVEN * low)
 
 
 def _by_level(level: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -183,4 +207,5 @@ def pooled(models: Sequence[NoiseModel]) -> NoiseModel:
         np.array([levels[part].mean() for part in parts]),
         np.array([math.sqrt(np.mean(sigmas[part] ** 2)) for part in parts]),
         np.mean([model.lags for model in models], axis=0),
+        all(model.is_sure for model in models),
     )

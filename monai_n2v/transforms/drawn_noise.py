@@ -28,9 +28,6 @@ def draw_noise(noise: NoiseModel | float, clean: torch.Tensor, rng: np.random.Ra
 
     Returns:
         float32, of the shape and device of ``clean``.
-
-    Raises:
-        ValueError: for a noise that is not above 0.
     """
     generator = torch.Generator(clean.device).manual_seed(int(rng.randint(2**31)))
     if not isinstance(noise, NoiseModel):

@@ -34,8 +34,8 @@ def test_white_noise_is_recorrupted_and_measured(spatial_dims):
     found = choose([noisy], TrainingOptions(spatial_dims=spatial_dims))
     assert (found.spatial_dims, found.scheme) == (spatial_dims, "recorrupted")
     assert found.judge is not None
-    assert found.judge.noise.is_white
-    assert found.judge.noise.sigma * noisy.std == pytest.approx(10, rel=0.06)
+    assert found.judge.parts[0].noise.is_white
+    assert found.judge.parts[0].noise.sigma * noisy.std == pytest.approx(10, rel=0.06)
 
 
 @pytest.mark.parametrize("spatial_dims", [2, 3])
@@ -44,7 +44,7 @@ def test_correlated_noise_is_renoised(spatial_dims):
     found = choose([image(clean + correlated(clean.shape))], TrainingOptions(spatial_dims=spatial_dims))
     assert found.scheme == "renoised"
     assert found.judge is not None
-    assert found.judge.noise.lags[0, 0] == pytest.approx(0.6 / 1.36, abs=0.1)
+    assert found.judge.parts[0].noise.lags[0, 0] == pytest.approx(0.6 / 1.36, abs=0.1)
 
 
 @pytest.mark.parametrize("spatial_dims", [2, 3])
@@ -65,9 +65,78 @@ def test_without_noise_the_prior_is_left_alone(spatial_dims):
         ({"settings": {"fill": "median"}}, "n2v"),
         ({"settings": {"features": [4] * 6}}, "n2v"),
     ],
+    ids=str,
 )
 def test_what_is_asked_for_is_done(options, scheme):
     assert choose([image(phantom(SHAPES[2])[1])], TrainingOptions(**options)).scheme == scheme
+
+
+def masked(noisy: np.ndarray, clean: np.ndarray) -> np.ndarray:
+    """Constant padding where there is air, and a wide border of it."""
+    return np.pad(np.where(clean > 30, noisy, 0), 20)
+
+
+@pytest.mark.parametrize("spatial_dims", [2, 3])
+def test_padded_channels_of_other_gains_are_seen_to_be_noisy(spatial_dims):
+    clean, noisy = phantom(SHAPES[spatial_dims])
+    one = masked(noisy, clean)
+    channels = np.stack([gain * one for gain in (1, 2, 4)]).astype(np.float32)
+    series = NoisyImage.of(as_meta_tensor(channels, [1.0] * spatial_dims))
+    alone, all_of_them = (choose([x], TrainingOptions(spatial_dims=spatial_dims)) for x in (image(one), series))
+    assert alone.scheme != "prior"
+    assert all_of_them.scheme == alone.scheme
+    sigmas = [part.noise.sigma for part in all_of_them.judge.parts]
+    assert len(sigmas) == 3
+    assert sigmas == pytest.approx([alone.judge.parts[0].noise.sigma] * 3, rel=1e-3)
+
+
+def test_noise_is_looked_for_beside_wide_padding():
+    noisy = phantom((96, 96))[1]
+    apart = np.zeros((700, 1500), np.float32)
+    apart[300:396, 100:196], apart[300:396, 1300:1396] = noisy, noisy
+    found = choose([image(noisy), image(apart)], TrainingOptions())
+    assert len(found.judge.parts) == 2
+    assert found.scheme != "prior"
+
+
+def test_noises_that_differ_are_no_common_model():
+    clean = phantom(SHAPES[2])[0]
+    rng = np.random.default_rng(0)
+    images = [image(clean + sigma * rng.normal(size=clean.shape)) for sigma in (5, 5, 50)]
+    assert choose(images, TrainingOptions()).scheme == "n2v"
+    assert choose(images[:2], TrainingOptions()).scheme == "recorrupted"
+
+
+def test_noise_that_is_uneven_in_space_is_not_well_known():
+    clean = np.full((192, 192), 100.0)
+    x = np.linspace(-1, 1, 192)
+    sigma = 4 + 12 * np.exp(-4 * (x[:, None] ** 2 + x**2))
+    noisy = clean + sigma * np.random.default_rng(0).normal(size=clean.shape)
+    noisy[:40, :40] += 60
+    assert choose([image(noisy)], TrainingOptions()).scheme == "renoised"
+
+
+@pytest.mark.parametrize("shape", [(10, 10), (10, 10, 10), (9, 200)])
+def test_images_too_small_to_measure_are_left_to_the_prior(shape):
+    noisy = 100 + 10 * np.random.default_rng(0).normal(size=shape)
+    assert choose([image(noisy)], TrainingOptions()).scheme == "prior"
+
+
+@pytest.mark.parametrize(
+    "options", [{"footprint": np.ones((1, 1, 3))}, {"settings": {"patch_size": [32, 32, 12]}}], ids=str
+)
+def test_options_for_volumes_make_it_3d(options):
+    rng = np.random.default_rng(0)
+    slices = [np.roll(np.rot90(phantom((64, 64))[0], k), 17 * k, axis=1) for k in range(12)]
+    stack = np.stack(slices, -1) + rng.normal(0, 10, (64, 64, 12))
+    assert choose([image(stack)], TrainingOptions(**options)).spatial_dims == 3
+
+
+@pytest.mark.parametrize("scheme", ["renoised", "recorrupted", "prior"])
+def test_schemes_of_the_prior_refuse_another_network(scheme):
+    options = TrainingOptions(scheme=scheme, settings={"features": [4] * 6})
+    with pytest.raises(ValueError, match=f"scheme must be n2v for a network of other features.*got {scheme}"):
+        choose([image(phantom(SHAPES[2])[1])], options)
 
 
 def test_slices_that_share_nothing_are_denoised_one_by_one():

@@ -30,6 +30,7 @@ SCHEMES = [
     "paper/microscopy",
 ]
 OWN_NETWORK = {"n2v2", "paper/bsd68", "paper/epithelia", "paper/microscopy"}
+OF_THE_PRIOR = {"renoised", "recorrupted"}
 # What a scheme lies over, besides train.json.
 BELOW = {"noise2noise": ["supervised"]}
 
@@ -37,10 +38,14 @@ BELOW = {"noise2noise": ["supervised"]}
 def workflow(kind: str, scheme: str, spatial_dims: int, folder: Path, **overrides) -> ConfigWorkflow:
     configs = find_bundle(f"n2v_denoise_{spatial_dims}d") / "configs"
     small = dict(SMALL[spatial_dims]) if kind == "train" else {"features": SMALL[spatial_dims]["features"]}
+    if kind == "inference" and scheme in OF_THE_PRIOR:
+        small = {}
     if scheme in OWN_NETWORK:
         small["features"] = 4
     if kind == "train":
         small["epochs"] = 2
+        if scheme in OF_THE_PRIOR:
+            del small["features"]  # they need the prior's network
         if scheme in ("supervised", "noise2noise"):
             small["target_dir"] = str(folder / "targets")
     names = [*BELOW.get(scheme, []), scheme] if kind == "train" or scheme in OWN_NETWORK else []

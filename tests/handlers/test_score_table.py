@@ -358,7 +358,7 @@ def test_flat_bundle_scores_a_volume_and_channels(tmp_path):
 
 def test_bundle_properties_complete_without_a_trained_network(trained, tmp_path):
     _, spatial_dims, options = trained
-    flow = evaluation(spatial_dims, **{**options, "output_dir": str(tmp_path)})
+    flow = evaluation(spatial_dims, **{**options, "ckpt_path": str(tmp_path / "model.pt")})
     flow.initialize()
     assert flow.check_properties() == []
     flow.parser.get_parsed_content("summary_writer").close()
@@ -385,7 +385,7 @@ def test_weights_of_another_network_named_in_one_line(trained):
 
 def test_missing_network_is_the_first_exception(trained, tmp_path):
     _, spatial_dims, options = trained
-    first = first_error(evaluation(spatial_dims, **{**options, "output_dir": str(tmp_path)}))
+    first = first_error(evaluation(spatial_dims, **{**options, "ckpt_path": str(tmp_path / "model.pt")}))
     assert isinstance(first, FileNotFoundError)
     assert "Run train.json first" in str(first)
 
