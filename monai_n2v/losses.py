@@ -8,11 +8,11 @@ from torch.nn.modules.loss import _Loss
 
 
 class N2VLoss(_Loss):
-    r"""Mean error over the blind spots, :math:`\sum_i m_i\,|f(\tilde x)_i - x_i|^p / |\{i: m_i \ne 0\}|` ([1]_, Eq. 10).
+    r"""Mean error over the blind spots, :math:`\sum_i m_i\,|f(\tilde x)_i - x_i|^p / n` ([1]_, Eq. 10), of which are n.
 
     The sum runs over the whole batch, so the value does not depend on how many voxels are hidden. Voxels that are not
-    blind spots have no influence: zero gradient, and NaN there does no harm. Without any blind spot the loss is 0. A mask
-    of other values than 0 and 1 weights the errors; the weights are not normalized.
+    blind spots have no influence: zero gradient, and NaN there does no harm. Without any blind spot the loss is 0. A
+    mask of other values than 0 and 1 weights the errors; the weights are not normalized.
 
     Args:
         loss: ``"l2"`` (p = 2), whose minimum is the mean and hence the signal for zero-mean noise ([1]_, Eq. 4-5), or
