@@ -31,7 +31,7 @@ def measured(noisy: np.ndarray) -> tuple[NoiseModel, float, float]:
     """The model by the prior, mean and standard deviation of the image."""
     noisy = noisy.astype(np.float32)
     image = NoisyImage.of(as_meta_tensor(noisy[None], [1.0] * noisy.ndim))
-    return Judge([image], noisy.ndim, "cpu").measure_noise(), image.mean, image.std
+    return Judge.of([image], noisy.ndim, "cpu").parts[0].noise, image.mean, image.std
 
 
 def white(clean: np.ndarray, rng: np.random.Generator) -> dict[str, float]:
