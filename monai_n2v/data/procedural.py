@@ -15,6 +15,9 @@ from monai_n2v.transforms.procedural_noise import smooth_factor
 _SMALLEST = 0.6  # of an object's semi-axes, in voxels
 _OVERSIZE = 0.7  # the largest, as a share of the side
 _MOST_OBJECTS = 600
+# The finest texture's frequency, in cycles per voxel. Finer ones cannot be told from correlated noise: a network that
+# has seen them as signal leaves such noise in real scans as it is.
+_FINEST = 0.12
 
 
 class ProceduralImages(Sequence[dict[str, Any]]):
@@ -244,9 +247,9 @@ def band_limited(rng: np.random.Generator, shape: Sequence[int], voxel: np.ndarr
     turned = [_dot(s * row, k) for s, row in zip(stretch, turn)]
     radius = _radius(turned)
     if rng.random() < 0.5:
-        amplitude = (radius + np.float32(0.5 / max(shape))) ** np.float32(-rng.uniform(1, 2.2) * n_axes / 2)
+        amplitude = (radius + np.float32(0.5 / max(shape))) ** np.float32(-rng.uniform(1.4, 2.4) * n_axes / 2)
     else:
-        center, width = math.exp(rng.uniform(math.log(0.02), math.log(0.35))), rng.uniform(0.15, 0.6)
+        center, width = math.exp(rng.uniform(math.log(0.02), math.log(_FINEST))), rng.uniform(0.15, 0.5)
         amplitude = np.exp(-((np.log(radius + np.float32(1e-4)) - math.log(center)) ** 2) / (2 * width**2))
     white = np.fft.rfftn(rng.standard_normal(shape, dtype=np.float32), axes=range(n_axes))
     texture = np.fft.irfftn(white * amplitude, s=tuple(shape), axes=range(n_axes)).astype(np.float32)
