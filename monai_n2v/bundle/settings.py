@@ -145,5 +145,6 @@ def _merged_config() -> dict[str, Any]:
     overlays = [find_config(name) for name in ("recorrupted.json", "anneal.json")]
     merged: dict[str, Any] = {}
     for path in (configs / "inference.json", configs / "train.json", *overlays):
-        merged |= json.loads(path.read_text())
+        config = json.loads(path.read_text())
+        merged |= {key: value for key, value in config.items() if not key.startswith("+")}  # what adds is no key
     return merged
