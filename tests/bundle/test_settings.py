@@ -83,7 +83,7 @@ def test_setting_without_key_refused(text):
         ("network_def=null", "network_def must be an object, got null."),
         ("keep_mean=off", 'keep_mean must be true or false, got "off". Write for example --set keep_mean=true.'),
         ("grad_clip=0", "grad_clip must be above 0 or null, got 0."),
-        ("patch_size=64", "patch_size must be a list, got 64. Write for example --set patch_size=[48, 48, 48]."),
+        ("patch_size=64", "patch_size must be a list, got 64. Write for example --set patch_size=[80, 80, 80]."),
         ("train#dataloader#nothing_like_it=1", "train#dataloader has"),
     ],
 )
