@@ -205,15 +205,9 @@ class _Work:
 
             shown = {key: value for key, value in record.items() if key not in _NOT_SHOWN}
             paths = write_report(
-                job.report,
-                job.stem,
-                replace(volume, notes=known.notes),
-                output,
-                shown,
-                path=job.source,
-                quality=quality,
-                losses=record.get("losses"),
-            )
+                job.report, job.stem, replace(volume, notes=known.notes), output, shown,
+                path=job.source, quality=quality, losses=record.get("losses"),
+            )  # fmt: skip
             record["report"] = {name: str(path) for name, path in paths._asdict().items()}
         record["warnings"] = [*known.warnings, *record["warnings"]]
         self.tell(record)
