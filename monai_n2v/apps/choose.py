@@ -154,17 +154,14 @@ def has_own_network(options: TrainingOptions) -> bool:
     return any(key.partition("#")[0] in _OF_NETWORK for key in options.settings)
 
 
-def _dims_asked_for(options: TrainingOptions, images: Sequence[NoisyImage]) -> int | None:
-    """Axes of the network that some option implies; None where it is open."""
-    if options.spatial_dims is not None:
-        return options.spatial_dims
+def _is_for_volumes(options: TrainingOptions, images: Sequence[NoisyImage]) -> bool:
+    """Whether some option means a 3D network: patches of three sides, or a footprint that reaches across slices."""
     patch_size, footprint = options.settings.get("patch_size"), options.footprint
-    if isinstance(patch_size, list) and len(patch_size) in (2, 3):
-        return min(len(patch_size), min(len(image.shape) - 1 for image in images))
-    if isinstance(footprint, np.ndarray) and footprint.ndim == 3:
-        across = (footprint.shape[slice_axis(image.shape[1:], 2)] > 1 for image in images if len(image.shape) == 4)
-        return 3 if any(across) else None
-    return None
+    if isinstance(patch_size, list) and len(patch_size) == 3:
+        return True
+    if not isinstance(footprint, np.ndarray) or footprint.ndim != 3:
+        return False
+    return any(footprint.shape[slice_axis(image.shape[1:], 2)] > 1 for image in images)
 
 
 def choose(images: Sequence[NoisyImage], options: TrainingOptions) -> Choice:
@@ -177,8 +174,7 @@ def choose(images: Sequence[NoisyImage], options: TrainingOptions) -> Choice:
     Raises:
         ValueError: where 3D is asked for images, or a scheme needs the prior and the network is another.
     """
-    asked = _dims_asked_for(options, images)
-    spatial_dims = choose_dims([image.shape[1:] for image in images], asked)
+    spatial_dims = choose_dims([image.shape[1:] for image in images], options.spatial_dims)
     scheme = "prior" if options.fast else options.scheme
     blind_spots = options.footprint is not None or any(key in _OF_BLIND_SPOTS for key in options.settings)
     if not options.prior or has_own_network(options):
@@ -190,7 +186,7 @@ def choose(images: Sequence[NoisyImage], options: TrainingOptions) -> Choice:
         return Choice(spatial_dims, "n2v", "without the prior")
     if blind_spots and scheme == "auto":
         scheme = "n2v"
-    open_dims = spatial_dims == 3 and asked is None
+    open_dims = spatial_dims == 3 and options.spatial_dims is None and not _is_for_volumes(options, images)
     if scheme != "auto" and not open_dims:
         return Choice(spatial_dims, scheme, "as asked for")
     judge = Judge.of(images, spatial_dims, options.device)

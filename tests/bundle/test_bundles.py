@@ -73,8 +73,8 @@ def test_2d_bundle_takes_images_and_writes_the_same_kind(suffix, tmp_path):
     folder.mkdir()
     noisy = np.clip(phantom((40, 52))[1], 0, 255).astype(np.uint8)
     Image.fromarray(noisy).save(folder / f"x{suffix}")
-    options = {"dataset_dir": str(folder), "output_dir": str(out)}
-    run(workflow("train", 2, epochs=1, **options))
+    options = {"dataset_dir": str(folder), "output_dir": str(out), "features": [32, 32, 64, 128, 256, 32]}
+    run(workflow("train", 2, epochs=1, **options))  # from the prior: a picture that can be recognized
     run(workflow("inference", 2, **options))
     with Image.open(out / "denoised" / f"x_denoised{suffix}") as picture:
         written = np.asarray(picture)
