@@ -26,6 +26,7 @@ from conftest import ROOT, phantom
 from monai.networks.nets import BasicUNet
 
 from monai_n2v.cli.main import main
+from monai_n2v.handlers import write_prior
 
 DOCUMENTS = ["README.md", *(str(p.relative_to(ROOT)) for p in sorted(ROOT.glob("bundles/*/docs/README.md")))]
 DOCUMENTS += [str(p.relative_to(ROOT)) for p in sorted(ROOT.glob("docs/*.md"))]
@@ -87,6 +88,9 @@ def workspace(tmp_path, monkeypatch, short_epochs):
         shutil.copytree(ROOT / folder, tmp_path / folder, ignore=shutil.ignore_patterns("model*.pt", "runs", "dataset"))
     for path in [*tmp_path.glob("bundles/*/configs/*.json"), *tmp_path.glob("configs/*.json")]:
         shrink(path)
+    for dims, features in TINY.items():
+        network = BasicUNet(dims, 1, 1, features=features, norm=None)
+        write_prior(network, tmp_path / "bundles" / f"n2v_denoise_{dims}d" / "models" / "prior.pt", {})
     for k, folder in enumerate(("DIR", "DIR2", "NOISY", "CLEAN", "REPEAT2", "REPEAT3", "FOLDER")):
         (tmp_path / folder).mkdir()
         clean, noisy = phantom((20, 24, 18), seed=k)

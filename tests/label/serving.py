@@ -51,6 +51,7 @@ def make_small(app_dir: Path) -> None:
             content["features"] = features
             if config == "train.json":
                 content |= {"epoch_length": 10, "val_length": 1, "batch_size": 2, "ema": 0}
+                content |= {"lr": 0.002, "grad_clip": 0.1}  # from random weights: it is not the prior's network
             path.write_text(json.dumps(content, indent=4))
 
 

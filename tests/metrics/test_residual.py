@@ -67,7 +67,7 @@ def test_seams_of_a_trained_network_below_the_noise(spatial_dims, tile, real_dat
     options = {"device": "$torch.device('cpu')"}
     train(bundle, [{"image": image}], tmp_path, ["anneal.json"], epochs=1, progress=False, **options)
     outputs = [Denoiser(resolve_model(tmp_path), tile_size=[side] * spatial_dims)(image) for side in (tile, 256)]
-    # BasicUNet sees farther than the halo: not equal, but of all voxels one in a thousand differs by a seventh of the noise.
+    # BasicUNet sees farther than the halo: of all voxels one in a thousand may differ by a seventh of the noise.
     assert np.quantile(np.abs(outputs[0] - outputs[1]), 0.999) <= 0.15 * 12
     assert np.abs(outputs[0] - outputs[1]).max() > 0, "nothing was cut into tiles"
 
