@@ -128,9 +128,10 @@ def architecture_section(stored: dict[str, Any]) -> list[str]:
     lines = [
         "## Which network, which patches",
         "",
-        "Short pretrainings of equal time on one thread, then the network alone on images that it has not seen. PSNR",
-        "in dB. Continued: the same image amid its own reflection, three times as large. A network that was trained on",
-        "small patches leans on their border and loses there.",
+        "Priors of earlier commits, and short pretrainings of equal time on one thread (those with minutes and steps): the",
+        "network alone on images that it has not seen. PSNR in dB. Continued: the same image amid its own reflection, sides",
+        "five thirds as long. A network that was trained on small patches leans on their border and loses there. Smoothed:",
+        "neighboring voxels share noise.",
         "",
     ]
     for dims in (3, 2):
@@ -141,7 +142,8 @@ def architecture_section(stored: dict[str, Any]) -> list[str]:
         lines += table(f"{dims}D", "million parameters", "minutes", "steps", *names)
         for one in rows:
             size = f"{one['parameters'] / 1e6:.2f}"
-            lines.append(row(one["name"], size, f"{one['minutes']:g}", one["steps"], *(one[name] for name in names)))
+            trained = (f"{one['minutes']:g}", one["steps"]) if "steps" in one else ("", "")
+            lines.append(row(one["name"], size, *trained, *(one[name] for name in names)))
         lines.append("")
     return [*lines, origin(stored["machine"])]
 

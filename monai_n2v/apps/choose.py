@@ -17,7 +17,7 @@ from monai_n2v.apps.inspect import NoisyImage
 from monai_n2v.bundle.options import PredictionOptions, TrainingOptions
 from monai_n2v.bundle.run import Denoiser
 from monai_n2v.bundle.trained import TrainedNetwork, prior_network
-from monai_n2v.inferers.noise_by_network import Predict, measure_part, padding_of, parts_of, sure
+from monai_n2v.inferers.noise_by_network import Predict, evenly, measure_part, padding_of, parts_of, sure
 from monai_n2v.noise.block_statistics import MIN_SIDE
 from monai_n2v.noise.model import NoiseModel, NoNoiseError
 from monai_n2v.transforms.axes import choose_dims, slice_axis
@@ -112,9 +112,8 @@ class Judge:
         """
         prior = _denoiser(prior_network(spatial_dims), device)
         predict = prior.network_alone()
-        numbers = sorted({round(k) for k in np.linspace(0, len(images) - 1, min(len(images), _N_IMAGES))})
         parts: list[_Part] = []
-        for image in (images[number] for number in numbers):
+        for image in (images[number] for number in evenly(len(images), _N_IMAGES)):
             axis = slice_axis(image.shape[1:], 2)
             for noisy in parts_of(prior.standardized(image.image, image.series), _MAX_VOXELS):
                 level = predict(noisy[None])[0]

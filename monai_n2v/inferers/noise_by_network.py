@@ -93,7 +93,7 @@ def measure_by_network(images: Sequence[Mapping[str, Any]], predict: Predict, ke
     """
     models: list[NoiseModel] = []
     missing: NoNoiseError | None = None
-    for number in _spread(len(images), _N_IMAGES):
+    for number in evenly(len(images), _N_IMAGES):
         for part in parts_of(images[number][key]):
             try:
                 models.append(measure_part(part, predict(part[None])[0]))
@@ -132,11 +132,11 @@ def parts_of(image: torch.Tensor, max_voxels: int = _MAX_VOXELS) -> list[torch.T
         plain tensors ``(1, *spatial)``, copies.
     """
     whole = image.as_tensor() if isinstance(image, MetaTensor) else image
-    return [_fullest(whole[channel : channel + 1], max_voxels) for channel in _spread(len(whole), _N_CHANNELS)]
+    return [_fullest(whole[channel : channel + 1], max_voxels) for channel in evenly(len(whole), _N_CHANNELS)]
 
 
-def _spread(n: int, n_chosen: int) -> list[int]:
-    """A few of ``n`` numbers, evenly."""
+def evenly(n: int, n_chosen: int) -> list[int]:
+    """A few of the numbers below ``n``, evenly spaced, the first and the last among them."""
     return sorted({round(k) for k in np.linspace(0, n - 1, min(n, n_chosen))})
 
 
