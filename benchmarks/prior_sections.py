@@ -128,10 +128,10 @@ def architecture_section(stored: dict[str, Any]) -> list[str]:
     lines = [
         "## Which network, which patches",
         "",
-        "Priors of earlier commits, and short pretrainings of equal time on one thread (those with minutes and steps): the",
-        "network alone on images that it has not seen. PSNR in dB. Continued: the same image amid its own reflection, sides",
-        "five thirds as long. A network that was trained on small patches leans on their border and loses there. Smoothed:",
-        "neighboring voxels share noise.",
+        "Priors of this and earlier commits, and short pretrainings of equal time on one thread (with minutes and",
+        "steps): the network alone on images that it has not seen. PSNR in dB. Continued: the same image amid its own",
+        "reflection, sides five thirds as long. A network that was trained on small patches leans on their border and",
+        "loses there. Smoothed: neighboring voxels share noise.",
         "",
     ]
     for dims in (3, 2):
