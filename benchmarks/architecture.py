@@ -3,8 +3,8 @@
 
 ``python -m benchmarks.architecture 3 --minutes 8`` pretrains every variant by the bundle's own command, on one thread,
 and denoises by it without any adaptation. ``continued``: the same image amid its own reflection, sides five thirds as
-long; a network that leans on the border of its patches loses there. ``--weights FILE --names NAME`` scores BasicUNet with
-weights that are there, such as a prior of an earlier commit. Rows gather in ``results/architecture.json``.
+long; a network that leans on the border of its patches loses there. ``--weights FILE --names NAME`` scores BasicUNet
+with weights that are there, such as a prior of an earlier commit. Rows gather in ``results/architecture.json``.
 """
 
 from __future__ import annotations
