@@ -17,6 +17,8 @@ class DenoisedFirst(Strategy):
 
     def __init__(self) -> None:
         super().__init__("Denoised images first")
+        # MONAI Label notes whole seconds: what was handed out within one of them waits by this count.
+        self._handed_out: dict[str, int] = {}
 
     def __call__(self, request: dict[str, Any], datastore: Datastore) -> dict[str, Any] | None:
         """Choose an image without a final label."""
@@ -26,8 +28,11 @@ class DenoisedFirst(Strategy):
         if not waiting:
             return None
 
-        def order(image_id: str) -> tuple[bool, int, str]:
-            handed_out = datastore.get_image_info(image_id).get("strategy", {}).get(request["strategy"], {})
-            return not is_denoised(datastore, image_id), int(handed_out.get("ts", 0)), image_id
+        def order(image_id: str) -> tuple[bool, int, int, str]:
+            noted = datastore.get_image_info(image_id).get("strategy", {}).get(request["strategy"], {})
+            count = self._handed_out.get(image_id, 0)
+            return not is_denoised(datastore, image_id), int(noted.get("ts", 0)), count, image_id
 
-        return {"id": min(waiting, key=order)}
+        chosen = min(waiting, key=order)
+        self._handed_out[chosen] = max(self._handed_out.values(), default=0) + 1
+        return {"id": chosen}

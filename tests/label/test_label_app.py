@@ -87,7 +87,8 @@ def test_denoised_first_hands_out_denoised_images_and_no_source_of_theirs(traine
     rest = {next_sample() for _ in range(4)}
     assert "phantom_2" not in rest
     trained.batch("n2v_denoise_3d")
-    assert {next_sample() for _ in range(6)} == {f"phantom_{k}_denoised" for k in range(3)}
+    assert len({next_sample() for _ in range(2)}) == 2  # within one second, too
+    assert {next_sample() for _ in range(3)} == {f"phantom_{k}_denoised" for k in range(3)}
 
 
 @pytest.mark.parametrize(

@@ -312,16 +312,15 @@ def test_stow_at_a_wrong_address(path, got, orthanc, model, capsys):
 @pytest.mark.parametrize(
     ("option", "value", "message"),
     [
-        ("--model", "untrained", "model must be a trained bundle"),
+        ("--model", "no_such_model", "model must be a trained bundle"),
         ("--url", "127.0.0.1:8042", "url must begin with http:// or https://, got 127.0.0.1:8042."),
         ("--url", "http://", "url must begin with http:// or https://, got http://."),
         ("--url", "http://me:secret@127.0.0.1/dicom-web", "url must not hold a name or password, got one."),
         ("--device", "cuda:99", "device must be one of this machine, got 'cuda:99'."),
     ],
 )
-def test_stow_refuses_a_wrong_question(option, value, message, orthanc, series, small_app, model, capsys):
-    options = {"--url": orthanc.url, "--series": series, "--model": str(model)}
-    options[option] = str(small_app / "model" / MODEL) if value == "untrained" else value
+def test_stow_refuses_a_wrong_question(option, value, message, orthanc, series, model, capsys):
+    options = {"--url": orthanc.url, "--series": series, "--model": str(model), option: value}
     code, out, err = stow(capsys, *(part for pair in options.items() for part in pair))
     assert (code, out, len(err)) == (2, "", 1)
     assert err[0].startswith(message)
