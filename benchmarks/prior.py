@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The program's defaults on the tasks: the prior alone, and adapted to the image; beside the best of the others.
 
-``python -m benchmarks.prior`` denoises every image by ``denoise()`` as a user calls it: with ``fast=True``, and with
-nothing. Seconds are those of the call, loading of the program left out. ``--rows`` chooses tasks, ``--methods`` ways.
+``python -m benchmarks.prior`` denoises every image by ``denoise()`` as a user calls it: with ``scheme="prior"``, and
+with nothing. Seconds are those of the call, loading of the program left out. ``--rows`` chooses tasks, ``--methods`` ways.
 Rows gather in ``results/prior.json``; the best classic filters, tuned with the clean image at hand, are those of
 ``paper_medical.json``, ``paper_ct.json`` and ``paper_bsd68.json``.
 """
@@ -30,8 +30,8 @@ from monai_n2v.bundle.resources import bundle_name, find_bundle
 Score = Callable[[Sequence[np.ndarray]], dict[str, Any]]
 
 METHODS: dict[str, dict[str, Any]] = {
-    "prior": {"fast": True},
-    "prior, averaged over flips": {"fast": True, "tta": True},
+    "prior": {"scheme": "prior"},
+    "prior, averaged over flips": {"scheme": "prior", "tta": True},
     "adapted": {},
     "adapted, averaged over flips": {"tta": True},
     "recorrupted": {"scheme": "recorrupted"},

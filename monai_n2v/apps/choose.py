@@ -174,7 +174,7 @@ def choose(images: Sequence[NoisyImage], options: TrainingOptions) -> Choice:
         ValueError: where 3D is asked for images, or a scheme needs the prior and the network is another.
     """
     spatial_dims = choose_dims([image.shape[1:] for image in images], options.spatial_dims)
-    scheme = "prior" if options.fast else options.scheme
+    scheme = options.scheme
     blind_spots = options.footprint is not None or any(key in _OF_BLIND_SPOTS for key in options.settings)
     if not options.prior or has_own_network(options):
         if scheme not in ("auto", "n2v"):

@@ -27,7 +27,7 @@ from monai_n2v.transforms.files import as_meta_tensor
 
 logger = logging.getLogger(__name__)
 
-_OF_TRAINING = ("epochs", "max_time", "scheme", "fast", "prior", "spatial_dims")
+_OF_TRAINING = ("epochs", "max_time", "scheme", "prior", "spatial_dims")
 _OF_PREDICTION = ("tta", "keep_padding", "dtype")
 
 
@@ -124,12 +124,12 @@ def denoise(
         output: for a path, where the result is written; beside ``x`` under ``<name>_denoised`` by default.
         series: for a folder with several DICOM series, the Series Instance UID or number to denoise.
         options: of the training, which cannot be combined with ``model``: ``epochs``, or ``max_time`` in seconds, is
-            its length; ``fast=True`` does not train at all, which takes seconds; ``scheme`` is ``"auto"``, ``"n2v"``,
-            ``"recorrupted"``, ``"renoised"`` or ``"prior"``; ``prior=False`` trains from random weights;
-            ``spatial_dims`` is 3, or 2 to denoise volumes slice by slice, across their shortest axis (chosen by the
-            image where it is left out). Of the prediction, where None stands for the model's own default: ``tta``
-            averages over flips and turns of the image; ``keep_padding`` leaves constant padding exactly as it is;
-            ``dtype="input"`` writes a file in its own type.
+            its length; ``scheme`` is ``"auto"``, ``"n2v"``, ``"recorrupted"``, ``"renoised"``, or ``"prior"``, which
+            does not train at all and takes seconds; ``prior=False`` trains from random weights; ``spatial_dims`` is
+            3, or 2 to denoise volumes slice by slice, across their shortest axis (chosen by the image where it is
+            left out). Of the prediction, where None stands for the model's own default: ``tta`` averages over flips
+            and turns of the image; ``keep_padding`` leaves constant padding exactly as it is; ``dtype="input"``
+            writes a file in its own type.
 
     Returns:
         the denoised image of the same kind, shape and units as ``x``, float32; for a path, the path of the result.

@@ -47,10 +47,9 @@ class TrainingOptions:
     Attributes:
         epochs: length of the training; the overlays' default where neither this nor ``max_time`` is given.
         max_time: length of the training in seconds instead, at least two epochs.
-        scheme: ``"n2v"``, ``"recorrupted"``, ``"renoised"``, or ``"prior"`` for no training at all; ``"auto"`` takes
-            what suits the noise.
+        scheme: ``"n2v"``, ``"recorrupted"``, ``"renoised"``, or ``"prior"`` for no training at all, which takes
+            seconds; ``"auto"`` takes what suits the noise.
         prior: whether training starts from the bundle's prior; from random weights otherwise, as in the paper.
-        fast: the same as the scheme ``"prior"``: seconds.
         spatial_dims: 2 to denoise volumes slice by slice, across their shortest axis; 3 for volumes; where it
             is None, what the image shows to be better.
         footprint: structN2V, a 0/1 array with one odd-sided axis per spatial axis of the images, or None; ``"auto"``
@@ -67,7 +66,6 @@ class TrainingOptions:
     max_time: float | None = None
     scheme: str = "auto"
     prior: bool = True
-    fast: bool = False
     spatial_dims: int | None = None
     seed: int = 0
     device: str = "cpu"
@@ -80,7 +78,7 @@ class TrainingOptions:
     def __post_init__(self) -> None:
         """Refuse values of another kind, and contradictions."""
         rules = {int: "a whole number", float: "a number", bool: "True or False"}
-        for name, kind in {"epochs": int, "seed": int, "max_time": float, "fast": bool, "prior": bool}.items():
+        for name, kind in {"epochs": int, "seed": int, "max_time": float, "prior": bool}.items():
             value, kinds = getattr(self, name), (int, float) if kind is float else kind
             if value is not None and (not isinstance(value, kinds) or isinstance(value, bool) != (kind is bool)):
                 raise ValueError(f"{name} must be {rules[kind]}, got {value!r}. Pass it without quotes.")
@@ -92,15 +90,13 @@ class TrainingOptions:
             raise ValueError(f"max_time must be above 0 seconds, got {self.max_time:g}. Use for example 120.")
         if self.scheme not in SCHEMES:
             raise ValueError(f"scheme must be one of {', '.join(SCHEMES)}, got {self.scheme!r}. Leave it out for auto.")
-        without = "fast" if self.fast else "scheme prior" if self.scheme == "prior" else ""
         length = next((name for name in ("epochs", "max_time") if getattr(self, name) is not None), None)
-        if without and length:
-            raise ValueError(f"{without} must come without {length}: the prior denoises untrained. Drop one of them.")
-        if self.fast and self.scheme not in ("auto", "prior"):
-            raise ValueError(f"fast must stand alone, got scheme {self.scheme} too. Drop one of them.")
-        if not self.prior and (without or self.scheme in ("recorrupted", "renoised")):
-            scheme = without or f"scheme {self.scheme}"
-            raise ValueError(f"{scheme} must start from the prior, got a training from scratch. Drop one of them.")
+        if self.scheme == "prior" and length:
+            raise ValueError(f"scheme prior must come without {length}: it does not train. Drop one of them.")
+        if not self.prior and self.scheme in ("recorrupted", "renoised", "prior"):
+            raise ValueError(
+                f"scheme {self.scheme} must start from the prior, got a training from scratch. Drop one of them."
+            )
         if self.spatial_dims not in (None, 2, 3):
             raise ValueError(f"spatial_dims must be 2 or 3, got {self.spatial_dims}. Use 3 for volumes.")
         if self.resume and self.max_time is not None:

@@ -82,7 +82,7 @@ def _denoise(args: argparse.Namespace) -> int:
     if args.model is None:
         epochs = f"for {args.epochs} epoch{'s' if args.epochs != 1 else ''}" if args.epochs else ""
         length = f"for {args.max_time:g} s" if args.max_time else epochs
-        alone = args.fast or args.scheme == "prior"
+        alone = args.scheme == "prior"
         logger.info(
             "%s.", "The prior denoises" if alone else f"Training on these images alone {length or 'for minutes'}"
         )

@@ -155,8 +155,12 @@ def _add_training_options(parser: argparse.ArgumentParser) -> None:
     budget.add_argument("--max-time", type=_positive, metavar="SECONDS", help="length of the training instead")
     add = parser.add_argument
     scheme = "what to train by: auto (default), n2v, recorrupted, renoised; prior: not at all"
-    add("--scheme", choices=("auto", "n2v", "recorrupted", "renoised", "prior"), default="auto", help=scheme)
-    add("--fast", action="store_true", help="the prior alone, without any training: seconds")
+    pairing = parser.add_mutually_exclusive_group()
+    pairing.add_argument(
+        "--scheme", choices=("auto", "n2v", "recorrupted", "renoised", "prior"), default="auto", help=scheme
+    )
+    fast = "scheme prior: without any training, in seconds"
+    pairing.add_argument("--fast", dest="scheme", action="store_const", const="prior", help=fast)
     add("--from-scratch", action="store_true", help="train from random weights by Noise2Void, as the paper does")
     add(
         "--spatial-dims",

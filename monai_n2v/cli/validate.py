@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from monai_n2v.apps.paths import Job
     from monai_n2v.bundle.options import TrainingOptions
 
-_OF_TRAINING = ("scheme", "fast", "from_scratch", "epochs", "max_time", "spatial_dims", "footprint", "per_image", "set")
+_OF_TRAINING = ("scheme", "from_scratch", "epochs", "max_time", "spatial_dims", "footprint", "per_image", "set")
 
 
 class UsageError(Exception):
@@ -45,7 +45,9 @@ def plan_command_jobs(args: argparse.Namespace) -> list[Job]:
     if args.model is not None and not args.model.exists():
         raise UsageError(f"--model must be a trained bundle or its weights, got {args.model}. Check the path.")
     given = ", ".join(
-        "--" + name.replace("_", "-") for name in _OF_TRAINING if vars(args)[name] not in (None, False, [], "auto")
+        {"scheme": "--scheme or --fast"}.get(name, "--" + name.replace("_", "-"))
+        for name in _OF_TRAINING
+        if vars(args)[name] not in (None, False, [], "auto")
     )
     if args.model is not None and given:
         raise UsageError(f"--model must stand alone, got settings of a training too. Drop {given}.")
@@ -70,7 +72,7 @@ def training_options(args: argparse.Namespace) -> TrainingOptions:
     try:
         check_settings(dict(args.set), parts=True)
         return TrainingOptions(
-            **{name: vars(args)[name] for name in ("epochs", "max_time", "scheme", "fast", "spatial_dims", "seed")},
+            **{name: vars(args)[name] for name in ("epochs", "max_time", "scheme", "spatial_dims", "seed")},
             prior=not args.from_scratch,
             device=choose_device(args.device),
             progress=not args.quiet and sys.stderr.isatty(),

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Clean images and volumes made by rules alone, to pretrain on: what the prior knows, it knows from these."""
 
+import functools
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -25,8 +26,8 @@ class ProceduralImages(Sequence[dict[str, Any]]):
 
     Every image is a scene of ellipsoids, shells, polyhedra, tubes and sheets of all sizes that cover each other, as in
     the dead leaves model ([1]_), whose statistics are those of natural images. Objects are flat, shaded or textured.
-    Some scenes lie in air, some are seen in thick slices; all are blurred by a random point-spread function. No
-    photograph and no scan enters.
+    Stripes, grids, checkers or cells lie over some scenes, as from MR tagging or gratings. Some scenes lie in air, some
+    are seen in thick slices; most are blurred by a random point-spread function. No photograph and no scan enters.
 
     Args:
         shape: of the images in voxels, 2 or 3 sides.
@@ -81,6 +82,8 @@ def draw_scene(rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
     scene = np.full(shape, rng.uniform(), dtype=np.float32)
     scene += np.float32(rng.uniform(0, 0.3) * rng.integers(2)) * textures[0]
     _add_objects(rng, scene, voxel, textures)
+    if rng.random() < 0.15:
+        scene += np.float32(math.exp(rng.uniform(math.log(0.1), 0))) * mosaic(rng, shape)
     if rng.random() < 0.35:
         scene *= _body(rng, shape)
     if rng.random() < 0.4:
@@ -255,6 +258,38 @@ def band_limited(rng: np.random.Generator, shape: Sequence[int], voxel: np.ndarr
     texture = np.fft.irfftn(white * amplitude, s=tuple(shape), axes=range(n_axes)).astype(np.float32)
     texture -= texture.mean()
     return texture / max(float(texture.std()), 1e-6)
+
+
+def mosaic(rng: np.random.Generator, shape: Sequence[int]) -> np.ndarray:
+    """Stripes, grids, dots, checkers or cells at random, 1 to 10 voxels wide.
+
+    Args:
+        rng: source of all that is random.
+        shape: of the mosaic.
+
+    Returns:
+        float32 ``shape``, of two values, -0.5 and 0.5.
+    """
+    n_axes = len(shape)
+    turn = np.eye(n_axes) if rng.random() < 0.5 else np.linalg.qr(rng.normal(size=(n_axes, n_axes)))[0]
+    place = np.ogrid[tuple(slice(0, side) for side in shape)]
+    kind = rng.integers(4)
+    widths = np.exp(rng.uniform(math.log(3 if kind == 3 else 1), math.log(10), n_axes))
+    if rng.random() < 0.5:
+        widths = np.round(np.full(n_axes, widths[0]))  # the same along all axes
+    cells = [_dot(row / width, place) + rng.uniform() for row, width in zip(turn, widths)]
+    if rng.random() < 0.4:
+        cells = cells[: rng.integers(1, n_axes + 1)]  # the others run through
+    if kind == 3:
+        table = rng.random((16,) * len(cells)) < rng.uniform(0.2, 0.8)
+        on = table[tuple(np.floor(cell).astype(int) % 16 for cell in cells)]
+    else:
+        duties = 2 * rng.uniform(0.3, 0.7, len(cells)) if kind else np.ones(len(cells))
+        on = functools.reduce(
+            (np.logical_xor, np.logical_or, np.logical_and)[kind],
+            [cell % 2 < duty for cell, duty in zip(cells, duties)],
+        )
+    return np.broadcast_to(on, shape).astype(np.float32) - np.float32(0.5)
 
 
 def _body(rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:

@@ -56,7 +56,6 @@ def test_without_noise_the_prior_is_left_alone(spatial_dims):
 @pytest.mark.parametrize(
     ("options", "scheme"),
     [
-        ({"fast": True}, "prior"),
         ({"scheme": "prior"}, "prior"),
         ({"scheme": "n2v"}, "n2v"),
         ({"scheme": "renoised"}, "renoised"),
@@ -164,8 +163,7 @@ def test_a_spoiled_network_is_not_kept(tmp_path):
     ("options", "message"),
     [
         ({"scheme": "best"}, "scheme must be one of auto, n2v"),
-        ({"fast": True, "epochs": 3}, "fast must come without epochs"),
-        ({"fast": True, "scheme": "n2v"}, "fast must stand alone"),
+        ({"scheme": "prior", "epochs": 3}, "scheme prior must come without epochs"),
         ({"scheme": "renoised", "prior": False}, "must start from the prior"),
     ],
 )

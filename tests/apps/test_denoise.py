@@ -227,7 +227,7 @@ def test_thin_volumes_are_cut_across_their_shortest_axis(axis, models):
 
 @pytest.mark.parametrize(
     "question",
-    [{"model": "x", "epochs": 3}, {"model": "x", "fast": True}, {"epochs": 2, "max_time": 3.0}, {"epochs": 0}],
+    [{"model": "x", "epochs": 3}, {"model": "x", "scheme": "prior"}, {"epochs": 2, "max_time": 3.0}, {"epochs": 0}],
 )
 def test_contradicting_settings_refused(question):
     with pytest.raises(ValueError, match="must"):
@@ -239,7 +239,7 @@ def test_contradicting_settings_refused(question):
     [
         *({"epochs": 1.5}, {"epochs": True}, {"epochs": "3"}, {"max_time": "20"}, {"max_time": float("nan")}),
         *(
-            {"fast": "no"},
+            {"prior": "no"},
             {"seed": "a"},
             {"keep_padding": "no"},
             {"spatial_dims": 4},

@@ -35,7 +35,7 @@ def test_denoise_beats_noisy_image_by_far(shape, epochs):
 @pytest.mark.slow
 def test_denoise_keeps_an_image_without_noise():
     clean, _ = phantom((96, 96))
-    assert psnr(clean, monai_n2v.denoise(clean, fast=True, device="cpu")) > 35
+    assert psnr(clean, monai_n2v.denoise(clean, scheme="prior", device="cpu")) > 35
 
 
 def colin_crop(real_data, side: int) -> tuple[np.ndarray, np.ndarray]:
@@ -89,7 +89,7 @@ def test_a_real_ct_is_denoised_and_neither_shifted_nor_sharpened(real_data):
 def test_prior_is_as_good_on_large_images(shape):
     """Its deepest layers must not lean on the border, which is never far in the small patches of a training."""
     clean, noisy = phantom(shape, sigma=15)
-    small = monai_n2v.denoise(noisy, fast=True, spatial_dims=len(shape), device="cpu")
+    small = monai_n2v.denoise(noisy, scheme="prior", spatial_dims=len(shape), device="cpu")
     continued = np.pad(noisy, 40, mode="reflect")
-    large = monai_n2v.denoise(continued, fast=True, spatial_dims=len(shape), device="cpu")
+    large = monai_n2v.denoise(continued, scheme="prior", spatial_dims=len(shape), device="cpu")
     assert psnr(clean, large[(slice(40, -40),) * len(shape)]) > psnr(clean, small) - 0.3
