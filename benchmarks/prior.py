@@ -2,8 +2,8 @@
 """The program's defaults on the tasks: the prior alone, and adapted to the image; beside the best of the others.
 
 ``python -m benchmarks.prior`` denoises every image by ``denoise()`` as a user calls it: with ``scheme="prior"``, and
-with nothing. Seconds are those of the call, loading of the program left out. ``--rows`` chooses tasks, ``--methods`` ways.
-Rows gather in ``results/prior.json``; the best classic filters, tuned with the clean image at hand, are those of
+with nothing. Seconds are those of the call, loading of the program left out. ``--rows`` chooses tasks, ``--methods``
+ways. Rows gather in ``results/prior.json``; the best classic filters, tuned with the clean image at hand, are those of
 ``paper_medical.json``, ``paper_ct.json`` and ``paper_bsd68.json``.
 """
 
