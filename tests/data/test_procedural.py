@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from monai_n2v.data import PatchCut, PatchLoader, ProceduralImages
+from monai_n2v.data.procedural import mosaic
 from monai_n2v.transforms import RandProceduralNoised
 
 SHAPES = {2: (64, 48), 3: (32, 40, 24)}
@@ -23,6 +24,19 @@ def test_images_are_as_promised_and_repeat(spatial_dims):
         assert torch.equal(image, ProceduralImages(SHAPES[spatial_dims], seed=3)[number]["image"])
     assert not torch.equal(images[0]["image"], images[1]["image"])
     assert not torch.equal(images[0]["image"], ProceduralImages(SHAPES[spatial_dims], seed=4)[0]["image"])
+
+
+@pytest.mark.parametrize("spatial_dims", [2, 3])
+def test_mosaics_have_two_values_and_are_mostly_regular(spatial_dims):
+    """Stripes, grids and checkers show as lines of the spectrum, which hold most of a scene's power between them."""
+    rng = np.random.default_rng(0)
+    shape = (48,) * spatial_dims
+    mosaics = [mosaic(rng, shape) for _ in range(40)]
+    assert all(set(np.unique(one)) <= {-0.5, 0.5} for one in mosaics)
+    assert np.mean([len(np.unique(one)) == 2 for one in mosaics]) > 0.9
+    power = [np.sort(np.abs(np.fft.fftn(one - one.mean())).ravel() ** 2) for one in mosaics]
+    shares = [one[-len(one) // 50 :].sum() / max(one.sum(), 1e-9) for one in power]
+    assert np.mean(np.array(shares) > 0.5) > 0.85, "of noise it is a tenth"
 
 
 @pytest.mark.parametrize("spatial_dims", [2, 3])
