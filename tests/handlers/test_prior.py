@@ -74,7 +74,7 @@ def test_a_trained_network_comes_before_the_prior(bundle, caplog):
     prior, trained = bundle / "models" / "prior.pt", bundle / "models" / "model.pt"
     assert trained_or_prior(trained, prior) == str(trained), "without a prior the missing file is named"
     write_prior(network(), prior, {})
-    with caplog.at_level(logging.INFO):
+    with caplog.at_level(logging.INFO, logger="monai_n2v"):
         assert trained_or_prior(trained, prior) == str(prior)
     assert "the prior alone denoises" in caplog.text
     torch.save(network().state_dict(), trained)
