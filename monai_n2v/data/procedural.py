@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Clean images and volumes made by rules alone, to pretrain on: what the prior knows, it knows from these."""
 
-import functools
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -11,14 +10,12 @@ import torch
 from scipy import ndimage
 
 from monai_n2v.data.patches import check_whole_number
+from monai_n2v.data.procedural_textures import band_limited, dot, mosaic, radius_of
 from monai_n2v.transforms.procedural_noise import smooth_factor
 
 _SMALLEST = 0.6  # of an object's semi-axes, in voxels
 _OVERSIZE = 0.7  # the largest, as a share of the side
 _MOST_OBJECTS = 600
-# The finest texture's frequency, in cycles per voxel. Finer ones cannot be told from correlated noise: a network that
-# has seen them as signal leaves such noise in real scans as it is.
-_FINEST = 0.12
 
 
 class ProceduralImages(Sequence[dict[str, Any]]):
@@ -141,19 +138,12 @@ def _add_objects(
             continue
         box = tuple(slice(a, b) for a, b in zip(low, high))
         place = [axis[part] - np.float32(c) for axis, part, c in zip(axes, box, center)]
-        u = [_dot(row, place) for row in matrix]
+        u = [dot(row, place) for row in matrix]
         cover = _SHAPES[kind](rng, u, float(semi))
         value = _filling(rng, u, [texture[box] for texture in textures])
         if rng.random() < 0.1:
             cover *= np.float32(rng.uniform(0.1, 0.6))  # seen through
         scene[box] += cover * (value - scene[box])
-
-
-def _dot(weights: np.ndarray, parts: Sequence[np.ndarray]) -> np.ndarray:
-    total = weights[0] * parts[0]
-    for weight, part in zip(weights[1:], parts[1:]):
-        total = total + weight * part
-    return total
 
 
 def _filling(rng: np.random.Generator, u: Sequence[np.ndarray], textures: Sequence[np.ndarray]) -> Any:
@@ -176,21 +166,14 @@ def _edge(f: np.ndarray, semi: float) -> np.ndarray:
     return np.clip(np.float32(0.5) - f * np.float32(semi), 0, 1)
 
 
-def _radius(u: Sequence[np.ndarray]) -> np.ndarray:
-    total = u[0] * u[0]
-    for one in u[1:]:
-        total = total + one * one
-    return np.sqrt(total)
-
-
 def _ellipsoid(rng: np.random.Generator, u: Sequence[np.ndarray], semi: float) -> np.ndarray:
     del rng
-    return _edge(_radius(u) - 1, semi)
+    return _edge(radius_of(u) - 1, semi)
 
 
 def _shell(rng: np.random.Generator, u: Sequence[np.ndarray], semi: float) -> np.ndarray:
     thickness = max(rng.uniform(0.05, 0.4), 0.6 / semi)
-    return _edge(np.abs(_radius(u) - np.float32(1 - thickness / 2)) - np.float32(thickness / 2), semi)
+    return _edge(np.abs(radius_of(u) - np.float32(1 - thickness / 2)) - np.float32(thickness / 2), semi)
 
 
 def _polyhedron(rng: np.random.Generator, u: Sequence[np.ndarray], semi: float) -> np.ndarray:
@@ -201,9 +184,9 @@ def _polyhedron(rng: np.random.Generator, u: Sequence[np.ndarray], semi: float) 
         return _edge(f - np.float32(0.75), semi)
     normals = rng.normal(size=(rng.integers(len(u) + 1, 9), len(u)))
     normals /= np.linalg.norm(normals, axis=1, keepdims=True)
-    f = _radius(u) - np.float32(1)
+    f = radius_of(u) - np.float32(1)
     for normal in normals.astype(np.float32):
-        f = np.maximum(f, _dot(normal, u) - np.float32(rng.uniform(0.3, 0.9)))
+        f = np.maximum(f, dot(normal, u) - np.float32(rng.uniform(0.3, 0.9)))
     return _edge(f, semi)
 
 
@@ -215,81 +198,17 @@ def _bent(rng: np.random.Generator, along: np.ndarray) -> np.ndarray:
 def _tube(rng: np.random.Generator, u: Sequence[np.ndarray], semi: float) -> np.ndarray:
     radius = max(rng.uniform(0.02, 0.25), 0.5 / semi)
     across = [one - _bent(rng, u[0]) for one in u[1:]]
-    return _edge(np.maximum(_radius(across) - np.float32(radius), np.abs(u[0]) - 1), semi)
+    return _edge(np.maximum(radius_of(across) - np.float32(radius), np.abs(u[0]) - 1), semi)
 
 
 def _sheet(rng: np.random.Generator, u: Sequence[np.ndarray], semi: float) -> np.ndarray:
     thickness = max(rng.uniform(0.01, 0.15), 0.35 / semi)
     f = np.abs(u[0] - _bent(rng, u[1])) - np.float32(thickness)
-    return _edge(np.maximum(f, _radius(u) - 1), semi)
+    return _edge(np.maximum(f, radius_of(u) - 1), semi)
 
 
 _SHAPES = (_ellipsoid, _shell, _polyhedron, _tube, _sheet)  # the last two thin and long
 _SHARES = (0.3, 0.12, 0.24, 0.2, 0.14)
-
-
-def band_limited(rng: np.random.Generator, shape: Sequence[int], voxel: np.ndarray | None = None) -> np.ndarray:
-    """A random texture of a power-law or band-pass spectrum, often oriented.
-
-    Args:
-        rng: source of all that is random.
-        shape: of the texture.
-        voxel: sides of a voxel.
-
-    Returns:
-        float32 ``shape``, of mean 0 and standard deviation 1.
-    """
-    n_axes = len(shape)
-    scale = (voxel if voxel is not None else np.ones(n_axes)).astype(np.float32)
-    axes = [np.fft.fftfreq(side) for side in shape[:-1]] + [np.fft.rfftfreq(shape[-1])]
-    k = np.meshgrid(*[(a / s).astype(np.float32) for a, s in zip(axes, scale)], indexing="ij", sparse=True)
-    turn = np.linalg.qr(rng.normal(size=(n_axes, n_axes)))[0].astype(np.float32)
-    stretch = np.ones(n_axes, dtype=np.float32)
-    if rng.random() < 0.5:
-        stretch[0] = math.exp(rng.uniform(0, 2))
-    turned = [_dot(s * row, k) for s, row in zip(stretch, turn)]
-    radius = _radius(turned)
-    if rng.random() < 0.5:
-        amplitude = (radius + np.float32(0.5 / max(shape))) ** np.float32(-rng.uniform(1.4, 2.4) * n_axes / 2)
-    else:
-        center, width = math.exp(rng.uniform(math.log(0.02), math.log(_FINEST))), rng.uniform(0.15, 0.5)
-        amplitude = np.exp(-((np.log(radius + np.float32(1e-4)) - math.log(center)) ** 2) / (2 * width**2))
-    white = np.fft.rfftn(rng.standard_normal(shape, dtype=np.float32), axes=range(n_axes))
-    texture = np.fft.irfftn(white * amplitude, s=tuple(shape), axes=range(n_axes)).astype(np.float32)
-    texture -= texture.mean()
-    return texture / max(float(texture.std()), 1e-6)
-
-
-def mosaic(rng: np.random.Generator, shape: Sequence[int]) -> np.ndarray:
-    """Stripes, grids, dots, checkers or cells at random, 1 to 10 voxels wide.
-
-    Args:
-        rng: source of all that is random.
-        shape: of the mosaic.
-
-    Returns:
-        float32 ``shape``, of two values, -0.5 and 0.5.
-    """
-    n_axes = len(shape)
-    turn = np.eye(n_axes) if rng.random() < 0.5 else np.linalg.qr(rng.normal(size=(n_axes, n_axes)))[0]
-    place = np.ogrid[tuple(slice(0, side) for side in shape)]
-    kind = rng.integers(4)
-    widths = np.exp(rng.uniform(math.log(3 if kind == 3 else 1), math.log(10), n_axes))
-    if rng.random() < 0.5:
-        widths = np.round(np.full(n_axes, widths[0]))  # the same along all axes
-    cells = [_dot(row / width, place) + rng.uniform() for row, width in zip(turn, widths)]
-    if rng.random() < 0.4:
-        cells = cells[: rng.integers(1, n_axes + 1)]  # the others run through
-    if kind == 3:
-        table = rng.random((16,) * len(cells)) < rng.uniform(0.2, 0.8)
-        on = table[tuple(np.floor(cell).astype(int) % 16 for cell in cells)]
-    else:
-        duties = 2 * rng.uniform(0.3, 0.7, len(cells)) if kind else np.ones(len(cells))
-        on = functools.reduce(
-            (np.logical_xor, np.logical_or, np.logical_and)[kind],
-            [cell % 2 < duty for cell, duty in zip(cells, duties)],
-        )
-    return np.broadcast_to(on, shape).astype(np.float32) - np.float32(0.5)
 
 
 def _body(rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
@@ -299,7 +218,7 @@ def _body(rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
     semi = rng.uniform(0.3, 0.9, len(shape)) * shape
     u = [((p - c) / s).astype(np.float32) for p, c, s in zip(place, center, semi)]
     wobble = [np.float32(0.1) * _bent(rng, u[(axis + 1) % len(u)]) for axis in range(len(u))]
-    return _edge(_radius([one + w for one, w in zip(u, wobble)]) - 1, float(semi.min()))
+    return _edge(radius_of([one + w for one, w in zip(u, wobble)]) - 1, float(semi.min()))
 
 
 def blur(rng: np.random.Generator, scene: np.ndarray, voxel: np.ndarray) -> np.ndarray:

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from monai_n2v.data import PatchCut, PatchLoader, ProceduralImages
-from monai_n2v.data.procedural import mosaic
+from monai_n2v.data.procedural_textures import mosaic
 from monai_n2v.transforms import RandProceduralNoised
 
 SHAPES = {2: (64, 48), 3: (32, 40, 24)}
