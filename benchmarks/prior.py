@@ -111,7 +111,8 @@ def denoise_all(
     with tempfile.TemporaryDirectory() as folder:
         noisy = [NoisyImage.of(image) for image in loaded]
         network, record = train_network(noisy, Path(folder) / "m", TrainingOptions(seed=seed, **training))
-        denoiser = Denoiser(network, PredictionOptions(**prediction))
+        # Repeats of a magnitude share its bias, so it is not taken off.
+        denoiser = Denoiser(network, PredictionOptions(magnitude="off", **prediction))
         found = [denoiser(image)[0] for image in loaded]
     record |= {"seconds": round(time.perf_counter() - started, 1), "spatial_dims": network.spatial_dims}
     return found, record

@@ -220,3 +220,18 @@ def with_air(shape: tuple[int, ...]) -> np.ndarray:
 
 def white(shape: tuple[int, ...], seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
+
+
+def head(spatial_dims: int) -> np.ndarray:
+    """The phantom's inner part, and air around it, 0."""
+    clean = phantom({2: (144, 160), 3: (56, 60, 52)}[spatial_dims])[0]
+    axes = np.meshgrid(*(np.linspace(-1, 1, n) for n in clean.shape), indexing="ij")
+    return np.where(np.sqrt(sum(a**2 for a in axes)) < 0.7, clean, 0).astype(np.float32)
+
+
+def magnitude(clean: np.ndarray, sigma: float, n_coils: int = 1, seed: int = 0) -> np.ndarray:
+    """The same with the noise of a magnitude image, Rician for one coil."""
+    rng = np.random.default_rng(seed)
+    parts = sigma * rng.normal(size=(2 * n_coils, *clean.shape))
+    parts[0] += clean
+    return np.sqrt((parts**2).sum(0)).astype(np.float32)

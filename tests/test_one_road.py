@@ -15,7 +15,7 @@ import torch
 from conftest import phantom
 from monai.bundle import ConfigParser, ConfigWorkflow
 from PIL import Image
-from samples import dicom_series, oblique_affine, random_network
+from samples import dicom_series, head, magnitude, oblique_affine, random_network
 
 import monai_n2v
 from monai_n2v.bundle.resources import bundle_name, copy_bundle
@@ -65,12 +65,18 @@ def series(folder: Path) -> tuple[Path, None]:
     return folder / "series", None
 
 
+def rician(folder: Path) -> tuple[Path, None]:
+    nibabel.save(nibabel.Nifti1Image(magnitude(head(3), 9), oblique_affine()), folder / "mr.nii.gz")
+    return folder / "mr.nii.gz", None
+
+
 CASES: dict[str, Callable[[Path], tuple[Path, np.ndarray | None]]] = {
     "padded CT": padded_ct,
     "scanner circle": scanner_circle,
     "thinner than 8 voxels": nifti_of((30, 28, 5), "thin.nii.gz"),
     "thin axis first": nifti_of((10, 30, 28), "anisotropic.nii.gz"),
     "4D": nifti_of((20, 22, 12, 2), "series.nii.gz"),
+    "magnitude": rician,
     "PNG": png,
     "TIFF": tiff,
     "DICOM": series,

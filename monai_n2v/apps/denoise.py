@@ -28,7 +28,7 @@ from monai_n2v.transforms.files import as_meta_tensor
 logger = logging.getLogger(__name__)
 
 _OF_TRAINING = ("epochs", "max_time", "scheme", "prior", "spatial_dims")
-_OF_PREDICTION = ("tta", "keep_padding", "dtype")
+_OF_PREDICTION = ("tta", "keep_padding", "magnitude", "coils", "dtype")
 
 
 def check_axes(network: TrainedNetwork, image: NoisyImage) -> None:
@@ -128,8 +128,9 @@ def denoise(
             does not train at all and takes seconds; ``prior=False`` trains from random weights; ``spatial_dims`` is
             3, or 2 to denoise volumes slice by slice, across their shortest axis (chosen by the image where it is
             left out). Of the prediction, where None stands for the model's own default: ``tta`` averages over flips
-            and turns of the image; ``keep_padding`` leaves constant padding exactly as it is; ``dtype="input"``
-            writes a file in its own type.
+            and turns of the image; ``keep_padding`` leaves constant padding exactly as it is; ``magnitude`` is
+            ``"auto"``, ``"rician"`` or ``"off"``, whether the bias of a magnitude image is taken off, and ``coils`` how
+            many coils it was combined of; ``dtype="input"`` writes a file in its own type.
 
     Returns:
         the denoised image of the same kind, shape and units as ``x``, float32; for a path, the path of the result.

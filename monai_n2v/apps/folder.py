@@ -171,7 +171,7 @@ class _Work:
             assert volume is not None
             record = {"input": path, "output": item["target"], "status": "done", **trained}
             record |= {"device": self.settings.prediction.device, "spatial_dims": network.spatial_dims}
-            self._finish(self.jobs[path], volume, outcome["pred"].numpy(), record | denoiser.options)
+            self._finish(self.jobs[path], volume, outcome, record | denoiser.options)
 
         def check(volume: Volume) -> None:
             self.look_at(volume)
@@ -187,11 +187,13 @@ class _Work:
         denoiser = Denoiser(network, self.settings.prediction, check)
         denoiser.run([item(path) for path in paths], tell)
 
-    def _finish(self, job: Job, volume: Volume, output: np.ndarray, record: dict[str, Any]) -> None:
+    def _finish(self, job: Job, volume: Volume, outcome: Mapping[str, Any], record: dict[str, Any]) -> None:
         """Write what was asked for beside the denoised image; the record is completed on the way."""
-        known = self.known[str(job.source)]
+        known, output, noise = self.known[str(job.source)], outcome["pred"].numpy(), outcome.get("magnitude_noise")
+        record["magnitude"] = f"the bias of {noise} was taken off" if noise else None
         record["prediction_seconds"] = round(time.perf_counter() - known.started, 1)
-        quality = measure(volume.data, output)
+        # The network is judged by what it made of the noise, not by the bias that was taken off after it.
+        quality = measure(volume.data, noise.mean_of(output) if noise else output)
         record["faults"] = record["warnings"] = find_faults(quality)
         if job.residual is not None:
             save_volume(volume.data - output, volume, job.residual)

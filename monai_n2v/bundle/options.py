@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from monai_n2v.noise.magnitude import check_magnitude
+
 # Where network input and target come from; each but n2v is explained in its overlay in ``configs/``.
 SCHEMES = ("auto", "n2v", "recorrupted", "renoised", "prior")
 
@@ -19,12 +21,17 @@ class PredictionOptions:
         device: as torch names it.
         tta: whether to average over flips and turns (see `SymmetricInferer`).
         keep_padding: whether constant padding stays exactly what it is (see `RestorePaddingd`).
+        magnitude: whether the bias of magnitude images is taken off, ``"auto"``, ``"rician"`` or ``"off"`` (see
+            `RemoveMagnitudeBiasd`).
+        coils: how many coils a magnitude image was combined of, where it is known.
         dtype: of written files, ``"float32"`` or ``"input"`` (see `SaveDenoisedd`).
     """
 
     device: str = "cpu"
     tta: bool | None = None
     keep_padding: bool | None = None
+    magnitude: str | None = None
+    coils: float | None = None
     dtype: str | None = None
 
     def __post_init__(self) -> None:
@@ -33,6 +40,7 @@ class PredictionOptions:
             value = getattr(self, name)
             if value is not None and not isinstance(value, bool):
                 raise ValueError(f"{name} must be True or False, got {value!r}. Pass the boolean, not the text.")
+        check_magnitude("auto" if self.magnitude is None else self.magnitude, self.coils)
 
     def keys(self) -> dict[str, Any]:
         """The keys of ``inference.json`` that these options set."""

@@ -78,7 +78,9 @@ def _denoise(args: argparse.Namespace) -> int:
     from monai_n2v.bundle.options import PredictionOptions
 
     training = training_options(args)
-    prediction = PredictionOptions(training.device, args.tta or None, args.keep_padding, args.dtype)
+    prediction = PredictionOptions(
+        training.device, args.tta or None, args.keep_padding, args.magnitude, args.coils, args.dtype
+    )
     if args.model is None:
         epochs = f"for {args.epochs} epoch{'s' if args.epochs != 1 else ''}" if args.epochs else ""
         length = f"for {args.max_time:g} s" if args.max_time else epochs
@@ -185,7 +187,7 @@ def _check(args: argparse.Namespace) -> int:
         from monai_n2v.apps.denoise import denoise_image
         from monai_n2v.bundle.options import PredictionOptions
 
-        prediction = PredictionOptions(device=args.device)
+        prediction = PredictionOptions(device=args.device, magnitude="off")
         residual = volume.data - denoise_image(volume, model=args.model, prediction=prediction)[0]
     from monai_n2v.noise.check import check_noise
 

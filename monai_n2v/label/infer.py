@@ -20,6 +20,7 @@ from monai_n2v.bundle.trained import TrainedNetwork, resolve_model
 from monai_n2v.io.images import read_volume, split_name, targets_of
 from monai_n2v.io.volume import where
 from monai_n2v.label.options import chosen, device_of, number, switched, whole_number
+from monai_n2v.noise.magnitude import MAGNITUDES
 
 
 class DenoiseTask(InferTask):
@@ -44,6 +45,7 @@ class DenoiseTask(InferTask):
         options = {
             "device": device_list(),
             "dtype": ["float32", "input"],
+            "magnitude": list(MAGNITUDES),
             "save_image": False,
             "overwrite": False,
             **self._defaults,
@@ -78,7 +80,13 @@ class DenoiseTask(InferTask):
             ValueError: for options that cannot be.
         """
         switches = {name: switched(request, name, self._defaults[name]) for name in self._defaults}
-        return PredictionOptions(device_of(request), dtype=str(chosen(request, "dtype", "float32")), **switches)
+        return PredictionOptions(
+            device_of(request),
+            dtype=str(chosen(request, "dtype", "float32")),
+            magnitude=str(chosen(request, "magnitude", "auto")),
+            coils=None if chosen(request, "coils") is None else number(request, "coils", 1),
+            **switches,
+        )
 
     def __call__(self, request: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
         """Denoise ``request["image"]``, a path.

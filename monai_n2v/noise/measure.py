@@ -71,6 +71,7 @@ class Noise:
             logarithm of a standard deviation; large where structure and not noise is seen.
         flat: autocorrelation in flat regions, per measured axis.
         background: the same in the signal-free background; empty where there is none.
+        ground: mean and standard deviation of the signal-free background; None where there is none.
         residual: the same in what a trained network removed; empty without one.
         dependence: how noise goes with the signal.
         traces: what processing left.
@@ -82,6 +83,7 @@ class Noise:
     spread: float = 0.0
     flat: dict[int, Correlation] = field(default_factory=dict)
     background: dict[int, Correlation] = field(default_factory=dict)
+    ground: tuple[float, float] | None = None
     residual: dict[int, Correlation] = field(default_factory=dict)
     dependence: Dependence = Dependence("unknown", None)
     traces: Traces
@@ -124,10 +126,13 @@ def measure_noise(volumes: np.ndarray, residual: np.ndarray | None = None) -> No
     sigma, spread = _strength(energy[use], freedom)
     low, middle, high = np.sqrt(np.percentile(energy[blocks.usable], [5, 50, 95])).tolist()
     background = of_background(tiles, axes, ground, blocks.size) if ground.any() else {}
+    level = (
+        (float(np.median(blocks.mean[ground])), math.sqrt(np.median(blocks.variance[ground]))) if ground.any() else None
+    )
     dependence = _dependence(energy, blocks, ground, volumes.min() >= 0 and traces.clipped_low < 0.05)
     return Noise(
         sigma=sigma, local_sigma=(low, middle, high), signal_range=blocks.extent, spread=spread, flat=named(flat),
-        background=named(background), residual=named(removed), dependence=dependence, traces=traces,
+        background=named(background), ground=level, residual=named(removed), dependence=dependence, traces=traces,
     )  # fmt: skip
 
 

@@ -26,6 +26,7 @@ from .intensity import (
     StandardizeIntensityd as StandardizeIntensityd,
     StandardizeIntensityDict as StandardizeIntensityDict,
 )
+from .magnitude import RemoveMagnitudeBiasd as RemoveMagnitudeBiasd
 from .padding import (
     RestorePaddingd as RestorePaddingd,
     find_padding as find_padding,

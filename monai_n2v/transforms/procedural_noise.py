@@ -12,6 +12,8 @@ from monai.transforms import MapTransform, RandomizableTransform
 from monai.utils import TransformBackends
 from scipy import ndimage, special
 
+from monai_n2v.noise.magnitude import magnitude_mean
+
 _MAGNITUDE, _POISSON, _WITH_SIGNAL, _UNEVEN = 0.2, 0.08, 0.15, 0.15  # shares of these kinds; the rest is constant
 _COILS = (1, 1, 2, 4)  # of magnitude images, each as often
 _LITTLE = 0.003  # a variance that is little noise; weights go no higher than of that
@@ -178,27 +180,6 @@ def _low_pass(noise: np.ndarray, cut: Sequence[float], edge: float) -> np.ndarra
             spectrum *= window.reshape(-1, *(1,) * (noise.ndim - 1 - axis))
             noise = np.fft.irfft(spectrum, side, axis=axis).astype(np.float32)
     return noise
-
-
-def magnitude_mean(signal: np.ndarray, sigma: float, n_coils: int = 1) -> np.ndarray:
-    """Mean of the magnitude over coils, root of the sum of squares: Rician for one, else non-central chi.
-
-    ``sigma * sqrt(pi / 2) * L(-signal^2 / (2 sigma^2))`` with the generalized Laguerre function of order 1/2 and
-    parameter ``n_coils - 1`` (Koay and Basser 2006, Eq. 3); from a table, as the function is slow.
-
-    Args:
-        signal: float32, without noise, at least 0: the root of the sum of squares over the coils.
-        sigma: standard deviation of the noise in each of the two channels of each coil.
-        n_coils: how many coils.
-
-    Returns:
-        float32 of the signal's shape.
-    """
-    highest = max(float(signal.max()) / sigma, 1.0)
-    ratio = np.linspace(0, highest, 512)
-    first = math.sqrt(2) * math.exp(special.gammaln(n_coils + 0.5) - special.gammaln(n_coils))
-    table = first * special.hyp1f1(-0.5, n_coils, -(ratio**2) / 2)
-    return np.asarray(sigma * np.interp(signal / sigma, ratio, table), dtype=np.float32)
 
 
 def clipped_mean(signal: np.ndarray, sigma: float) -> np.ndarray:

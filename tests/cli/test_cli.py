@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from conftest import oblique_nifti, phantom
 from PIL import Image
-from samples import damaged, headers_are_equal
+from samples import damaged, head, headers_are_equal, magnitude
 
 from monai_n2v.bundle.resources import copy_bundle
 from monai_n2v.cli.main import main
@@ -239,6 +239,25 @@ def test_training_into_a_place_below_a_file_is_refused_before_any_work(noisy_fol
     (tmp_path / "text.txt").write_text("not a folder")
     assert main(["train", "-i", str(noisy_folder), "-o", str(tmp_path / "text.txt" / "x"), "--epochs", "1"]) == 2
     assert "MODELDIR must be writable" in capsys.readouterr().err.splitlines()[-1]
+
+
+@pytest.mark.parametrize("asked", [[], ["--magnitude", "off"], ["--magnitude", "rician", "--coils", "2"]])
+def test_magnitude_bias_is_taken_off_and_told(asked, tmp_path, capsys):
+    source, target = tmp_path / "mr.nii.gz", tmp_path / "o.nii.gz"
+    nibabel.save(nibabel.Nifti1Image(magnitude(head(3), 9), np.eye(4)), source)
+    code, err = run(capsys, "denoise", "-i", source, "-o", target, "--fast", "--device", "cpu", "--report", *asked)
+    assert code == 0, err
+    kind = {0: "Rician noise", 2: None, 4: "noise of 2 coils (non-central chi)"}[len(asked)]
+    told = json.loads((tmp_path / "o_report.json").read_text())
+    air = nibabel.load(target).get_fdata()[:6]
+    assert ("was taken off" in err) == (kind is not None)
+    if kind is None:
+        assert told["magnitude"] is None
+        assert air.mean() > 9
+    else:
+        assert f"the bias of {kind} of standard deviation" in told["magnitude"]
+        assert air.mean() < 0.1 * 9
+    assert not any("brighter" in text or "darker" in text for text in told["warnings"]), told["warnings"]
 
 
 @pytest.mark.parametrize("asked", [["--fast"], ["--model"]], ids=["fast", "bundle without training"])

@@ -5,8 +5,9 @@ import numpy as np
 import pytest
 import torch
 
+from monai_n2v.noise.magnitude import magnitude_mean
 from monai_n2v.transforms import RandProceduralNoised
-from monai_n2v.transforms.procedural_noise import clipped_mean, magnitude_mean
+from monai_n2v.transforms.procedural_noise import clipped_mean
 
 SHAPES = {2: (6, 1, 48, 40), 3: (4, 1, 16, 20, 12)}
 

@@ -1,0 +1,91 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The bias of magnitude images, taken off denoised ones."""
+
+import logging
+from collections.abc import Hashable, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from monai.transforms import MapTransform
+
+from monai_n2v.io.volume import where
+from monai_n2v.noise.magnitude import (
+    MagnitudeNoise,
+    assume_magnitude_noise,
+    check_magnitude,
+    find_magnitude_noise,
+    remove_magnitude_bias,
+)
+from monai_n2v.transforms.padding import find_padding
+
+logger = logging.getLogger(__name__)
+
+
+class RemoveMagnitudeBiasd(MapTransform):
+    """Take off what noise adds to the mean of a magnitude image, 1.25 of its standard deviation in air.
+
+    A denoiser estimates the mean of the noisy values. In a magnitude image (MR) this is a known function of signal and
+    noise, which is inverted voxel by voxel ([1]_, Eq. 3). Constant padding stays as it is.
+
+    Args:
+        keys: predictions ``(C, *spatial)``, float32, in the units of the source.
+        source_key: the noisy image, as it was read.
+        magnitude: ``"auto"``: where the background shows that the image is a magnitude (see `find_magnitude_noise`);
+            ``"rician"``: on any image without negative values; ``"off"``: never.
+        coils: how many coils were combined by the root of the sum of squares; None for what the background tells, or 1.
+        noise_key: where the `MagnitudeNoise` goes whose bias was taken off, or None.
+
+    Raises:
+        ValueError: for another ``magnitude`` or ``coils``; when called, for negative values under ``"rician"``.
+
+    References:
+        .. [1] Koay, Basser, "Analytically exact correction scheme for signal extraction from noisy magnitude MR
+           signals", JMR 2006.
+    """
+
+    def __init__(
+        self,
+        keys: Any = "pred",
+        source_key: str = "noisy",
+        magnitude: str = "auto",
+        coils: float | None = None,
+        noise_key: str = "magnitude_noise",
+    ) -> None:
+        super().__init__(keys)
+        check_magnitude(magnitude, coils)
+        self.source_key, self.magnitude, self.coils, self.noise_key = source_key, magnitude, coils, noise_key
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Take the bias off ``data[key]``; returns a new dictionary."""
+        d = dict(data)
+        noisy = d[self.source_key].float().cpu().numpy()
+        d[self.noise_key] = noise = self._noise(noisy, d[self.source_key].meta.get("filename_or_obj") or "")
+        if noise is None:
+            return d
+        logger.info("Magnitude image: the bias of %s was taken off.", noise)
+        for key in self.key_iterator(d):
+            denoised = d[key].float().cpu().numpy()
+            output = np.empty_like(denoised)
+            for before, after, found in zip(noisy, denoised, output):
+                padding = find_padding(before)
+                found[:] = remove_magnitude_bias(after, noise)
+                if padding is not None:
+                    found[padding] = after[padding]
+            d[key] = torch.from_numpy(output)
+        return d
+
+    def _noise(self, noisy: np.ndarray, name: Any) -> MagnitudeNoise | None:
+        if self.magnitude == "off":
+            return None
+        if self.magnitude == "auto":
+            return find_magnitude_noise(noisy, self.coils)
+        if noisy.min() < 0:
+            raise ValueError(
+                f"magnitude must be auto or off for an image with negative values, got rician{where(name)}. "
+                "Leave it out."
+            )
+        noise = assume_magnitude_noise(noisy, self.coils)
+        if noise is None:
+            logger.warning("The noise could not be measured: the bias of the magnitude stays.")
+        return noise

@@ -1,0 +1,86 @@
+# SPDX-License-Identifier: Apache-2.0
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from samples import head, magnitude
+from scipy import ndimage
+
+from monai_n2v.noise.magnitude import (
+    assume_magnitude_noise,
+    find_magnitude_noise,
+    magnitude_mean,
+    remove_magnitude_bias,
+)
+
+
+@pytest.mark.parametrize("n_coils", [1, 4, 12])
+@pytest.mark.parametrize("spatial_dims", [2, 3])
+def test_magnitude_noise_is_found_with_strength_and_coils(spatial_dims, n_coils):
+    noisy = magnitude(head(spatial_dims), 9.0, n_coils)
+    found = find_magnitude_noise(noisy[None])
+    assert found.sigma == pytest.approx(9, rel=0.05)
+    assert found.n_coils == pytest.approx(n_coils, rel=0.12)
+    assert find_magnitude_noise(noisy[None], n_coils).sigma == pytest.approx(9, rel=0.03)
+
+
+def correlated(clean: np.ndarray) -> np.ndarray:
+    noise = np.random.default_rng(0).normal(size=(2, *clean.shape))
+    noise = np.stack([ndimage.correlate1d(one, (1, 0.3), axis=0) / np.hypot(1, 0.3) for one in noise])
+    return np.hypot(clean + 9 * noise[0], 9 * noise[1])
+
+
+def test_magnitude_noise_is_found_where_neighbors_share_noise():
+    found = find_magnitude_noise(correlated(head(3)).astype(np.float32)[None])
+    assert (found.sigma, found.n_coils) == (pytest.approx(9, rel=0.06), 1)
+
+
+RNG = np.random.default_rng(1)
+OTHERS = {
+    "Gaussian": lambda clean: clean + RNG.normal(0, 9, clean.shape),
+    "clipped": lambda clean: np.maximum(clean + RNG.normal(0, 9, clean.shape), 0),
+    "absolute": lambda clean: np.abs(clean + RNG.normal(0, 9, clean.shape)),
+    "photon counts": lambda clean: RNG.poisson(clean / 5 + 3),
+    "an offset": lambda clean: 100 + clean + RNG.normal(0, 9, clean.shape),
+    "no background": lambda clean: magnitude(clean + 100, 9),
+    "masked": lambda clean: np.where(clean > 0, magnitude(clean, 9), 0),
+    "no noise": lambda clean: clean,
+}
+
+
+@pytest.mark.parametrize("spatial_dims", [2, 3])
+@pytest.mark.parametrize("kind", OTHERS)
+def test_other_images_are_no_magnitudes(kind, spatial_dims):
+    assert find_magnitude_noise(OTHERS[kind](head(spatial_dims)).astype(np.float32)[None]) is None
+
+
+def test_assumed_noise_is_that_of_the_tissue_without_a_background():
+    noisy = magnitude(head(3) + 100, 9)[None]
+    assert assume_magnitude_noise(noisy).sigma == pytest.approx(9, rel=0.05)
+    assert assume_magnitude_noise(noisy, 4).n_coils == 4
+    assert assume_magnitude_noise(np.ones((1, 20, 20, 20), np.float32)) is None
+
+
+@pytest.mark.parametrize("n_coils", [1, 2.5, 32])
+def test_bias_is_removed_exactly_from_exact_means(n_coils):
+    """Up to a signal-to-noise ratio where the function itself would overflow."""
+    signal = np.geomspace(0.5, 1000, 4096).reshape(64, 64).astype(np.float32)
+    noise = find_magnitude_noise(magnitude(head(3), 2.0)[None])
+    noise = type(noise)(2.0, n_coils)
+    mean = magnitude_mean(signal, noise.sigma, n_coils)
+    assert (mean > signal).all()
+    np.testing.assert_allclose(remove_magnitude_bias(mean, noise), signal, rtol=0.01)
+
+
+@pytest.mark.parametrize("spatial_dims", [2, 3])
+def test_background_becomes_zero_and_tissue_keeps_no_bias(spatial_dims):
+    clean = head(spatial_dims)
+    noise = find_magnitude_noise(magnitude(clean, 9)[None])
+    rng = np.random.default_rng(0)
+    error = ndimage.gaussian_filter(rng.normal(size=clean.shape), 1)
+    denoised = magnitude_mean(clean, 9) + 0.9 * error / error.std()  # a tenth of the noise is left
+    output = remove_magnitude_bias(denoised.astype(np.float32), noise)
+    air = ndimage.binary_erosion(clean == 0, iterations=3)
+    assert output[air].mean() < 0.1 * 9 < denoised[air].mean() - 9
+    assert abs((output - clean)[clean > 30].mean()) < 0.05 * 9
+    assert output.min() >= 0
