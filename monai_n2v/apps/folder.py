@@ -193,7 +193,8 @@ class _Work:
         record["magnitude"] = f"the bias of {noise} was taken off" if noise else None
         record["prediction_seconds"] = round(time.perf_counter() - known.started, 1)
         # The network is judged by what it made of the noise, not by the bias that was taken off after it.
-        quality = measure(volume.data, noise.mean_of(output) if noise else output)
+        expected = noise.mean_of(output) if noise else output
+        quality = measure(volume.data, expected)
         record["faults"] = record["warnings"] = find_faults(quality)
         if job.residual is not None:
             save_volume(volume.data - output, volume, job.residual)
@@ -208,7 +209,7 @@ class _Work:
             shown = {key: value for key, value in record.items() if key not in _NOT_SHOWN}
             paths = write_report(
                 job.report, job.stem, replace(volume, notes=known.notes), output, shown,
-                path=job.source, quality=quality, losses=record.get("losses"),
+                path=job.source, expected=expected, quality=quality, losses=record.get("losses"),
             )  # fmt: skip
             record["report"] = {name: str(path) for name, path in paths._asdict().items()}
         record["warnings"] = [*known.warnings, *record["warnings"]]

@@ -30,6 +30,7 @@ class Plane:
         title: what is seen, for example ``"axial, slice 91 of 181"``.
         noisy: ``(rows, columns)``.
         denoised: of the same shape.
+        removed: what noise the network took off: noisy minus denoised, but for a bias that was taken off after it.
         size: width and height in mm.
         letters: anatomical directions at the left, right, top and bottom; empty where unknown.
     """
@@ -37,13 +38,9 @@ class Plane:
     title: str
     noisy: np.ndarray
     denoised: np.ndarray
+    removed: np.ndarray
     size: tuple[float, float]
     letters: tuple[str, ...] = ()
-
-    @property
-    def removed(self) -> np.ndarray:
-        """Noisy minus denoised."""
-        return self.noisy - self.denoised
 
 
 @dataclass(frozen=True)
@@ -65,6 +62,7 @@ def cut_planes(
     spacing: Sequence[float],
     directions: Sequence[str] = (),
     upward: bool = True,
+    expected: np.ndarray | None = None,
 ) -> list[Plane]:
     """Cut the middle planes of a volume across each axis; an image is its own plane.
 
@@ -75,6 +73,7 @@ def cut_planes(
         directions: for each axis the letter to which it runs (R, L, A, P, S or I), if known.
         upward: where no direction says it, whether the second axis shown runs upwards, as in NIfTI, or downwards, as in
             pictures.
+        expected: of the same shape, the mean of the noisy values where it is another than the denoised image.
 
     Returns:
         three planes or one; where ``directions`` are known, in the order axial, coronal, sagittal.
@@ -84,8 +83,11 @@ def cut_planes(
         a, b = (i for i in range(noisy.ndim) if i != axis)
         # Heads up and faces up, as radiologists see them, however the voxels are stored.
         up = directions[b] in ("A", "S") if directions and directions[b] not in ("L", "R") else upward
-        cuts = [x if axis is None else np.take(x, x.shape[axis] // 2, axis) for x in (noisy, denoised)]
-        before, after = ((cut.T[::-1] if up else cut.T).astype(np.float32) for cut in cuts)
+        cuts = [
+            x if axis is None else np.take(x, x.shape[axis] // 2, axis)
+            for x in (noisy, denoised, denoised if expected is None else expected)
+        ]
+        before, after, mean = ((cut.T[::-1] if up else cut.T).astype(np.float32) for cut in cuts)
         title = "the whole image"
         letters: tuple[str, ...] = ()
         if axis is not None:
@@ -95,7 +97,7 @@ def cut_planes(
             right, top = directions[a], directions[b] if up else _OPPOSITE[directions[b]]
             letters = (_OPPOSITE[right], right, top, _OPPOSITE[top])
         size = noisy.shape[a] * spacing[a], noisy.shape[b] * spacing[b]
-        planes.append(Plane(title, before, after, size, letters))
+        planes.append(Plane(title, before, after, before - mean, size, letters))
     return sorted(planes, key=lambda plane: plane.title) if directions and len(planes) > 1 else planes
 
 

@@ -63,6 +63,7 @@ def write_report(
     record: Mapping[str, Any],
     *,
     path: Path | None = None,
+    expected: np.ndarray | None = None,
     quality: Quality | None = None,
     losses: Sequence[float] | None = None,
 ) -> ReportPaths:
@@ -78,19 +79,22 @@ def write_report(
         denoised: ``(n_volumes, *spatial)`` like ``volume.data``.
         record: what the caller knows of the run; measures, versions and use of memory are added.
         path: the file that was denoised, or the folder of its DICOM files, to record its SHA-256.
+        expected: ``(n_volumes, *spatial)``, the mean of the noisy values where it is another than the denoised image,
+            as in magnitude images; what was removed is shown against it.
         quality: as `measure` returns it, where that has been done.
         losses: of the training, one per epoch.
 
     Returns:
         the paths of the three files.
     """
-    quality = quality or measure(volume.data, denoised)
+    expected = denoised if expected is None else expected
+    quality = quality or measure(volume.data, expected)
     directions = directions_of(volume.source.affine, volume.source.spatial_shape)
-    planes = cut_planes(
-        volume.data[0], denoised[0], volume.spacing, directions, upward=isinstance(volume.source, NiftiSource)
-    )
+    upward = isinstance(volume.source, NiftiSource)
+    planes = cut_planes(volume.data[0], denoised[0], volume.spacing, directions, upward, expected[0])
     windows = choose_windows(planes, quality.std_removed)
     full = _complete(record, volume, quality, path, losses)
+    full["mean_denoised"] = float(denoised.mean(dtype=np.float64))
     paths = report_paths(folder, stem)
     picture = io.BytesIO()
     before_after(planes, windows, _caption(windows)).save(picture, format="PNG", optimize=True)
