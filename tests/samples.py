@@ -178,8 +178,6 @@ def damaged(kind: str, path) -> None:
         path.write_bytes(content[: len(content) // 2])
     elif kind == "text":
         path.write_bytes(gzip.compress(b"no image at all" * 100))
-    elif kind == "complex":
-        nibabel.save(nibabel.Nifti1Image(np.ones((9, 9, 9), np.complex64), np.eye(4)), path)
     elif kind == "rgb":
         rgb = np.zeros((9, 9, 9), np.dtype([("R", "u1"), ("G", "u1"), ("B", "u1")]))
         nibabel.save(nibabel.Nifti1Image(rgb, np.eye(4)), path)

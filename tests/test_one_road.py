@@ -65,6 +65,12 @@ def series(folder: Path) -> tuple[Path, None]:
     return folder / "series", None
 
 
+def complex_nifti(folder: Path) -> tuple[Path, None]:
+    values = phantom((22, 24, 20))[1] + 1j * phantom((22, 24, 20), seed=1)[1]
+    nibabel.save(nibabel.Nifti1Image(values.astype(np.complex64), oblique_affine()), folder / "complex.nii.gz")
+    return folder / "complex.nii.gz", None
+
+
 def rician(folder: Path) -> tuple[Path, None]:
     nibabel.save(nibabel.Nifti1Image(magnitude(head(3), 9), oblique_affine()), folder / "mr.nii.gz")
     return folder / "mr.nii.gz", None
@@ -77,6 +83,7 @@ CASES: dict[str, Callable[[Path], tuple[Path, np.ndarray | None]]] = {
     "thin axis first": nifti_of((10, 30, 28), "anisotropic.nii.gz"),
     "4D": nifti_of((20, 22, 12, 2), "series.nii.gz"),
     "magnitude": rician,
+    "complex": complex_nifti,
     "PNG": png,
     "TIFF": tiff,
     "DICOM": series,

@@ -117,7 +117,8 @@ def denoise(
     Args:
         x: path of an image file or a folder with a DICOM series, nibabel image, ndarray, tensor or MetaTensor. Arrays
             have 2 or 3 spatial axes; with 4 axes, the volumes lie along the last axis of an ndarray, as in NIfTI, and
-            along the first of a tensor, as MONAI's channels. Axes of a single voxel are passed over.
+            along the first of a tensor, as MONAI's channels. Axes of a single voxel are passed over. Complex voxels are
+            denoised by their real and imaginary parts, and come back complex.
         model: a trained bundle's folder or a file of weights.
         seed: source of all randomness; same seed, same result on the same machine.
         device: ``"auto"``, ``"cpu"``, ``"cuda"`` or ``"cuda:N"``.
@@ -133,7 +134,8 @@ def denoise(
             many coils it was combined of; ``dtype="input"`` writes a file in its own type.
 
     Returns:
-        the denoised image of the same kind, shape and units as ``x``, float32; for a path, the path of the result.
+        the denoised image of the same kind, shape and units as ``x``, float32 or complex64; for a path, the path of the
+        result.
 
     Raises:
         ValueError: for images that cannot be denoised.
@@ -205,7 +207,7 @@ def _split_options(
 def _denoise_array(
     values: np.ndarray, volume_axis: int | None, spacing: Sequence[float], run: Callable[[MetaTensor], np.ndarray]
 ) -> np.ndarray:
-    """Denoise an array: its volumes to the front, axes of a single voxel away, and back."""
+    """Denoise an array: its volumes to the front, axes of a single voxel away, and back; complex ones by both parts."""
     if values.ndim not in (2, 3, 4) or values.size == 0:
         raise ValueError(f"x must have voxels and 2 to 4 axes, got shape {values.shape}. Pass an image or a volume.")
     stack = values[None] if volume_axis is None else np.moveaxis(values, volume_axis, 0)
@@ -213,9 +215,16 @@ def _denoise_array(
     if len(keep) < 2:
         raise ValueError(f"x must have 2 or 3 spatial axes, got shape {values.shape}. Pass an image or a volume.")
     squeezed = stack.reshape(stack.shape[0], *(stack.shape[axis] for axis in keep))
+    is_complex = np.iscomplexobj(squeezed)
+    if is_complex:
+        squeezed = np.concatenate([squeezed.real, squeezed.imag])
     check_image(squeezed)
     sides = [*spacing, 1.0, 1.0, 1.0]
     # A copy where it is the caller's own memory: nothing may write there.
     image = as_meta_tensor(np.array(squeezed, dtype=np.float32, order="C"), [sides[axis - 1] for axis in keep])
-    output = run(image).reshape(stack.shape)
+    output = run(image)
+    if is_complex:
+        real, imaginary = np.split(output, 2)
+        output = (real + 1j * imaginary).astype(np.complex64)
+    output = output.reshape(stack.shape)
     return output[0] if volume_axis is None else np.moveaxis(output, 0, volume_axis)

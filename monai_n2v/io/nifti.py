@@ -21,6 +21,8 @@ SUFFIXES = (".nii.gz", ".nii", ".hdr", ".img")
 class NiftiSource(Source):
     """A NIfTI image and its header: affine, sform and qform codes, units, TR, description, extensions.
 
+    Complex voxels have a last axis of two, the real and the imaginary part.
+
     Args:
         image: as nibabel loads it.
     """
@@ -29,7 +31,10 @@ class NiftiSource(Source):
         placed = int(image.header["sform_code"]) > 0 or int(image.header["qform_code"]) > 0
         # Without either code nobody has said where the image lies; nibabel's affine is a guess.
         affine = np.asarray(image.affine, dtype=np.float64) if placed else None
-        super().__init__(image.shape, image.get_data_dtype(), affine=affine)
+        stored = image.get_data_dtype()
+        self.is_complex = stored.kind == "c"
+        super().__init__((*image.shape, 2) if self.is_complex else image.shape, stored, affine=affine)
+        self.is_spatial = [axis < min(3, len(image.shape)) for axis in range(len(self.shape))]
         self.image = image
 
     def to_image(
@@ -39,6 +44,8 @@ class NiftiSource(Source):
         kind = kind or type(self.image)
         values, stored = self.split_axes(data), self.stored if dtype == "input" else np.dtype(np.float32)
         header = self.image.header.copy()
+        if self.is_complex:
+            values, stored = values[..., 0] + 1j * values[..., 1], np.result_type(stored, np.complex64)
         header.set_data_dtype(stored)
         if stored.kind not in "iu":
             return kind(values.astype(stored.newbyteorder("="), copy=False), self.image.affine, header)
@@ -71,7 +78,7 @@ def read(path: Path) -> Volume:
         the volume, intensities scaled by the header's slope and intercept.
 
     Raises:
-        ValueError: where it cannot be read or is not an image of real numbers.
+        ValueError: where it cannot be read or is not an image of numbers.
     """
     import nibabel
 
@@ -83,7 +90,7 @@ def read(path: Path) -> Volume:
 
 
 def to_volume(image: nibabel.Nifti1Pair, name: object = "") -> Volume:
-    """Take the voxels of a NIfTI image, further axes than three merged into volumes.
+    """Take the voxels of a NIfTI image, further axes than three merged into volumes; of complex ones both parts.
 
     Args:
         image: the image.
@@ -93,15 +100,19 @@ def to_volume(image: nibabel.Nifti1Pair, name: object = "") -> Volume:
         the volume.
 
     Raises:
-        ValueError: where it cannot be read, for complex or RGB voxels, or fewer than two spatial axes.
+        ValueError: where it cannot be read, for RGB voxels, or fewer than two spatial axes.
     """
     source = NiftiSource(image)
-    check_kind(source.stored, name)
-    check_memory(image.shape, name)
+    check_kind(np.dtype(np.float32) if source.is_complex else source.stored, name)
+    check_memory(source.shape, name)
     with reading(name, "NIfTI file"):
-        values = np.asarray(image.dataobj, dtype=np.float32)
+        values = np.asarray(image.dataobj, dtype=np.complex64 if source.is_complex else np.float32)
+    notes = []
+    if source.is_complex:
+        values = np.stack([values.real, values.imag], axis=-1)
+        notes.append("Complex voxels: real and imaginary part are denoised as two images.")
     unit = {"meter": 1e3, "micron": 1e-3}.get(image.header.get_xyzt_units()[0], 1.0)
-    return source.to_volume(values, [float(zoom) * unit for zoom in image.header.get_zooms()], name)
+    return source.to_volume(values, [float(zoom) * unit for zoom in image.header.get_zooms()], name, notes)
 
 
 def save_as_nifti(data: np.ndarray, source: Source, path: Path, dtype: str = "float32") -> None:

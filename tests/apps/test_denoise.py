@@ -225,6 +225,18 @@ def test_thin_volumes_are_cut_across_their_shortest_axis(axis, models):
     np.testing.assert_allclose(np.moveaxis(turned, axis, -1), flat, atol=1e-3)
 
 
+@pytest.mark.parametrize("dims", [2, 3])
+def test_complex_arrays_are_denoised_by_their_parts(dims, models):
+    noisy = phantom((32, 28, 24)[:dims])[1]
+    other = phantom(noisy.shape, seed=1)[1]
+    result = monai_n2v.denoise(noisy + 1j * other, model=models[dims], device="cpu")
+    assert result.dtype == np.complex64
+    for part, image in ((result.real, noisy), (result.imag, other)):
+        np.testing.assert_allclose(part, monai_n2v.denoise(image, model=models[dims], device="cpu"), atol=1e-3)
+    tensor = monai_n2v.denoise(torch.from_numpy(noisy + 1j * other)[None], model=models[dims], device="cpu")
+    np.testing.assert_array_equal(tensor[0].numpy(), result)
+
+
 @pytest.mark.parametrize(
     "question",
     [{"model": "x", "epochs": 3}, {"model": "x", "scheme": "prior"}, {"epochs": 2, "max_time": 3.0}, {"epochs": 0}],

@@ -126,7 +126,7 @@ def bad_file(kind: str, folder: Path) -> Path:
         data = data[:0]
     nibabel.save(nibabel.Nifti1Image(data, np.eye(4)), folder / "ok.nii.gz")
     (folder / "ok.nii.gz").rename(path)
-    if kind in ("empty", "truncated", "text", "complex", "rgb"):
+    if kind in ("empty", "truncated", "text", "rgb"):
         damaged(kind, path)
     return path
 
@@ -142,7 +142,6 @@ def bad_file(kind: str, folder: Path) -> Path:
         ("empty", "which is empty"),
         ("truncated", "readable NIfTI"),
         ("text", "readable NIfTI"),
-        ("complex", "complex voxels"),
         ("rgb", "RGB voxels"),
         ("suffix", "path must end in"),
     ],

@@ -5,7 +5,7 @@ import nibabel
 import numpy as np
 import pytest
 from conftest import oblique_nifti, phantom
-from samples import damaged, headers_are_equal
+from samples import damaged, headers_are_equal, oblique_affine
 
 from monai_n2v.io.nifti import NiftiSource, read as read_nifti, to_volume
 
@@ -91,7 +91,6 @@ def test_axes_of_the_network(shape, stack, tmp_path):
         ("empty", "path must be a readable NIfTI file"),
         ("truncated", "path must be a readable NIfTI file"),
         ("text", "path must be a readable NIfTI file"),
-        ("complex", "got complex voxels"),
         ("rgb", "got RGB voxels"),
     ],
 )
@@ -101,6 +100,23 @@ def test_bad_files_named(kind, message, tmp_path):
     with pytest.raises(ValueError, match=message) as error:
         read_nifti(path)
     assert str(path) in str(error.value)
+
+
+@pytest.mark.parametrize("shape", [(9, 10), (9, 10, 8), (9, 10, 8, 3)])
+@pytest.mark.parametrize("kind", [np.complex64, np.complex128])
+def test_complex_voxels_are_two_images_and_come_back_complex(kind, shape, tmp_path):
+    rng = np.random.default_rng(0)
+    values = (rng.normal(size=shape) + 1j * rng.normal(size=shape)).astype(kind)
+    nibabel.save(nibabel.Nifti1Image(values, oblique_affine()), tmp_path / "x.nii.gz")
+    volume = read_nifti(tmp_path / "x.nii.gz")
+    n = int(np.prod(shape[3:]))
+    assert volume.data.shape == (2 * n, *shape[:3])
+    for dtype, stored in (("float32", np.complex64), ("input", kind)):
+        volume.source.write(volume.data, tmp_path / "y.nii.gz", dtype)
+        written = nibabel.load(tmp_path / "y.nii.gz")
+        assert written.get_data_dtype() == stored
+        np.testing.assert_allclose(np.asarray(written.dataobj), values, rtol=1e-6)
+        np.testing.assert_allclose(written.affine, oblique_affine(), atol=1e-6)
 
 
 def test_line_of_voxels_refused():
