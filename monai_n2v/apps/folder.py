@@ -209,7 +209,7 @@ class _Work:
             shown = {key: value for key, value in record.items() if key not in _NOT_SHOWN}
             paths = write_report(
                 job.report, job.stem, replace(volume, notes=known.notes), output, shown,
-                path=job.source, expected=expected, quality=quality, losses=record.get("losses"),
+                expected=expected, quality=quality, losses=record.get("losses"),
             )  # fmt: skip
             record["report"] = {name: str(path) for name, path in paths._asdict().items()}
         record["warnings"] = [*known.warnings, *record["warnings"]]

@@ -62,7 +62,6 @@ def write_report(
     denoised: np.ndarray,
     record: Mapping[str, Any],
     *,
-    path: Path | None = None,
     expected: np.ndarray | None = None,
     quality: Quality | None = None,
     losses: Sequence[float] | None = None,
@@ -75,10 +74,9 @@ def write_report(
     Args:
         folder: where; made if missing.
         stem: start of the file names.
-        volume: the noisy image; its notes are shown as warnings.
+        volume: the noisy image; its notes are shown as warnings, and the SHA-256 of its file is recorded.
         denoised: ``(n_volumes, *spatial)`` like ``volume.data``.
         record: what the caller knows of the run; measures, versions and use of memory are added.
-        path: the file that was denoised, or the folder of its DICOM files, to record its SHA-256.
         expected: ``(n_volumes, *spatial)``, the mean of the noisy values where it is another than the denoised image,
             as in magnitude images; what was removed is shown against it.
         quality: as `measure` returns it, where that has been done.
@@ -93,7 +91,7 @@ def write_report(
     upward = isinstance(volume.source, NiftiSource)
     planes = cut_planes(volume.data[0], denoised[0], volume.spacing, directions, upward, expected[0])
     windows = choose_windows(planes, quality.std_removed)
-    full = _complete(record, volume, quality, path, losses)
+    full = _complete(record, volume, quality, losses)
     full["mean_denoised"] = float(denoised.mean(dtype=np.float64))
     paths = report_paths(folder, stem)
     picture = io.BytesIO()
@@ -144,13 +142,13 @@ def hash_source(source: Path) -> str:
 
 
 def _complete(
-    record: Mapping[str, Any], volume: Volume, quality: Quality, path: Path | None, losses: Sequence[float] | None
+    record: Mapping[str, Any], volume: Volume, quality: Quality, losses: Sequence[float] | None
 ) -> dict[str, Any]:
     """The record with everything the report knows; numbers that do not exist are null."""
     full = {
         **record,
         "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        "input_sha256": None if path is None else hash_source(path),
+        "input_sha256": hash_source(Path(volume.path)) if volume.path else None,
         "shape": volume.data.shape[1:],
         "n_volumes": len(volume.data),
         "spacing_mm": [round(float(side), 6) for side in volume.spacing],

@@ -8,6 +8,7 @@ import json
 import subprocess
 import sys
 import tracemalloc
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -69,6 +70,7 @@ def image(data: np.ndarray, spacing: tuple[float, ...] | None = None, upward: bo
 def written(folder: Path, shape=(32, 36, 24), sigma=10.0, stem="out", **options) -> tuple[Page, dict, str]:
     clean, noisy = phantom(shape, sigma)
     volume = image(noisy[None], options.pop("spacing", None), notes=options.pop("notes", []))
+    volume = replace(volume, path=str(options.pop("path", "")))
     paths = write_report(folder, stem, volume, clean[None], options.pop("record", {"seed": 0}), **options)
     html = paths.page.read_text()
     assert paths.page.stat().st_size < LIMIT
