@@ -22,6 +22,7 @@ from monai_n2v.bundle.trained import TrainedNetwork, resolve_model
 from monai_n2v.io.images import check_target, default_target, read_volume
 from monai_n2v.io.nifti import NiftiSource, to_volume
 from monai_n2v.io.volume import Volume, where
+from monai_n2v.noise.magnitude import check_not_negative
 from monai_n2v.transforms.axes import slice_axis
 from monai_n2v.transforms.files import as_meta_tensor
 
@@ -82,6 +83,7 @@ def denoise_image(
     """
     noisy, prediction = NoisyImage.of(image), prediction or PredictionOptions()
     prediction = replace(prediction, device=choose_device(prediction.device))
+    check_not_negative(image.data if isinstance(image, Volume) else image.numpy(), prediction.magnitude, noisy.name)
     record: dict[str, Any] = {"device": prediction.device}
     with contextlib.ExitStack() as work:
         if model is not None:
@@ -170,7 +172,8 @@ def denoise(
             raise TypeError(f"x must be a NIfTI image where it is nibabel's, got {type(x).__name__}. Convert it first.")
         return NiftiSource(x).to_image(run(to_volume(x)))
     if isinstance(x, torch.Tensor):
-        values = x.detach().cpu().to(torch.float32 if x.dtype == torch.bfloat16 else x.dtype).numpy()
+        values = x.detach().cpu().to(torch.float32 if x.dtype == torch.bfloat16 else x.dtype)
+        values = values.resolve_conj().resolve_neg().numpy()
         spacing = x.pixdim.tolist() if isinstance(x, MetaTensor) else []
         channel_first = values.ndim == 4 or values.shape[:1] == (1,)
         result = torch.from_numpy(_denoise_array(values, 0 if channel_first else None, spacing, run)).to(x.device)

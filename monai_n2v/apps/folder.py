@@ -24,6 +24,7 @@ from monai_n2v.io.images import check_geometry, read_volume, save_volume
 from monai_n2v.io.volume import Volume
 from monai_n2v.metrics.residual import find_faults, measure
 from monai_n2v.noise.check import NoiseCheck, check_noise, suggest_footprint
+from monai_n2v.noise.magnitude import check_not_negative
 
 logger = logging.getLogger(__name__)
 
@@ -107,6 +108,7 @@ class _Work:
         )  # fmt: skip
         for note in volume.notes:
             logger.info("%s", note)
+        check_not_negative(volume.data, self.settings.prediction.magnitude, job.source)
         check = check_noise(volume.data, volume.spacing)
         warnings: list[str] = []
         if check.verdict == "WARN" or not check.noisy:
@@ -190,10 +192,10 @@ class _Work:
     def _finish(self, job: Job, volume: Volume, outcome: Mapping[str, Any], record: dict[str, Any]) -> None:
         """Write what was asked for beside the denoised image; the record is completed on the way."""
         known, output, noise = self.known[str(job.source)], outcome["pred"].numpy(), outcome.get("magnitude_noise")
-        record["magnitude"] = f"the bias of {noise} was taken off" if noise else None
+        record["magnitude"] = f"the bias of {noise} was taken off" if noise else "no bias was taken off"
         record["prediction_seconds"] = round(time.perf_counter() - known.started, 1)
         # The network is judged by what it made of the noise, not by the bias that was taken off after it.
-        expected = noise.mean_of(output) if noise else output
+        expected = outcome["noisy_mean"].numpy() if noise else output
         quality = measure(volume.data, expected)
         record["faults"] = record["warnings"] = find_faults(quality)
         if job.residual is not None:
@@ -256,7 +258,7 @@ def denoise_jobs(
                 alone.fail(str(job.source), error)
     else:
         paths = work.read(loaded)
-        if paths:
+        if paths and settings.training.scheme != "prior":
             logger.info("Training one network on %d images.", len(paths))
         work.train_and_predict(paths)
 

@@ -23,7 +23,7 @@ class PredictionOptions:
         keep_padding: whether constant padding stays exactly what it is (see `RestorePaddingd`).
         magnitude: whether the bias of magnitude images is taken off, ``"auto"``, ``"rician"`` or ``"off"`` (see
             `RemoveMagnitudeBiasd`).
-        coils: how many coils a magnitude image was combined of, where it is known.
+        coils: how many coils a magnitude image was combined of; None for 1.
         dtype: of written files, ``"float32"`` or ``"input"`` (see `SaveDenoisedd`).
     """
 

@@ -123,6 +123,9 @@ def _tell(args: argparse.Namespace, record: dict[str, Any], n_jobs: int) -> None
         sides = "x".join(map(str, args.footprint)) if isinstance(args.footprint, tuple) else args.footprint
         hidden = f" --footprint {sides}" if sides else ""
         predicted = " --tta" if args.tta else ""
+        predicted += " --no-keep-padding" if args.keep_padding is False else ""
+        predicted += f" --magnitude {args.magnitude}" if args.magnitude else ""
+        predicted += f" --coils {args.coils:g}" if args.coils else ""
         settings = "".join(f" --set {shlex.quote(format_setting(*item))}" for item in args.set)
         logger.info(
             "Trained %d steps in %.0f s; --epochs %d --seed %d%s%s%s%s%s repeats this run.",
@@ -186,8 +189,11 @@ def _check(args: argparse.Namespace) -> int:
     if args.model is not None:
         from monai_n2v.apps.denoise import denoise_image
         from monai_n2v.bundle.options import PredictionOptions
+        from monai_n2v.bundle.trained import resolve_model
 
-        prediction = PredictionOptions(device=args.device, magnitude="off")
+        # A bundle of before has no such key, and takes no bias off.
+        off = "off" if "magnitude" in resolve_model(args.model).keys else None
+        prediction = PredictionOptions(device=args.device, magnitude=off)
         residual = volume.data - denoise_image(volume, model=args.model, prediction=prediction)[0]
     from monai_n2v.noise.check import check_noise
 

@@ -75,17 +75,10 @@ def _add_denoise(commands: argparse._SubParsersAction[_Parser]) -> None:
     add("--dtype", choices=("float32", "input"), help="of OUT (float32); input: rounded and clipped to IN's type")
     add("--tta", action="store_true", help="average over flips and turns: a little better, 8 or 16 times slower")
     add("--keep-padding", action=_Switch, help="leave constant padding (CT -1024, masked MR) as it is (default)")
-    add(
-        "--magnitude",
-        choices=("auto", "rician", "off"),
-        help="take off what noise adds to the mean of a magnitude image",
-    )
-    add(
-        "--coils",
-        type=_positive,
-        metavar="N",
-        help="how many coils a magnitude image was combined of, where you know it",
-    )
+    magnitude = "MR: take off what noise adds to dark regions. auto (default): where the air shows it; rician: always"
+    add("--magnitude", choices=("auto", "rician", "off"), help=magnitude)
+    coils = "how many coils a magnitude image was combined of by the root of the sum of squares (1)"
+    add("--coils", type=_positive, metavar="N", help=coils)
     report = "also write <OUT>_report.png, .html and .json; beside OUT by default"
     add("--report", nargs="?", type=Path, const=True, metavar="DIR", help=report)
     add("--save-residual", action="store_true", help="also write what was removed, <OUT>_residual")

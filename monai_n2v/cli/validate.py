@@ -32,6 +32,7 @@ def plan_command_jobs(args: argparse.Namespace) -> list[Job]:
     """
     from monai_n2v.apps.paths import is_tree, plan_jobs
     from monai_n2v.io.images import check_source
+    from monai_n2v.noise.magnitude import check_magnitude
 
     if args.input.exists() and not is_tree(args.input):
         check_source(args.input)
@@ -42,6 +43,10 @@ def plan_command_jobs(args: argparse.Namespace) -> list[Job]:
         )
     except (ValueError, OSError) as error:
         raise UsageError(str(error)) from error
+    try:
+        check_magnitude(args.magnitude or "auto", args.coils)
+    except ValueError as error:
+        raise UsageError(f"--{error}") from error
     if args.model is not None and not args.model.exists():
         raise UsageError(f"--model must be a trained bundle or its weights, got {args.model}. Check the path.")
     given = ", ".join(

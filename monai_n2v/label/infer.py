@@ -41,11 +41,12 @@ class DenoiseTask(InferTask):
         self.bundle = bundle
         self.spatial_dims = int(parser.get_parsed_content("spatial_dims"))
         switches = ("tta", "keep_padding")
+        self._has_magnitude = "magnitude" in parser
         self._defaults = {name: bool(parser.get_parsed_content(name)) for name in switches if name in parser}
         options = {
             "device": device_list(),
             "dtype": ["float32", "input"],
-            "magnitude": list(MAGNITUDES),
+            **({"magnitude": list(MAGNITUDES)} if self._has_magnitude else {}),
             "save_image": False,
             "overwrite": False,
             **self._defaults,
@@ -80,10 +81,11 @@ class DenoiseTask(InferTask):
             ValueError: for options that cannot be.
         """
         switches = {name: switched(request, name, self._defaults[name]) for name in self._defaults}
+        magnitude = chosen(request, "magnitude", "auto" if self._has_magnitude else None)
         return PredictionOptions(
             device_of(request),
             dtype=str(chosen(request, "dtype", "float32")),
-            magnitude=str(chosen(request, "magnitude", "auto")),
+            magnitude=None if magnitude is None else str(magnitude),
             coils=None if chosen(request, "coils") is None else number(request, "coils", 1),
             **switches,
         )

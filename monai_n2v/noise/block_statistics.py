@@ -66,11 +66,23 @@ def core(image: np.ndarray, filtered: Sequence[int] = (), axis: int = 0, lag: in
 
 def block_means(image: np.ndarray) -> np.ndarray:
     """Mean of every block of about 8 voxels a side, float64 ``(n_blocks,)``; a rest at the far end is left out."""
+    split = _split(image)
+    return split.mean(axis=tuple(range(2, split.ndim, 2)), dtype=np.float64).ravel()
+
+
+def block_values(image: np.ndarray, chosen: np.ndarray) -> np.ndarray:
+    """Values of the voxels of chosen blocks, as `block_means` cuts them; ``chosen`` is bool ``(n_blocks,)``."""
+    split = _split(image)
+    inside, outside = tuple(range(2, split.ndim, 2)), (0, *range(1, split.ndim, 2))
+    return split.transpose(*outside, *inside)[chosen.reshape([split.shape[axis] for axis in outside])].ravel()
+
+
+def _split(image: np.ndarray) -> np.ndarray:
+    """A view ``(n_tiles, blocks, voxels in a block, blocks, ...)``; a rest at the far end is left out."""
     counts = [max(1, round(n / _BLOCK)) for n in image.shape[1:]]
     sides = [n // count for n, count in zip(image.shape[1:], counts)]
     image = image[(slice(None), *(slice(0, count * side) for count, side in zip(counts, sides)))]
-    split = image.reshape(len(image), *itertools.chain(*zip(counts, sides)))
-    return split.mean(axis=tuple(range(2, split.ndim, 2)), dtype=np.float64).ravel()
+    return image.reshape(len(image), *itertools.chain(*zip(counts, sides)))
 
 
 def block_moments(image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -1,24 +1,29 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Noise of magnitude images, whose mean lies above the signal: found in the background, and its bias removed."""
+"""Noise of magnitude images, whose mean lies above the signal: found in the air, and its bias removed."""
 
 import math
 from dataclasses import dataclass
+from numbers import Real
 from typing import Any
 
 import numpy as np
-from scipy import ndimage, optimize, special
+from scipy import ndimage, special
 
-from monai_n2v.noise.measure import Noise, measure_noise
+from monai_n2v.io.volume import where
+from monai_n2v.noise.measure import measure_noise
 
 MAGNITUDES = ("auto", "rician", "off")
-# Mean over standard deviation in the background: 1.91 for one coil, more for more. Below, it is no magnitude.
-_LEAST_RATIO = 1.85
 _MOST_COILS = 64
-# Up to this many the noise counts as that of one coil: correlation between voxels shifts the ratio a little.
-_ONE_COIL = 1.3
-# Strength by the background over that by the tissue: of one noise they agree.
-_AGREE = 1.25
-# Voxels of the box over which signal is looked for, and how many of the background's deviations it has to stand out.
+# Greatest distance between the distribution of the air's values and that of a magnitude of noise alone. Magnitudes were
+# up to 0.04 away, where M4Raw's noise is correlated; photon counts and microscopy can be as near as 0.02.
+_ALIKE = 0.05
+# Largest share of the air's values that are one: rounding to less than a quarter of the noise leaves 0.15, photon
+# counts of that distribution have 0.18.
+_TIED = 0.15
+# The noise's strength in the tissue over that in the air, at most, or one over that; and its variance in bright tissue
+# over that in dark: 1.0 to 1.5 in magnitudes, 1.9 and more in photon counts and microscopy.
+_AGREE, _EVEN = 1.25, 1.6
+# Voxels of the box in which signal is looked for, and how many of the air's deviations it has to stand out.
 _BOX, _DISTINCT = 5, 3.0
 
 
@@ -30,19 +35,17 @@ class MagnitudeNoise:
         sigma: standard deviation of the noise in each of the two channels, real and imaginary, of each coil.
         n_coils: how many coils were combined, as the root of the sum of squares; 1 means Rician noise. Coils whose
             noises are correlated act as fewer, so it need not be a whole number.
+        has_air: whether the image has air, which becomes 0.
     """
 
     sigma: float
     n_coils: float = 1.0
+    has_air: bool = True
 
     def __str__(self) -> str:
         """In words, for the log and the report."""
         kind = "Rician noise" if self.n_coils == 1 else f"noise of {self.n_coils:.3g} coils (non-central chi)"
         return f"{kind} of standard deviation {self.sigma:.3g}"
-
-    def mean_of(self, signal: np.ndarray) -> np.ndarray:
-        """What the magnitude is on average; see `magnitude_mean`."""
-        return magnitude_mean(signal, self.sigma, self.n_coils)
 
 
 def magnitude_mean(signal: np.ndarray, sigma: float, n_coils: float = 1) -> np.ndarray:
@@ -73,79 +76,88 @@ def _table(highest: float, n_coils: float) -> tuple[np.ndarray, np.ndarray]:
     return ratios, np.where(ratios < 30, near, far)
 
 
-def _ratio(n_coils: float) -> float:
-    """Mean over standard deviation of the magnitude where there is no signal."""
-    mean = math.sqrt(2) * math.exp(special.gammaln(n_coils + 0.5) - special.gammaln(n_coils))
-    return mean / math.sqrt(2 * n_coils - mean**2)
-
-
 def find_magnitude_noise(volumes: np.ndarray, n_coils: float | None = None) -> MagnitudeNoise | None:
-    """Tell whether an image is a magnitude image with a signal-free background, and how strong its noise is.
+    """Tell by its air whether an image is a magnitude image, and how strong its noise is.
 
-    There the mean over the standard deviation of a chi distribution tells the number of coils; the mean square is twice
-    their number times the variance. Noise in the tissue has to be as strong, which photon counts do not fulfill.
+    The values of the air must have the distribution of a magnitude of noise alone: Rayleigh's for one coil. The noise
+    in the tissue must be as strong as the air tells. The noise of many coils looks like normal noise above an offset,
+    as cameras have it. So more than one coil is never found, but has to be known.
 
     Args:
         volumes: float32 ``(n_volumes, *spatial)``, as they were read.
-        n_coils: how many coils were combined, where it is known.
+        n_coils: how many coils were combined; one where it is None.
 
     Returns:
-        the noise, or None where the image does not show that it is a magnitude.
+        the noise, or None where the image does not show that it is such a magnitude.
     """
     if volumes.min() < 0:
         return None
-    return _of_background(measure_noise(volumes), n_coils)
+    noise, n_coils = measure_noise(volumes), n_coils or 1.0
+    if noise.ground.size == 0 or noise.sigma <= 0 or (noise.dependence.ratio or math.inf) > _EVEN:
+        return None
+    air = np.sort(noise.ground.astype(np.float64))
+    sigma = math.sqrt(np.mean(air**2) / (2 * n_coils))
+    if not 1 / _AGREE < noise.sigma / max(sigma, 1e-300) < _AGREE:
+        return None
+    expected = special.gammainc(n_coils, (air / sigma) ** 2 / 2)
+    # Of equal values the middle one counts, so that a little rounding does no harm.
+    first, last = (np.searchsorted(air, air, side) / air.size for side in ("left", "right"))
+    alike = np.abs((first + last) / 2 - expected).max() < _ALIKE and (last - first).max() < _TIED
+    return MagnitudeNoise(sigma, n_coils) if alike else None
 
 
 def assume_magnitude_noise(volumes: np.ndarray, n_coils: float | None = None) -> MagnitudeNoise | None:
-    """Measure the noise of an image that is known to be a magnitude: in its background, or in its tissue.
+    """Measure the noise of an image that is known to be a magnitude: in its air, or else in its tissue.
 
     Args:
         volumes: see `find_magnitude_noise`.
-        n_coils: how many coils were combined; where it is None, what the background tells, else 1.
+        n_coils: how many coils were combined; one where it is None.
 
     Returns:
         the noise, or None where none could be measured.
     """
-    noise = measure_noise(volumes)
-    of_tissue = MagnitudeNoise(noise.sigma, n_coils or 1.0) if noise.sigma > 0 else None
-    return _of_background(noise, n_coils) or of_tissue
+    found = find_magnitude_noise(volumes, n_coils)
+    sigma = measure_noise(volumes).sigma
+    return found or (MagnitudeNoise(sigma, n_coils or 1.0, has_air=False) if sigma > 0 else None)
 
 
-def _of_background(noise: Noise, n_coils: float | None) -> MagnitudeNoise | None:
-    mean, deviation = noise.ground or (0.0, 0.0)
-    if not mean > _LEAST_RATIO * deviation > 0:
-        return None
-    if n_coils is None:
-        ratio = min(mean / deviation, _ratio(_MOST_COILS))
-        found = optimize.brentq(lambda n: _ratio(n) - ratio, 0.9, _MOST_COILS + 1)
-        n_coils = 1.0 if found < _ONE_COIL else float(found)
-    sigma = math.sqrt((mean**2 + deviation**2) / (2 * n_coils))
-    return MagnitudeNoise(sigma, n_coils) if 1 / _AGREE < sigma / max(noise.sigma, 1e-30) < _AGREE else None
-
-
-def remove_magnitude_bias(denoised: np.ndarray, noise: MagnitudeNoise) -> np.ndarray:
+def remove_magnitude_bias(denoised: np.ndarray, noise: MagnitudeNoise, padding: np.ndarray | None = None) -> np.ndarray:
     """Give every voxel the signal whose magnitude has the denoised value as its mean.
 
-    Near 0 the mean hardly rises with the signal, so what little a denoised background varies would become a signal of a
-    third of the noise. Where the mean over a box of 5 voxels does not stand out from the background, there is none.
+    Near 0 the mean hardly rises with the signal, so the small differences that denoised air still has would look like
+    signal. So a voxel becomes 0 where the mean of the box of 5 voxels around it does not stand out from the air.
 
     Args:
         denoised: float32, one image of 2 or 3 axes: the mean of the magnitude at each voxel.
         noise: of the noisy image.
+        padding: voxels that were not measured, bool of the same shape; they keep their value.
 
     Returns:
-        float32 of the same shape, at least 0.
+        float32 of the same shape; at least 0 but in padding.
     """
     ratios, means = _table(max(float(denoised.max()) / noise.sigma, 1.0), noise.n_coils)
     signal = np.asarray(noise.sigma * np.interp(denoised / noise.sigma, means, ratios), dtype=np.float32)
-    level = float(means[0]) * noise.sigma
-    around = ndimage.uniform_filter(denoised, _BOX) - np.float32(level)
-    # Below its level lies nothing but the background's own variation.
-    below = around[(around < 0) & (around > -0.5 * level)]
-    if below.size:
-        signal[around < _DISTINCT * float(np.sqrt(np.mean(below * below, dtype=np.float64)))] = 0
+    if noise.has_air:
+        signal[_is_air(denoised, float(means[0]) * noise.sigma, padding)] = 0
+    if padding is not None:
+        signal[padding] = denoised[padding]
     return signal
+
+
+def _is_air(denoised: np.ndarray, level: float, padding: np.ndarray | None) -> np.ndarray:
+    """Where the mean of the measured voxels around does not stand out from the air, whose mean is about ``level``."""
+    measured = np.ones_like(denoised) if padding is None else (~padding).astype(np.float32)
+    n_measured = ndimage.uniform_filter(measured, _BOX, mode="constant")
+    around = ndimage.uniform_filter(denoised * measured, _BOX, mode="constant") / np.maximum(n_measured, 1e-3)
+    near = around[(np.abs(around - level) < 0.15 * level) & (measured > 0)]
+    if near.size == 0:
+        return np.zeros(denoised.shape, dtype=bool)
+    # A network may leave the air a little beside its level. Signal only adds, so the lower half tells the spread.
+    center = float(np.median(near))
+    below = near[near <= center] - center
+    spread = float(np.sqrt(np.mean(below * below, dtype=np.float64)))
+    air: np.ndarray = around < center + min(max(_DISTINCT * spread, 1e-3 * level), 0.15 * level)
+    return air
 
 
 def check_magnitude(magnitude: Any, coils: Any) -> None:
@@ -156,6 +168,22 @@ def check_magnitude(magnitude: Any, coils: Any) -> None:
     """
     if magnitude not in MAGNITUDES:
         raise ValueError(f"magnitude must be one of {', '.join(MAGNITUDES)}, got {magnitude!r}. Leave it out for auto.")
-    is_number = isinstance(coils, (int, float)) and not isinstance(coils, bool)
-    if coils is not None and not (is_number and 1 <= coils < math.inf):
-        raise ValueError(f"coils must be a number from 1, got {coils!r}. Leave it out where it is not known.")
+    is_number = isinstance(coils, Real) and not isinstance(coils, bool)
+    if coils is not None and not (is_number and 1 <= coils <= _MOST_COILS):
+        raise ValueError(
+            f"coils must be a number from 1 to {_MOST_COILS}, got {coils!r}. Leave it out where it is not known."
+        )
+    if coils is not None and magnitude == "off":
+        raise ValueError(f"coils must come with a magnitude, got {coils} and magnitude off. Drop one of them.")
+
+
+def check_not_negative(volumes: np.ndarray, magnitude: str | None, name: Any = "") -> None:
+    """Refuse an image with negative values as a magnitude.
+
+    Raises:
+        ValueError: for such.
+    """
+    if magnitude == "rician" and volumes.min() < 0:
+        raise ValueError(
+            f"magnitude must be auto or off for an image with negative values, got rician{where(name)}. Leave it out."
+        )

@@ -6,7 +6,15 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from monai_n2v.noise.block_statistics import MIN_SIDE, block_means, block_moments, core, second_difference, take_tiles
+from monai_n2v.noise.block_statistics import (
+    MIN_SIDE,
+    block_means,
+    block_moments,
+    block_values,
+    core,
+    second_difference,
+    take_tiles,
+)
 from monai_n2v.noise.correlation import (
     FILTER_LAGS,
     Correlation,
@@ -71,7 +79,7 @@ class Noise:
             logarithm of a standard deviation; large where structure and not noise is seen.
         flat: autocorrelation in flat regions, per measured axis.
         background: the same in the signal-free background; empty where there is none.
-        ground: mean and standard deviation of the signal-free background; None where there is none.
+        ground: values of the voxels in signal-free background; empty where there is none.
         residual: the same in what a trained network removed; empty without one.
         dependence: how noise goes with the signal.
         traces: what processing left.
@@ -83,7 +91,7 @@ class Noise:
     spread: float = 0.0
     flat: dict[int, Correlation] = field(default_factory=dict)
     background: dict[int, Correlation] = field(default_factory=dict)
-    ground: tuple[float, float] | None = None
+    ground: np.ndarray = field(default_factory=lambda: np.empty(0, np.float32))
     residual: dict[int, Correlation] = field(default_factory=dict)
     dependence: Dependence = Dependence("unknown", None)
     traces: Traces
@@ -126,13 +134,11 @@ def measure_noise(volumes: np.ndarray, residual: np.ndarray | None = None) -> No
     sigma, spread = _strength(energy[use], freedom)
     low, middle, high = np.sqrt(np.percentile(energy[blocks.usable], [5, 50, 95])).tolist()
     background = of_background(tiles, axes, ground, blocks.size) if ground.any() else {}
-    level = (
-        (float(np.median(blocks.mean[ground])), math.sqrt(np.median(blocks.variance[ground]))) if ground.any() else None
-    )
     dependence = _dependence(energy, blocks, ground, volumes.min() >= 0 and traces.clipped_low < 0.05)
     return Noise(
         sigma=sigma, local_sigma=(low, middle, high), signal_range=blocks.extent, spread=spread, flat=named(flat),
-        background=named(background), ground=level, residual=named(removed), dependence=dependence, traces=traces,
+        background=named(background),
+        ground=block_values(core(tiles), ground), residual=named(removed), dependence=dependence, traces=traces,
     )  # fmt: skip
 
 

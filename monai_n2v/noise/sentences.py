@@ -51,7 +51,7 @@ def strength_sentences(noise: Noise, noisy: bool | None, snr: float | None) -> l
     if noise.dependence.kind == "rician":
         told.append(
             "The background looks like that of a magnitude image (Rician noise): the mean of noise is above zero "
-            "there. What that adds to dark regions is taken off the denoised image where it is certain."
+            "there. Where the air shows it clearly, denoise takes off what this adds to dark regions (--magnitude)."
         )
     return told
 

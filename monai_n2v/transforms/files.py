@@ -22,7 +22,7 @@ _MOST_HEADERS = 4
 class LoadNoisyd(MapTransform):
     """Read images of every format of `read_volume`, channel-first, with further axes as channels.
 
-    Unlike MONAI's ``LoadImaged`` it names file and fault in one sentence, refuses complex and RGB voxels, of which that
+    Unlike MONAI's ``LoadImaged`` it names file and fault in one sentence, refuses RGB voxels, of which that
     would silently keep a part, and reads whole DICOM series in stored orientation.
 
     Args:

@@ -9,11 +9,11 @@ import numpy as np
 import torch
 from monai.transforms import MapTransform
 
-from monai_n2v.io.volume import where
 from monai_n2v.noise.magnitude import (
     MagnitudeNoise,
     assume_magnitude_noise,
     check_magnitude,
+    check_not_negative,
     find_magnitude_noise,
     remove_magnitude_bias,
 )
@@ -31,10 +31,11 @@ class RemoveMagnitudeBiasd(MapTransform):
     Args:
         keys: predictions ``(C, *spatial)``, float32, in the units of the source.
         source_key: the noisy image, as it was read.
-        magnitude: ``"auto"``: where the background shows that the image is a magnitude (see `find_magnitude_noise`);
+        magnitude: ``"auto"``: where the air shows that the image is a magnitude (see `find_magnitude_noise`);
             ``"rician"``: on any image without negative values; ``"off"``: never.
-        coils: how many coils were combined by the root of the sum of squares; None for what the background tells, or 1.
+        coils: how many coils were combined by the root of the sum of squares; None for 1.
         noise_key: where the `MagnitudeNoise` goes whose bias was taken off, or None.
+        mean_key: where predictions go as they were, with the bias.
 
     Raises:
         ValueError: for another ``magnitude`` or ``coils``; when called, for negative values under ``"rician"``.
@@ -51,10 +52,12 @@ class RemoveMagnitudeBiasd(MapTransform):
         magnitude: str = "auto",
         coils: float | None = None,
         noise_key: str = "magnitude_noise",
+        mean_key: str = "noisy_mean",
     ) -> None:
         super().__init__(keys)
         check_magnitude(magnitude, coils)
-        self.source_key, self.magnitude, self.coils, self.noise_key = source_key, magnitude, coils, noise_key
+        self.source_key, self.magnitude, self.coils = source_key, magnitude, coils
+        self.noise_key, self.mean_key = noise_key, mean_key
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Take the bias off ``data[key]``; returns a new dictionary."""
@@ -62,17 +65,15 @@ class RemoveMagnitudeBiasd(MapTransform):
         noisy = d[self.source_key].float().cpu().numpy()
         d[self.noise_key] = noise = self._noise(noisy, d[self.source_key].meta.get("filename_or_obj") or "")
         if noise is None:
+            if self.magnitude == "auto" and self.coils is not None:
+                logger.warning("The air does not look like the noise of %g coil(s): no bias was taken off.", self.coils)
             return d
         logger.info("Magnitude image: the bias of %s was taken off.", noise)
         for key in self.key_iterator(d):
+            d[self.mean_key] = d[key]
             denoised = d[key].float().cpu().numpy()
-            output = np.empty_like(denoised)
-            for before, after, found in zip(noisy, denoised, output):
-                padding = find_padding(before)
-                found[:] = remove_magnitude_bias(after, noise)
-                if padding is not None:
-                    found[padding] = after[padding]
-            d[key] = torch.from_numpy(output)
+            output = [remove_magnitude_bias(b, noise, find_padding(a)) for a, b in zip(noisy, denoised)]
+            d[key] = torch.from_numpy(np.stack(output))
         return d
 
     def _noise(self, noisy: np.ndarray, name: Any) -> MagnitudeNoise | None:
@@ -80,11 +81,7 @@ class RemoveMagnitudeBiasd(MapTransform):
             return None
         if self.magnitude == "auto":
             return find_magnitude_noise(noisy, self.coils)
-        if noisy.min() < 0:
-            raise ValueError(
-                f"magnitude must be auto or off for an image with negative values, got rician{where(name)}. "
-                "Leave it out."
-            )
+        check_not_negative(noisy, self.magnitude, name)
         noise = assume_magnitude_noise(noisy, self.coils)
         if noise is None:
             logger.warning("The noise could not be measured: the bias of the magnitude stays.")

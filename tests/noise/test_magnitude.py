@@ -7,6 +7,7 @@ from samples import head, magnitude
 from scipy import ndimage
 
 from monai_n2v.noise.magnitude import (
+    MagnitudeNoise,
     assume_magnitude_noise,
     find_magnitude_noise,
     magnitude_mean,
@@ -16,12 +17,15 @@ from monai_n2v.noise.magnitude import (
 
 @pytest.mark.parametrize("n_coils", [1, 4, 12])
 @pytest.mark.parametrize("spatial_dims", [2, 3])
-def test_magnitude_noise_is_found_with_strength_and_coils(spatial_dims, n_coils):
+def test_magnitude_noise_is_found_and_several_coils_have_to_be_known(spatial_dims, n_coils):
     noisy = magnitude(head(spatial_dims), 9.0, n_coils)
-    found = find_magnitude_noise(noisy[None])
-    assert found.sigma == pytest.approx(9, rel=0.05)
-    assert found.n_coils == pytest.approx(n_coils, rel=0.12)
-    assert find_magnitude_noise(noisy[None], n_coils).sigma == pytest.approx(9, rel=0.03)
+    found = find_magnitude_noise(noisy[None], n_coils)
+    assert found.sigma == pytest.approx(9, rel=0.03)
+    assert found.n_coils == n_coils
+    assert (find_magnitude_noise(noisy[None]) is None) == (n_coils > 1)
+    assert find_magnitude_noise(noisy[None], 7) is None
+    rounded = find_magnitude_noise(np.round(noisy[None]), n_coils)
+    assert rounded.sigma == pytest.approx(9, rel=0.03)
 
 
 def correlated(clean: np.ndarray) -> np.ndarray:
@@ -41,6 +45,10 @@ OTHERS = {
     "clipped": lambda clean: np.maximum(clean + RNG.normal(0, 9, clean.shape), 0),
     "absolute": lambda clean: np.abs(clean + RNG.normal(0, 9, clean.shape)),
     "photon counts": lambda clean: RNG.poisson(clean / 5 + 3),
+    "few photons": lambda clean: RNG.poisson(np.where(clean > 0, 8, 3.66)),
+    "many photons": lambda clean: RNG.poisson(np.where(clean > 0, 40, 20)),
+    "photons and a camera": lambda clean: RNG.poisson(clean / 20 + 3) + RNG.normal(0, 0.7, clean.shape).clip(-3),
+    "a camera's offset": lambda clean: 30 + clean + RNG.normal(0, 5, clean.shape),
     "an offset": lambda clean: 100 + clean + RNG.normal(0, 9, clean.shape),
     "no background": lambda clean: magnitude(clean + 100, 9),
     "masked": lambda clean: np.where(clean > 0, magnitude(clean, 9), 0),
@@ -57,6 +65,7 @@ def test_other_images_are_no_magnitudes(kind, spatial_dims):
 def test_assumed_noise_is_that_of_the_tissue_without_a_background():
     noisy = magnitude(head(3) + 100, 9)[None]
     assert assume_magnitude_noise(noisy).sigma == pytest.approx(9, rel=0.05)
+    assert not assume_magnitude_noise(noisy).has_air
     assert assume_magnitude_noise(noisy, 4).n_coils == 4
     assert assume_magnitude_noise(np.ones((1, 20, 20, 20), np.float32)) is None
 
@@ -65,8 +74,7 @@ def test_assumed_noise_is_that_of_the_tissue_without_a_background():
 def test_bias_is_removed_exactly_from_exact_means(n_coils):
     """Up to a signal-to-noise ratio where the function itself would overflow."""
     signal = np.geomspace(0.5, 1000, 4096).reshape(64, 64).astype(np.float32)
-    noise = find_magnitude_noise(magnitude(head(3), 2.0)[None])
-    noise = type(noise)(2.0, n_coils)
+    noise = MagnitudeNoise(2.0, n_coils, has_air=False)
     mean = magnitude_mean(signal, noise.sigma, n_coils)
     assert (mean > signal).all()
     np.testing.assert_allclose(remove_magnitude_bias(mean, noise), signal, rtol=0.01)
@@ -84,3 +92,25 @@ def test_background_becomes_zero_and_tissue_keeps_no_bias(spatial_dims):
     assert output[air].mean() < 0.1 * 9 < denoised[air].mean() - 9
     assert abs((output - clean)[clean > 30].mean()) < 0.05 * 9
     assert output.min() >= 0
+
+
+@pytest.mark.parametrize("spatial_dims", [2, 3])
+def test_padding_and_a_faint_signal_do_not_meet(spatial_dims):
+    """A signal of one and a half deviations stays, whether or not zeros lie around the image."""
+    clean = head(spatial_dims)
+    clean[(slice(2, 14),) * spatial_dims] = 1.5 * 9
+    error = ndimage.gaussian_filter(np.random.default_rng(0).normal(size=clean.shape), 1)
+    denoised = (magnitude_mean(clean, 9) + 0.3 * error / error.std()).astype(np.float32)
+    noise, faint = MagnitudeNoise(9.0), (slice(18, 26),) * spatial_dims
+    denoised, padding = np.pad(denoised, 14), np.pad(np.zeros(clean.shape, bool), 14, constant_values=True)
+    output = remove_magnitude_bias(denoised, noise, padding)
+    assert (output[padding] == 0).all()
+    assert output[faint].mean() == pytest.approx(1.5 * 9, rel=0.1)
+    assert (output[faint] > 0).all()
+
+
+@pytest.mark.parametrize("off", [-0.03, 0.03])
+def test_air_that_lies_beside_its_level_becomes_zero(off):
+    error = ndimage.gaussian_filter(np.random.default_rng(0).normal(size=(64, 64)), 1)
+    denoised = (1 + off) * magnitude_mean(np.zeros((64, 64), np.float32), 9) + 0.3 * error / error.std()
+    assert (remove_magnitude_bias(denoised.astype(np.float32), MagnitudeNoise(9.0)) == 0).mean() > 0.99

@@ -46,8 +46,10 @@ def test_bias_is_not_taken_off_twice(spatial_dims):
 def test_wrong_settings_are_refused():
     for options, message in (
         ({"magnitude": "yes"}, "magnitude must be one of auto, rician, off, got 'yes'."),
-        ({"coils": 0}, "coils must be a number from 1, got 0."),
-        ({"coils": "4"}, "coils must be a number from 1, got '4'."),
+        ({"coils": 0}, "coils must be a number from 1 to 64, got 0."),
+        ({"coils": 1000}, "coils must be a number from 1 to 64, got 1000."),
+        ({"coils": "4"}, "coils must be a number from 1 to 64, got '4'."),
+        ({"coils": 4, "magnitude": "off"}, "coils must come with a magnitude, got 4 and magnitude off."),
     ):
         with pytest.raises(ValueError, match=message):
             RemoveMagnitudeBiasd(**options)
