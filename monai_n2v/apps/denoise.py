@@ -172,8 +172,8 @@ def denoise(
             raise TypeError(f"x must be a NIfTI image where it is nibabel's, got {type(x).__name__}. Convert it first.")
         return NiftiSource(x).to_image(run(to_volume(x)))
     if isinstance(x, torch.Tensor):
-        values = x.detach().cpu().to(torch.float32 if x.dtype == torch.bfloat16 else x.dtype)
-        values = values.resolve_conj().resolve_neg().numpy()
+        dtype = torch.float32 if x.dtype == torch.bfloat16 else x.dtype
+        values = x.detach().cpu().to(dtype).resolve_conj().resolve_neg().numpy()
         spacing = x.pixdim.tolist() if isinstance(x, MetaTensor) else []
         channel_first = values.ndim == 4 or values.shape[:1] == (1,)
         result = torch.from_numpy(_denoise_array(values, 0 if channel_first else None, spacing, run)).to(x.device)
