@@ -10,7 +10,7 @@ import numpy as np
 from scipy import ndimage, special
 
 from monai_n2v.io.volume import where
-from monai_n2v.noise.measure import measure_noise
+from monai_n2v.noise.measure import Noise, measure_noise_and_air
 
 MAGNITUDES = ("auto", "rician", "off")
 _MOST_COILS = 64
@@ -90,12 +90,13 @@ def find_magnitude_noise(volumes: np.ndarray, n_coils: float | None = None) -> M
     Returns:
         the noise, or None where the image does not show that it is such a magnitude.
     """
-    if volumes.min() < 0:
+    return None if volumes.min() < 0 else _by_air(*measure_noise_and_air(volumes), n_coils or 1.0)
+
+
+def _by_air(noise: Noise, air: np.ndarray, n_coils: float) -> MagnitudeNoise | None:
+    if air.size == 0 or noise.sigma <= 0 or (noise.dependence.ratio or math.inf) > _EVEN:
         return None
-    noise, n_coils = measure_noise(volumes), n_coils or 1.0
-    if noise.ground.size == 0 or noise.sigma <= 0 or (noise.dependence.ratio or math.inf) > _EVEN:
-        return None
-    air = np.sort(noise.ground.astype(np.float64))
+    air = np.sort(air.astype(np.float64))
     sigma = math.sqrt(np.mean(air**2) / (2 * n_coils))
     if not 1 / _AGREE < noise.sigma / max(sigma, 1e-300) < _AGREE:
         return None
@@ -116,9 +117,9 @@ def assume_magnitude_noise(volumes: np.ndarray, n_coils: float | None = None) ->
     Returns:
         the noise, or None where none could be measured.
     """
-    found = find_magnitude_noise(volumes, n_coils)
-    sigma = measure_noise(volumes).sigma
-    return found or (MagnitudeNoise(sigma, n_coils or 1.0, has_air=False) if sigma > 0 else None)
+    noise, air = measure_noise_and_air(volumes)
+    by_tissue = MagnitudeNoise(noise.sigma, n_coils or 1.0, has_air=False) if noise.sigma > 0 else None
+    return _by_air(noise, air, n_coils or 1.0) or by_tissue
 
 
 def remove_magnitude_bias(denoised: np.ndarray, noise: MagnitudeNoise, padding: np.ndarray | None = None) -> np.ndarray:

@@ -79,7 +79,6 @@ class Noise:
             logarithm of a standard deviation; large where structure and not noise is seen.
         flat: autocorrelation in flat regions, per measured axis.
         background: the same in the signal-free background; empty where there is none.
-        ground: values of the voxels in signal-free background; empty where there is none.
         residual: the same in what a trained network removed; empty without one.
         dependence: how noise goes with the signal.
         traces: what processing left.
@@ -91,7 +90,6 @@ class Noise:
     spread: float = 0.0
     flat: dict[int, Correlation] = field(default_factory=dict)
     background: dict[int, Correlation] = field(default_factory=dict)
-    ground: np.ndarray = field(default_factory=lambda: np.empty(0, np.float32))
     residual: dict[int, Correlation] = field(default_factory=dict)
     dependence: Dependence = Dependence("unknown", None)
     traces: Traces
@@ -105,6 +103,12 @@ def measure_noise(volumes: np.ndarray, residual: np.ndarray | None = None) -> No
             measured; its slices count as volumes.
         residual: what a trained network removed from ``volumes``, same shape.
     """
+    return measure_noise_and_air(volumes, residual)[0]
+
+
+def measure_noise_and_air(volumes: np.ndarray, residual: np.ndarray | None = None) -> tuple[Noise, np.ndarray]:
+    """The same with the values of the voxels in signal-free background; none of these where there is none."""
+    no_air = np.empty(0, np.float32)
     measured = [axis for axis in range(1, volumes.ndim) if volumes.shape[axis] >= MIN_SIDE]
     thin = [axis for axis in range(1, volumes.ndim) if axis not in measured]
 
@@ -117,7 +121,7 @@ def measure_noise(volumes: np.ndarray, residual: np.ndarray | None = None) -> No
     padded = constant_areas(tiles, float(volumes.min()))
     traces = find_traces(tiles, padded, lowest, tiles == volumes.max(), [axis - 1 for axis in measured])
     if len(axes) < 2:
-        return Noise(traces=traces)
+        return Noise(traces=traces), no_air
     blocks = _describe_blocks(tiles, block_means(core(padded)), block_means(core(lowest)))
 
     def named(found: dict[int, Correlation]) -> dict[int, Correlation]:
@@ -128,18 +132,18 @@ def measure_noise(volumes: np.ndarray, residual: np.ndarray | None = None) -> No
     flat = of_flat_regions(tiles, axes, use)
     removed = {} if residual is None else of_residual(tiles_of(residual), axes, blocks.usable, blocks.size)
     if not flat:
-        return Noise(signal_range=blocks.extent, residual=named(removed), traces=traces)
+        return Noise(signal_range=blocks.extent, residual=named(removed), traces=traces), no_air
     energy, freedom = _energy(tiles, flat, blocks)
     ground = _background(blocks, energy)
     sigma, spread = _strength(energy[use], freedom)
     low, middle, high = np.sqrt(np.percentile(energy[blocks.usable], [5, 50, 95])).tolist()
     background = of_background(tiles, axes, ground, blocks.size) if ground.any() else {}
     dependence = _dependence(energy, blocks, ground, volumes.min() >= 0 and traces.clipped_low < 0.05)
-    return Noise(
+    noise = Noise(
         sigma=sigma, local_sigma=(low, middle, high), signal_range=blocks.extent, spread=spread, flat=named(flat),
-        background=named(background),
-        ground=block_values(core(tiles), ground), residual=named(removed), dependence=dependence, traces=traces,
+        background=named(background), residual=named(removed), dependence=dependence, traces=traces,
     )  # fmt: skip
+    return noise, block_values(core(tiles), ground)
 
 
 def _describe_blocks(tiles: np.ndarray, padded: np.ndarray, lowest: np.ndarray) -> _BlockStatistics:

@@ -6,6 +6,7 @@ import pytest
 from samples import head, magnitude
 from scipy import ndimage
 
+from monai_n2v.noise import check_noise
 from monai_n2v.noise.magnitude import (
     MagnitudeNoise,
     assume_magnitude_noise,
@@ -26,6 +27,10 @@ def test_magnitude_noise_is_found_and_several_coils_have_to_be_known(spatial_dim
     assert find_magnitude_noise(noisy[None], 7) is None
     rounded = find_magnitude_noise(np.round(noisy[None]), n_coils)
     assert rounded.sigma == pytest.approx(9, rel=0.03)
+
+
+def test_record_of_a_check_holds_no_voxels():
+    assert len(str(check_noise(magnitude(head(3), 9.0)[None]).to_dict())) < 10_000
 
 
 def correlated(clean: np.ndarray) -> np.ndarray:
