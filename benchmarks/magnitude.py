@@ -4,13 +4,15 @@
 ``python -m benchmarks.magnitude`` denoises the Colin27 crop of `benchmarks.paper.medical` with Rician noise, and with
 that of four coils (told by ``coils=4``), by the prior alone (``--methods adapted`` trains, too), with and without
 ``magnitude="off"``. Biases are mean errors in standard deviations of the noise: in air, 4 voxels and more from the
-head, and in tissue brighter than 60. Rows gather in ``results/magnitude.json``.
+head, and in tissue brighter than 60. ``--detection`` counts which images
+are taken for a magnitude, into ``results/magnitude_detection.json``. Rows gather in ``results/magnitude.json``.
 """
 
 from __future__ import annotations
 
 import argparse
 import time
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,7 +22,9 @@ import monai_n2v
 from benchmarks.common import load, save
 from benchmarks.paper.medical import RICIAN_CROP, by_clean
 from benchmarks.prior import METHODS
-from benchmarks.tasks import colin27_crop
+from benchmarks.tasks import colin27_crop, data_folder
+from monai_n2v.io.images import read_volume
+from monai_n2v.noise import find_magnitude_noise
 
 CASES = ((4.0, 1), (8.0, 1), (12.0, 1), (8.0, 4))
 
@@ -32,12 +36,49 @@ def magnitude(clean: np.ndarray, sigma: float, n_coils: int, seed: int = 1) -> n
     return np.sqrt((parts**2).sum(0)).astype(np.float32)
 
 
+def taken_for_magnitudes() -> list[dict[str, Any]]:
+    """How many images `find_magnitude_noise` takes for a magnitude, by kind: all of M4Raw are, none of the others."""
+    from PIL import Image
+
+    folder, rng = data_folder(), np.random.default_rng(0)
+    kinds: dict[str, list[np.ndarray]] = {"M4Raw, volumes and slices": []}
+    for scan in sorted((folder / "m4raw").glob("*_rep*")):
+        volume = np.stack([np.asarray(Image.open(path), dtype=np.float32) for path in sorted(scan.glob("*.png"))], -1)
+        kinds["M4Raw, volumes and slices"] += [volume, volume[..., 9]]
+    frames = [read_volume(path).data[0] for path in sorted((folder / "gowt1").glob("*.tif"))]
+    starts = range(0, 769, 256)
+    crops = [frame[y : y + 256, x : x + 256] for frame in frames for y in starts for x in starts]
+    for offset in (0, 1, 5, 20, 100):
+        kinds[f"GOWT1, frames and crops, plus {offset}"] = [image + offset for image in (*frames, *crops)]
+    files = [*sorted((folder / "bsd68/BSD68").glob("*.png")), *sorted((folder / "bsd68/Train400").glob("*.png"))[::5]]
+    photographs = [np.asarray(Image.open(path).convert("L"), dtype=np.float32) for path in files]
+    kinds["photographs"] = photographs
+    for gain, offset in ((4, 0), (4, 10), (20, 0)):
+        name = f"photographs, photon counts, 1 per {gain}, plus {offset}"
+        kinds[name] = [rng.poisson(image / gain + offset) for image in photographs]
+    kinds["photographs, noise of 15, clipped"] = [
+        np.clip(image + rng.normal(0, 15, image.shape), 0, 255) for image in photographs
+    ]
+    return [
+        {
+            "kind": kind,
+            "images": len(images),
+            "found": sum(find_magnitude_noise(image[None].astype(np.float32)) is not None for image in images),
+        }
+        for kind, images in kinds.items()
+    ]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--methods", nargs="+", default=["prior"])
+    parser.add_argument("--detection", action="store_true", help="which images are taken for a magnitude, nothing else")
     parser.add_argument("--threads", type=int, default=2)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
+    if arguments.detection:
+        save("magnitude_detection", {"rows": taken_for_magnitudes()})
+        return
     clean = colin27_crop(RICIAN_CROP)[0]
     score, air = by_clean(clean), ~ndimage.binary_dilation(clean > 0, iterations=4)
     rows = {(r["sigma"], r["coils"], r["method"]): r for r in (load("magnitude") or {"rows": []})["rows"]}

@@ -165,10 +165,18 @@ def magnitude_section(stored: dict[str, Any]) -> list[str]:
     return [*lines, "", origin(stored["machine"])]
 
 
+def detection_section(stored: dict[str, Any]) -> list[str]:
+    """Which images are taken for a magnitude."""
+    lines = ["## Which images are taken for a magnitude", "", *table("kind", "images", "taken for a magnitude")]
+    lines += [row(one["kind"], one["images"], one["found"]) for one in stored["rows"]]
+    return [*lines, "", origin(stored["machine"])]
+
+
 PRIOR_SECTIONS = {
     "prior": prior_section,
     "architecture": architecture_section,
     "noise_model": noise_section,
     "harm": harm_section,
     "magnitude": magnitude_section,
+    "magnitude_detection": detection_section,
 }

@@ -68,7 +68,7 @@ def mosaic(rng: np.random.Generator, shape: Sequence[int]) -> np.ndarray:
         shape: of the mosaic.
 
     Returns:
-        float32 ``shape``, of two values, -0.5 and 0.5.
+        float32 ``shape``, of the values -0.5 and 0.5; now and then of one alone, inside of a wide stripe.
     """
     n_axes = len(shape)
     turn = np.eye(n_axes) if rng.random() < 0.5 else np.linalg.qr(rng.normal(size=(n_axes, n_axes)))[0]

@@ -33,8 +33,9 @@ class NiftiSource(Source):
         affine = np.asarray(image.affine, dtype=np.float64) if placed else None
         stored = image.get_data_dtype()
         self.is_complex = stored.kind == "c"
-        super().__init__((*image.shape, 2) if self.is_complex else image.shape, stored, affine=affine)
-        self.is_spatial = [axis < min(3, len(image.shape)) for axis in range(len(self.shape))]
+        parts = (2,) if self.is_complex else ()
+        is_spatial = [*(axis < 3 for axis in range(len(image.shape))), *(False for _ in parts)]
+        super().__init__((*image.shape, *parts), stored, is_spatial, affine)
         self.image = image
 
     def to_image(

@@ -44,27 +44,29 @@ def test_magnitude_noise_is_found_where_neighbors_share_noise():
     assert (found.sigma, found.n_coils) == (pytest.approx(9, rel=0.06), 1)
 
 
-RNG = np.random.default_rng(1)
 OTHERS = {
-    "Gaussian": lambda clean: clean + RNG.normal(0, 9, clean.shape),
-    "clipped": lambda clean: np.maximum(clean + RNG.normal(0, 9, clean.shape), 0),
-    "absolute": lambda clean: np.abs(clean + RNG.normal(0, 9, clean.shape)),
-    "photon counts": lambda clean: RNG.poisson(clean / 5 + 3),
-    "few photons": lambda clean: RNG.poisson(np.where(clean > 0, 8, 3.66)),
-    "many photons": lambda clean: RNG.poisson(np.where(clean > 0, 40, 20)),
-    "photons and a camera": lambda clean: RNG.poisson(clean / 20 + 3) + RNG.normal(0, 0.7, clean.shape).clip(-3),
-    "a camera's offset": lambda clean: 30 + clean + RNG.normal(0, 5, clean.shape),
-    "an offset": lambda clean: 100 + clean + RNG.normal(0, 9, clean.shape),
-    "no background": lambda clean: magnitude(clean + 100, 9),
-    "masked": lambda clean: np.where(clean > 0, magnitude(clean, 9), 0),
-    "no noise": lambda clean: clean,
+    "Gaussian": lambda clean, rng: clean + rng.normal(0, 9, clean.shape),
+    "clipped": lambda clean, rng: np.maximum(clean + rng.normal(0, 9, clean.shape), 0),
+    "absolute": lambda clean, rng: np.abs(clean + rng.normal(0, 9, clean.shape)),
+    "photon counts": lambda clean, rng: rng.poisson(clean / 5 + 3),
+    "few photons": lambda clean, rng: rng.poisson(np.where(clean > 0, 8, 3.66)),
+    "many photons": lambda clean, rng: rng.poisson(np.where(clean > 0, 40, 20)),
+    "photons and a camera": lambda clean, rng: rng.poisson(clean / 20 + 3) + rng.normal(0, 0.7, clean.shape).clip(-3),
+    "a camera's offset": lambda clean, rng: 30 + clean + rng.normal(0, 5, clean.shape),
+    "an offset": lambda clean, rng: 100 + clean + rng.normal(0, 9, clean.shape),
+    "no background": lambda clean, rng: magnitude(clean + 100, 9),
+    "masked": lambda clean, rng: np.where(clean > 0, magnitude(clean, 9), 0),
+    "no noise": lambda clean, rng: clean,
 }
 
 
 @pytest.mark.parametrize("spatial_dims", [2, 3])
 @pytest.mark.parametrize("kind", OTHERS)
 def test_other_images_are_no_magnitudes(kind, spatial_dims):
-    assert find_magnitude_noise(OTHERS[kind](head(spatial_dims)).astype(np.float32)[None]) is None
+    assert (
+        find_magnitude_noise(OTHERS[kind](head(spatial_dims), np.random.default_rng(1)).astype(np.float32)[None])
+        is None
+    )
 
 
 def test_assumed_noise_is_that_of_the_tissue_without_a_background():
