@@ -110,7 +110,7 @@ def model(request, tmp_path_factory) -> Path:
     return bundle
 
 
-def by_bundle(model: Path, source: Path, out: Path) -> Path:
+def by_bundle(model: Path, source: Path, out: Path, noise_map: Path | None = None) -> Path:
     flow = ConfigWorkflow(
         config_file=str(model / "configs" / "inference.json"),
         workflow_type="inference",
@@ -120,6 +120,7 @@ def by_bundle(model: Path, source: Path, out: Path) -> Path:
         output_dir=str(out),
         ckpt_path=str(model / "models" / "model.pt"),
         device="$torch.device('cpu')",
+        noise_map=None if noise_map is None else str(noise_map),
     )
     flow.initialize()
     flow.run()
@@ -128,29 +129,31 @@ def by_bundle(model: Path, source: Path, out: Path) -> Path:
     return found
 
 
-def by_command(model: Path, source: Path, out: Path) -> Path:
+def by_command(model: Path, source: Path, out: Path, noise_map: Path | None = None) -> Path:
     target = out / f"denoised{''.join(source.suffixes)}"
-    assert main(["denoise", "-i", str(source), "-o", str(target), "--model", str(model), "--device", "cpu", "-q"]) == 0
+    options = ["--model", str(model), "--device", "cpu", "-q", *(["--noise-map", str(noise_map)] if noise_map else [])]
+    assert main(["denoise", "-i", str(source), "-o", str(target), *options]) == 0
     return target
 
 
-def by_command_of_a_folder(model: Path, source: Path, out: Path) -> Path:
-    options = ["--model", str(model), "--device", "cpu", "-q"]
+def by_command_of_a_folder(model: Path, source: Path, out: Path, noise_map: Path | None = None) -> Path:
+    options = ["--model", str(model), "--device", "cpu", "-q", *(["--noise-map", str(noise_map)] if noise_map else [])]
     assert main(["denoise", "-i", str(source.parent), "-o", str(out / "mirror"), *options]) == 0
     return out / "mirror" / source.name
 
 
-def by_python(model: Path, source: Path, out: Path) -> Path:
+def by_python(model: Path, source: Path, out: Path, noise_map: Path | None = None) -> Path:
     target = out / f"by_python{''.join(source.suffixes)}"
-    found: Path = monai_n2v.denoise(source, model=model, output=target, device="cpu")
+    found: Path = monai_n2v.denoise(source, model=model, output=target, device="cpu", noise_map=noise_map)
     return found
 
 
-def by_label(model: Path, source: Path, out: Path) -> Path:
+def by_label(model: Path, source: Path, out: Path, noise_map: Path | None = None) -> Path:
     pytest.importorskip("monailabel.interfaces.app", reason="MONAI Label is not installed")
     from monai_n2v.label.infer import DenoiseTask
 
-    return Path(DenoiseTask(model)({"image": str(source), "device": "cpu"})[0])
+    more = {} if noise_map is None else {"noise_map": str(noise_map)}
+    return Path(DenoiseTask(model)({"image": str(source), "device": "cpu", **more})[0])
 
 
 @pytest.mark.parametrize("entry", [by_command, by_command_of_a_folder, by_python, by_label])
@@ -176,6 +179,27 @@ def test_all_entries_give_the_same_voxels(case, entry, model, tmp_path):
     if padding is not None:
         np.testing.assert_array_equal(found.data[0][padding], noisy.data[0][padding])
     assert not np.array_equal(found.data, noisy.data)
+
+
+@pytest.mark.parametrize("entry", [by_command, by_command_of_a_folder, by_python, by_label])
+@pytest.mark.parametrize("case", ["padded CT", "4D", "complex", "magnitude"])
+def test_noise_map_gives_the_same_voxels_by_every_entry(case, entry, model, tmp_path):
+    (tmp_path / "in").mkdir()
+    source, padding = CASES[case](tmp_path / "in")
+    noisy = read_volume(source)
+    strength = np.linspace(1, 3, noisy.data.shape[1])[:, None, None] * np.ones(noisy.data.shape[1:])
+    noise_map = tmp_path / "map.nii.gz"
+    nibabel.save(nibabel.Nifti1Image(strength.astype(np.float32), noisy.source.affine), noise_map)
+    expected = read_volume(by_bundle(model, source, tmp_path / "by_bundle", noise_map)).data
+    (tmp_path / "out").mkdir()
+    np.testing.assert_array_equal(read_volume(entry(model, source, tmp_path / "out", noise_map)).data, expected)
+    assert not np.array_equal(expected, read_volume(by_bundle(model, source, tmp_path / "without")).data)
+    if padding is not None:
+        np.testing.assert_array_equal(expected[0][padding], noisy.data[0][padding])
+    if case == "4D":
+        values = np.moveaxis(noisy.data, 0, -1)
+        array = monai_n2v.denoise(values, model=model, device="cpu", noise_map=strength)
+        np.testing.assert_array_equal(np.moveaxis(array, -1, 0), expected)
 
 
 @pytest.mark.parametrize("case", ["padded CT", "scanner circle", "thin axis first", "4D"])

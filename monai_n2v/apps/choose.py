@@ -20,6 +20,7 @@ from monai_n2v.bundle.trained import TrainedNetwork, prior_network
 from monai_n2v.inferers.noise_by_network import Predict, evenly, measure_part, padding_of, parts_of, sure
 from monai_n2v.noise.block_statistics import MIN_SIDE
 from monai_n2v.noise.model import NoiseModel, NoNoiseError
+from monai_n2v.noise.noise_map import NoiseMap
 from monai_n2v.transforms.axes import choose_dims, slice_axis
 
 logger = logging.getLogger(__name__)
@@ -102,15 +103,18 @@ class Judge:
         self.parts, self.spatial_dims, self.device = parts, spatial_dims, device
 
     @classmethod
-    def of(cls, images: Sequence[NoisyImage], spatial_dims: int, device: str) -> "Judge":
+    def of(
+        cls, images: Sequence[NoisyImage], spatial_dims: int, device: str, noise_map: NoiseMap | None = None
+    ) -> "Judge":
         """Take parts of a few images, as far as there is noise in them.
 
         Args:
             images: to judge by.
             spatial_dims: axes of the networks.
             device: as torch names it.
+            noise_map: how their noise varies.
         """
-        prior = _denoiser(prior_network(spatial_dims), device)
+        prior = Denoiser(prior_network(spatial_dims), PredictionOptions(device, noise_map=noise_map))
         predict = prior.network_alone()
         parts: list[_Part] = []
         for image in (images[number] for number in evenly(len(images), _N_IMAGES)):
@@ -188,7 +192,7 @@ def choose(images: Sequence[NoisyImage], options: TrainingOptions) -> Choice:
     open_dims = spatial_dims == 3 and options.spatial_dims is None and not _is_for_volumes(options, images)
     if scheme != "auto" and not open_dims:
         return Choice(spatial_dims, scheme, "as asked for")
-    judge = Judge.of(images, spatial_dims, options.device)
+    judge = Judge.of(images, spatial_dims, options.device, options.noise_map)
     if not judge.parts:
         return Choice(spatial_dims, "prior" if scheme == "auto" else scheme, "next to no noise was found")
     if open_dims:

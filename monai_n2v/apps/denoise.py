@@ -17,19 +17,23 @@ from monai.data import MetaTensor
 from monai_n2v.apps.inspect import NoisyImage, check_image, choose_device
 from monai_n2v.apps.train import train_network
 from monai_n2v.bundle.options import PredictionOptions, TrainingOptions
+from monai_n2v.bundle.resources import nearest
 from monai_n2v.bundle.run import Denoiser
 from monai_n2v.bundle.trained import TrainedNetwork, resolve_model
 from monai_n2v.io.images import check_target, default_target, read_volume
 from monai_n2v.io.nifti import NiftiSource, to_volume
 from monai_n2v.io.volume import Volume, where
 from monai_n2v.noise.magnitude import check_not_negative
+from monai_n2v.noise.noise_map import NoiseMap
 from monai_n2v.transforms.axes import slice_axis
 from monai_n2v.transforms.files import as_meta_tensor
 
 logger = logging.getLogger(__name__)
 
 _OF_TRAINING = ("epochs", "max_time", "scheme", "prior", "spatial_dims")
-_OF_PREDICTION = ("tta", "keep_padding", "magnitude", "coils", "dtype")
+_OF_PREDICTION = ("tta", "keep_padding", "magnitude", "coils", "dtype", "noise_map")
+# What the command line calls these.
+_OF_COMMAND = {"fast": 'scheme="prior"', "from_scratch": "prior=False"}
 
 
 def check_axes(network: TrainedNetwork, image: NoisyImage) -> None:
@@ -71,7 +75,7 @@ def denoise_image(
         image: as read, or a tensor ``(n_volumes, *spatial)``.
         model: a trained bundle's folder or a file of weights; without it a network trains on ``image``.
         training: options of that training.
-        prediction: options of the prediction; its device is used for both.
+        prediction: options of the prediction; its device and noise map are used for both.
         target: where the result of an image that came from a file is written, too.
 
     Returns:
@@ -81,7 +85,8 @@ def denoise_image(
         ValueError: for images that cannot be denoised, or a model that does not fit.
         FileNotFoundError: for a missing model.
     """
-    noisy, prediction = NoisyImage.of(image), prediction or PredictionOptions()
+    prediction = prediction or PredictionOptions()
+    noisy = NoisyImage.of(image, prediction.noise_map)
     prediction = replace(prediction, device=choose_device(prediction.device))
     check_not_negative(image.data if isinstance(image, Volume) else image.numpy(), prediction.magnitude, noisy.name)
     record: dict[str, Any] = {"device": prediction.device}
@@ -91,7 +96,7 @@ def denoise_image(
             record["model"] = str(model)
         else:
             folder = Path(work.enter_context(tempfile.TemporaryDirectory(prefix="monai_n2v_")))
-            training = replace(training or TrainingOptions(), device=prediction.device)
+            training = replace(training or TrainingOptions(), device=prediction.device, noise_map=prediction.noise_map)
             network, trained = train_network([noisy], folder, training)
             record |= trained
         check_axes(network, noisy)
@@ -133,7 +138,8 @@ def denoise(
             left out). Of the prediction, where None stands for the model's own default: ``tta`` averages over flips
             and turns of the image; ``keep_padding`` leaves constant padding exactly as it is; ``magnitude`` is
             ``"auto"``, ``"rician"`` or ``"off"``, whether the bias of a magnitude image is taken off, and ``coils`` how
-            many coils it was combined of; ``dtype="input"`` writes a file in its own type.
+            many coils it was combined of; ``noise_map`` tells how the noise varies over the image, a path or an array
+            ``(*spatial)`` of any unit; ``dtype="input"`` writes a file in its own type.
 
     Returns:
         the denoised image of the same kind, shape and units as ``x``, float32 or complex64; for a path, the path of the
@@ -189,11 +195,12 @@ def _split_options(
     options: Mapping[str, Any], has_model: bool, seed: int, device: str
 ) -> tuple[TrainingOptions, PredictionOptions]:
     """Sort the options of `denoise` into those of the training and those of the prediction."""
-    unknown = [name for name in options if name not in (*_OF_TRAINING, *_OF_PREDICTION)]
-    if unknown:
-        raise TypeError(
-            f"options must be of {', '.join((*_OF_TRAINING, *_OF_PREDICTION))}, got {unknown[0]}. Check the spelling."
-        )
+    known = (*_OF_TRAINING, *_OF_PREDICTION)
+    unknown = next((name for name in options if name not in known), None)
+    if unknown is not None:
+        here = _OF_COMMAND.get(unknown) or nearest(unknown, known)
+        step = f"Did you mean {here}?" if here else "Check the spelling."
+        raise TypeError(f"options must be of {', '.join(known)}, got {unknown}. {step}")
     training = {name: options[name] for name in _OF_TRAINING if options.get(name) not in (None, False)}
     if options.get("prior") is False:
         training["prior"] = False
@@ -204,6 +211,8 @@ def _split_options(
     # A length of 0 is refused there.
     training |= {name: options[name] for name in ("epochs", "max_time") if options.get(name) is not None}
     prediction = {name: options[name] for name in _OF_PREDICTION if name in options}
+    if prediction.get("noise_map") is not None:
+        prediction["noise_map"] = NoiseMap.of(prediction["noise_map"])
     return TrainingOptions(seed=seed, **training), PredictionOptions(device=device, **prediction)
 
 
@@ -224,7 +233,9 @@ def _denoise_array(
     check_image(squeezed)
     sides = [*spacing, 1.0, 1.0, 1.0]
     # A copy where it is the caller's own memory: nothing may write there.
-    image = as_meta_tensor(np.array(squeezed, dtype=np.float32, order="C"), [sides[axis - 1] for axis in keep])
+    image = as_meta_tensor(
+        np.array(squeezed, dtype=np.float32, order="C"), [sides[axis - 1] for axis in keep], is_complex=is_complex
+    )
     output = run(image)
     if is_complex:
         real, imaginary = np.split(output, 2)

@@ -24,7 +24,8 @@ from monai_n2v.io.images import check_geometry, read_volume, save_volume
 from monai_n2v.io.volume import Volume
 from monai_n2v.metrics.residual import find_faults, measure
 from monai_n2v.noise.check import NoiseCheck, check_noise, suggest_footprint
-from monai_n2v.noise.magnitude import check_not_negative
+from monai_n2v.noise.magnitude import check_not_negative, tell_noise
+from monai_n2v.transforms.noise_map import noise_gain
 
 logger = logging.getLogger(__name__)
 
@@ -98,7 +99,8 @@ class _Work:
 
     def _meet(self, volume: Volume) -> None:
         job = self.jobs[volume.path]
-        noisy = NoisyImage.of(volume)
+        noise_map = self.settings.prediction.noise_map
+        noisy = NoisyImage.of(volume, noise_map)
         for output in (job.target, job.residual, job.noise_map):
             if output is not None:
                 check_geometry(volume, output)
@@ -109,7 +111,8 @@ class _Work:
         for note in volume.notes:
             logger.info("%s", note)
         check_not_negative(volume.data, self.settings.prediction.magnitude, job.source)
-        check = check_noise(volume.data, volume.spacing)
+        gain = 1 if noise_map is None else noise_gain(volume.data, noise_map)
+        check = check_noise(volume.data / gain, volume.spacing)
         warnings: list[str] = []
         if check.verdict == "WARN" or not check.noisy:
             text = check.sentences[0].partition(": ")[2]  # without the verdict
@@ -191,11 +194,13 @@ class _Work:
 
     def _finish(self, job: Job, volume: Volume, outcome: Mapping[str, Any], record: dict[str, Any]) -> None:
         """Write what was asked for beside the denoised image; the record is completed on the way."""
-        known, output, noise = self.known[str(job.source)], outcome["pred"].numpy(), outcome.get("magnitude_noise")
-        record["magnitude"] = f"the bias of {noise} was taken off" if noise else "no bias was taken off"
+        known, output, noises = self.known[str(job.source)], outcome["pred"].numpy(), outcome.get("magnitude_noise")
+        record["magnitude"] = f"the bias of {tell_noise(noises)} was taken off" if noises else "no bias was taken off"
+        if self.settings.prediction.noise_map is not None:
+            record["given_noise_map"] = self.settings.prediction.noise_map.path
         record["prediction_seconds"] = round(time.perf_counter() - known.started, 1)
         # The network is judged by what it made of the noise, not by the bias that was taken off after it.
-        expected = outcome["noisy_mean"].numpy() if noise else output
+        expected = outcome["noisy_mean"].numpy() if noises else output
         quality = measure(volume.data, expected)
         record["faults"] = record["warnings"] = find_faults(quality)
         if job.residual is not None:
@@ -261,35 +266,6 @@ def denoise_jobs(
         if paths and settings.training.scheme != "prior":
             logger.info("Training one network on %d images.", len(paths))
         work.train_and_predict(paths)
-
-
-def read_images(sources: Sequence[Path], series: str | None = None) -> tuple[list[NoisyImage], list[str]]:
-    """Look at images to train on.
-
-    Args:
-        sources: files, and folders of DICOM series.
-        series: of folders with several series.
-
-    Returns:
-        the images, of several the files alone, and what is wrong with those that cannot be trained on.
-
-    Raises:
-        ValueError: where no image is left.
-    """
-    images: list[NoisyImage] = []
-    faults: list[str] = []
-    for source in sources:
-        try:
-            image = replace(NoisyImage.of(read_volume(source, series)), series=series)
-        except Exception as error:
-            if len(sources) == 1:
-                raise
-            faults.append(sentence_of(error, source))
-        else:
-            images.append(image if len(sources) == 1 else replace(image, image=image.name))
-    if not images:
-        raise ValueError(f"IN must hold an image to train on, got {len(faults)} faulty ones. The first: {faults[0]}")
-    return images, faults
 
 
 def _local_std(residual: np.ndarray) -> np.ndarray:

@@ -3,13 +3,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 import torch
 from monai.data import MetaTensor
 
+from monai_n2v.io.images import read_volume
 from monai_n2v.io.volume import Volume, check_finite, where
+from monai_n2v.noise.noise_map import NoiseMap
 from monai_n2v.transforms.axes import MIN_DEPTH
 
 
@@ -42,8 +46,8 @@ def check_image(volumes: np.ndarray, name: str = "") -> None:
         name: for messages.
 
     Raises:
-        ValueError: for complex or other non-numbers, NaN or infinity, fewer than 8 voxels along every axis, or a
-            constant image.
+        ValueError: for complex or other non-numbers, NaN or infinity, fewer than 8 voxels along every axis, or
+            volumes that are all constant.
     """
     if volumes.size == 0:
         raise ValueError(f"image must have voxels, got shape {volumes.shape}{where(name)}. Check how it was cut.")
@@ -55,10 +59,9 @@ def check_image(volumes: np.ndarray, name: str = "") -> None:
             "Noise2Void learns from the neighborhood of each voxel."
         )
     check_finite(int(volumes.size - np.isfinite(volumes).sum()), name)
-    if volumes.min() == volumes.max():
-        raise ValueError(
-            f"image must vary, got the constant {float(volumes.min()):g}{where(name)}. There is nothing to denoise."
-        )
+    if all(volume.min() == volume.max() for volume in volumes):
+        constants = " and ".join(f"{value:g}" for value in sorted({float(volume.min()) for volume in volumes})[:2])
+        raise ValueError(f"image must vary, got the constant {constants}{where(name)}. There is nothing to denoise.")
 
 
 def sentence_of(error: Exception, name: object) -> str:
@@ -96,19 +99,55 @@ class NoisyImage:
     series: str | None = None
 
     @classmethod
-    def of(cls, image: Volume | MetaTensor) -> NoisyImage:
+    def of(cls, image: Volume | MetaTensor, noise_map: NoiseMap | None = None) -> NoisyImage:
         """Look at an image.
 
         Args:
             image: as read, or a tensor.
+            noise_map: that is to serve it.
 
         Raises:
-            ValueError: for one that cannot be denoised, see `check_image`.
+            ValueError: for one that cannot be denoised, see `check_image`, or of another grid than the map.
         """
+        affine: np.ndarray | None = None
         if isinstance(image, Volume):
-            values, spacing, name = image.data, image.spacing, image.path
+            values, spacing, name, affine = image.data, image.spacing, image.path, image.source.affine
         else:
             values, spacing, name = image.numpy(), tuple(image.pixdim.tolist()), ""
         check_image(values, name)
+        if noise_map is not None:
+            noise_map.check_grid(values.shape[1:], affine, name)
         mean, std = float(values.mean(dtype=np.float64)), float(values.std(dtype=np.float64))
         return cls(image, values.shape, spacing[: values.ndim - 1], mean, std, name)
+
+
+def read_images(
+    sources: Sequence[Path], series: str | None = None, noise_map: NoiseMap | None = None
+) -> tuple[list[NoisyImage], list[str]]:
+    """Look at images to train on.
+
+    Args:
+        sources: files, and folders of DICOM series.
+        series: of folders with several series.
+        noise_map: that is to serve all of them.
+
+    Returns:
+        the images, of several the files alone, and what is wrong with those that cannot be trained on.
+
+    Raises:
+        ValueError: where no image is left.
+    """
+    images: list[NoisyImage] = []
+    faults: list[str] = []
+    for source in sources:
+        try:
+            image = replace(NoisyImage.of(read_volume(source, series), noise_map), series=series)
+        except Exception as error:
+            if len(sources) == 1:
+                raise
+            faults.append(sentence_of(error, source))
+        else:
+            images.append(image if len(sources) == 1 else replace(image, image=image.name))
+    if not images:
+        raise ValueError(f"IN must hold an image to train on, got {len(faults)} faulty ones. The first: {faults[0]}")
+    return images, faults

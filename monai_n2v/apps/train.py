@@ -130,6 +130,7 @@ def _train(
         device=f"$torch.device('{options.device}')",
         seed=options.seed,
         max_time=options.max_time,
+        noise_map=options.noise_map,
         progress=options.progress,
         checkpoints=options.checkpoints,
         resume=options.resume,

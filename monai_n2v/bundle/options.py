@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from monai_n2v.noise.magnitude import check_magnitude
+from monai_n2v.noise.noise_map import NoiseMap
 
 # Where network input and target come from; each but n2v is explained in its overlay in ``configs/``.
 SCHEMES = ("auto", "n2v", "recorrupted", "renoised", "prior")
@@ -25,6 +26,7 @@ class PredictionOptions:
             `RemoveMagnitudeBiasd`).
         coils: how many coils a magnitude image was combined of; None for 1.
         dtype: of written files, ``"float32"`` or ``"input"`` (see `SaveDenoisedd`).
+        noise_map: how the noise varies over the images (see `DivideByNoiseMapd`).
     """
 
     device: str = "cpu"
@@ -33,6 +35,7 @@ class PredictionOptions:
     magnitude: str | None = None
     coils: float | None = None
     dtype: str | None = None
+    noise_map: NoiseMap | None = None
 
     def __post_init__(self) -> None:
         """Refuse texts, of which "false" would count as true."""
@@ -67,6 +70,7 @@ class TrainingOptions:
         progress: whether to show a bar on standard error.
         checkpoints: whether to save the state after every epoch, so that the training can be resumed.
         resume: whether to go on from the checkpoint in the folder.
+        noise_map: how the noise varies over the images (see `DivideByNoiseMapd`).
         settings: further values by key of the bundle's ``train.json`` or ``inference.json``, such as ``{"lr": 0.001}``.
     """
 
@@ -81,6 +85,7 @@ class TrainingOptions:
     footprint: np.ndarray | str | None = None
     checkpoints: bool = False
     resume: bool = False
+    noise_map: NoiseMap | None = None
     settings: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:

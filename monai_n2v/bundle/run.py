@@ -123,7 +123,7 @@ class Denoiser:
         overrides: further config entries by id.
 
     Attributes:
-        options: by name, as they are in force: ``tta``, ``keep_padding``.
+        options: by name, as they are in force: ``tta``, ``keep_padding``, ``coils``.
 
     Raises:
         ValueError: for an option that the bundle does not have, a bundle of another version, or weights of another
@@ -158,8 +158,8 @@ class Denoiser:
                 ) from error
             # After a failure Ignite would otherwise go on with the run that failed.
             self._evaluator.interrupt_resume_enabled = False
-        known = [name for name in ("tta", "keep_padding") if name in network.keys]
-        self.options: dict[str, bool] = {name: bool(self._workflow.get(name)) for name in known}
+        known = [name for name in ("tta", "keep_padding", "coils") if name in network.keys]
+        self.options: dict[str, Any] = {name: self._workflow.get(name) for name in known}
 
     def __call__(self, image: Any, target: Path | None = None) -> np.ndarray:
         """Denoise one image.

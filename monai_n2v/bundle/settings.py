@@ -14,6 +14,7 @@ _OPTIONS = {
     **dict.fromkeys(("resume", "checkpoints"), "--resume of monai-n2v train"),
     **{name: f"--{name.replace('_', '-')}" for name in ("device", "seed", "epochs", "max_time", "footprint")},
     "dataset_dir": "--input",
+    "noise_map": "--noise-map",
     "prior": "--from-scratch",
     "progress": "--quiet",
 }
@@ -26,6 +27,8 @@ _UNUSED = (
 )
 
 
+# How values begin that a config computes.
+_COMPUTED = ("$", "@", "%")
 # As `monai.bundle run` wants them.
 _PYTHON = {"True": "true", "False": "false", "None": "null"}
 
@@ -68,7 +71,7 @@ def check_settings(settings: Mapping[str, Any], parts: bool = False) -> None:
 
     Raises:
         ValueError: for a key that has an option of its own, that is without effect here, or that no config has (the
-            latter names the nearest), and for a text or a single number where numbers or a list belong.
+            latter names the nearest), and for a value that the key cannot have.
     """
     if not settings:
         return
@@ -89,6 +92,7 @@ def check_settings(settings: Mapping[str, Any], parts: bool = False) -> None:
             step = f"Did you mean {meant}?" if meant else f"Use one of {', '.join(sorted(known))}."
             raise ValueError(f"--set must name a key of the bundle's configs, got {key}. {step}")
         _check_value(key, settings[key], config.get(key))
+    _check_magnitude(settings)
     if parts:
         from monai_n2v.bundle.workflow import check_overrides
 
@@ -121,13 +125,14 @@ _RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "features": (lambda value: _is_count(value) or _are_counts(value), "whole numbers of at least 1"),
     "patch_size": (_are_counts, "whole numbers of at least 1"),
     "divisor": (_is_count, "a whole number of at least 1"),
+    "dtype": (lambda value: value in ("float32", "input"), "one of float32, input"),
     "halo": (lambda value: type(value) is int and value >= 0, "a whole number of at least 0"),
 }
 
 
 def _check_value(key: str, value: Any, default: Any) -> None:
     """Refuse a value of another kind than the default, or against the key's rule."""
-    if isinstance(value, str) and value.startswith(("$", "@", "%")):
+    if isinstance(value, str) and value.startswith(_COMPUTED):
         return  # what Python computes may be anything
     types, kind = next((row[1:] for row in _KINDS if isinstance(default, row[0])), (object, ""))
     of_kind = isinstance(value, types)
@@ -137,6 +142,18 @@ def _check_value(key: str, value: Any, default: Any) -> None:
             f"--set {key} must be {rule if of_kind else kind}, got {json.dumps(value)}. "
             f"Write for example --set {format_setting(key, default)}."
         )
+
+
+def _check_magnitude(settings: Mapping[str, Any]) -> None:
+    """Refuse what `RemoveMagnitudeBiasd` would refuse after the training."""
+    given = {key: settings[key] for key in ("magnitude", "coils") if key in settings}
+    if given and not any(isinstance(value, str) and value.startswith(_COMPUTED) for value in given.values()):
+        from monai_n2v.noise.magnitude import check_magnitude
+
+        try:
+            check_magnitude(**{"magnitude": "auto", "coils": None, **given})
+        except ValueError as error:
+            raise ValueError(f"--set {error}") from None
 
 
 def _merged_config() -> dict[str, Any]:

@@ -13,7 +13,7 @@ from typing import Any
 
 from monai_n2v.bundle.settings import format_setting
 from monai_n2v.cli.options import make_parser
-from monai_n2v.cli.validate import UsageError, plan_command_jobs, training_options
+from monai_n2v.cli.validate import UsageError, plan_command_jobs, read_noise_map, training_options
 
 logger = logging.getLogger("monai_n2v")
 
@@ -73,13 +73,14 @@ def _denoise(args: argparse.Namespace) -> int:
     from monai_n2v.io.images import read_volume
 
     # torch and MONAI take seconds to load: a single file is read before.
+    noise_map = read_noise_map(args, [path for job in jobs for path in (job.source, *job.outputs)])
     loaded = {str(job.source): read_volume(job.source, args.series) for job in jobs[: len(jobs) == 1]}
     from monai_n2v.apps.folder import Settings, denoise_jobs
     from monai_n2v.bundle.options import PredictionOptions
 
-    training = training_options(args)
+    training = training_options(args, noise_map)
     prediction = PredictionOptions(
-        training.device, args.tta or None, args.keep_padding, args.magnitude, args.coils, args.dtype
+        training.device, args.tta or None, args.keep_padding, args.magnitude, args.coils, args.dtype, noise_map
     )
     if args.model is None:
         epochs = f"for {args.epochs} epoch{'s' if args.epochs != 1 else ''}" if args.epochs else ""
@@ -126,6 +127,7 @@ def _tell(args: argparse.Namespace, record: dict[str, Any], n_jobs: int) -> None
         predicted += " --no-keep-padding" if args.keep_padding is False else ""
         predicted += f" --magnitude {args.magnitude}" if args.magnitude else ""
         predicted += f" --coils {args.coils:g}" if args.coils else ""
+        predicted += f" --noise-map {shlex.quote(str(args.noise_map))}" if args.noise_map else ""
         settings = "".join(f" --set {shlex.quote(format_setting(*item))}" for item in args.set)
         logger.info(
             "Trained %d steps in %.0f s; --epochs %d --seed %d%s%s%s%s%s repeats this run.",
@@ -153,13 +155,14 @@ def _train(args: argparse.Namespace) -> int:
             raise FileExistsError(f"MODELDIR must not hold a network yet, got {weights}. Use --force to overwrite it.")
     except (ValueError, OSError) as error:
         raise UsageError(str(error)) from error
-    from monai_n2v.apps.folder import read_images
+    noise_map = read_noise_map(args, sources)
+    from monai_n2v.apps.inspect import read_images
     from monai_n2v.apps.train import train_network
 
-    options = training_options(args)
+    options = training_options(args, noise_map)
     if args.footprint == "auto":
         raise UsageError("--footprint must be a size in train, got auto. Ask monai-n2v check for one.")
-    images, failed = read_images(sources, args.series)
+    images, failed = read_images(sources, args.series, noise_map)
     logger.info("Training one network on %d image(s), on %s.", len(images), options.device)
     network, record = train_network(images, args.output, options)
     if record["steps"]:

@@ -82,7 +82,7 @@ def _add_denoise(commands: argparse._SubParsersAction[_Parser]) -> None:
     report = "also write <OUT>_report.png, .html and .json; beside OUT by default"
     add("--report", nargs="?", type=Path, const=True, metavar="DIR", help=report)
     add("--save-residual", action="store_true", help="also write what was removed, <OUT>_residual")
-    add("--save-noise-map", action="store_true", help="also write the local noise level, <OUT>_noise")
+    add("--save-noise-map", action="store_true", help="also write the local noise level that was removed, <OUT>_noise")
     existing = denoise.add_mutually_exclusive_group()
     existing.add_argument("--force", action="store_true", help="overwrite what exists")
     existing.add_argument("--skip-existing", action="store_true", help="leave out images whose OUT exists")
@@ -172,6 +172,8 @@ def _add_training_options(parser: argparse.ArgumentParser) -> None:
         choices=(2, 3),
         help="2: slice by slice across the shortest axis; 3: volumes; by default what the image shows to be better",
     )
+    uneven = "MR, coils: an image in IN's grid that tells how strong the noise is at each voxel, such as a g-factor map"
+    add("--noise-map", type=Path, metavar="FILE", help=uneven)
     hidden = "for correlated noise: hide boxes of voxels, such as 3x1x1, or what check suggests (structN2V)"
     add("--footprint", type=_footprint, metavar="auto|SIZE", help=hidden)
     key = "another key of the bundle's configs, such as lr=0.001, fill=uniform or ema=0.999; repeatable"

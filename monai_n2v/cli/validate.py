@@ -5,11 +5,15 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from monai_n2v.apps.paths import Job
     from monai_n2v.bundle.options import TrainingOptions
+    from monai_n2v.noise.noise_map import NoiseMap
 
 _OF_TRAINING = ("scheme", "from_scratch", "epochs", "max_time", "spatial_dims", "footprint", "per_image", "set")
 
@@ -59,11 +63,37 @@ def plan_command_jobs(args: argparse.Namespace) -> list[Job]:
     return jobs
 
 
-def training_options(args: argparse.Namespace) -> TrainingOptions:
+def read_noise_map(args: argparse.Namespace, paths: Sequence[Path]) -> NoiseMap | None:
+    """Read the noise map, where one is named, and refuse one that is to be denoised or written over.
+
+    Args:
+        args: of ``monai-n2v denoise`` or ``train``.
+        paths: of images and of what will be written.
+
+    Raises:
+        UsageError: for such a map, and where there is none.
+        ValueError: for a file that is none.
+    """
+    if args.noise_map is None:
+        return None
+    if not args.noise_map.exists():
+        raise UsageError(f"--noise-map must be an existing file, got {args.noise_map}. Check the path.")
+    if any(path.exists() and path.samefile(args.noise_map) for path in paths):
+        raise UsageError(
+            f"--noise-map must be another file than IN's images and what is written, got {args.noise_map}. "
+            "Keep it in another folder."
+        )
+    from monai_n2v.noise.noise_map import NoiseMap
+
+    return NoiseMap.of(args.noise_map)
+
+
+def training_options(args: argparse.Namespace, noise_map: NoiseMap | None) -> TrainingOptions:
     """The options of a training; loads torch and MONAI.
 
     Args:
         args: of ``monai-n2v denoise`` or ``train``.
+        noise_map: that they name.
 
     Raises:
         UsageError: for a contradiction, an unknown device or an unknown key.
@@ -84,6 +114,7 @@ def training_options(args: argparse.Namespace) -> TrainingOptions:
             footprint=np.ones(args.footprint, np.uint8) if isinstance(args.footprint, tuple) else args.footprint,
             checkpoints=args.command == "train",
             resume=getattr(args, "resume", False),
+            noise_map=noise_map,
             settings=dict(args.set),
         )
     except ValueError as error:

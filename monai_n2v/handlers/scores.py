@@ -18,6 +18,7 @@ from monai_n2v.io.atomic import staged
 from monai_n2v.metrics import reference
 from monai_n2v.transforms.files import LoadNoisyd
 from monai_n2v.transforms.intensity import RestoreIntensity
+from monai_n2v.transforms.noise_map import MultiplyByNoiseMapd
 
 
 class ScoreDenoisingd(MapTransform):
@@ -53,18 +54,21 @@ class ScoreDenoisingd(MapTransform):
         self.data_range = data_range
         self.sigma = sigma
         self.load = LoadNoisyd("reference")
+        self.multiply = MultiplyByNoiseMapd("blind")
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Score ``data[key]``; returns a new dictionary."""
         d = dict(data)
-        restore, image, blind = RestoreIntensity(keep_mean=False), d["image"], d.pop("blind")
+        image, blind = d["image"], d.pop("blind")
         for key in self.key_iterator(d):
             denoised = d[key].cpu().numpy()
             noisy = d["noisy"].cpu().numpy()
             # One kind of reference after the other, so that few volumes are held at a time.
             found = self._score_clean(noisy, denoised, d.get("clean"))
             ranges = [scores["data_range"] for scores in found]
-            found += self._score_alone(noisy, denoised, restore(blind, image.meta).cpu().numpy(), ranges)
+            d["blind"] = RestoreIntensity(keep_mean=False)(blind, image.meta)
+            found += self._score_alone(noisy, denoised, self.multiply(d).pop("blind").cpu().numpy(), ranges)
+            del d["blind"]
             found += self._score_repeats(noisy, denoised, [d[k] for k in d if str(k).startswith("repeat_")], ranges)
             names = dict.fromkeys(name for scores in found for name in scores)
             means = {name: float(np.mean([scores[name] for scores in found if name in scores])) for name in names}

@@ -21,8 +21,6 @@ SUFFIXES = (".nii.gz", ".nii", ".hdr", ".img")
 class NiftiSource(Source):
     """A NIfTI image and its header: affine, sform and qform codes, units, TR, description, extensions.
 
-    Complex voxels have a last axis of two, the real and the imaginary part.
-
     Args:
         image: as nibabel loads it.
     """
@@ -31,11 +29,7 @@ class NiftiSource(Source):
         placed = int(image.header["sform_code"]) > 0 or int(image.header["qform_code"]) > 0
         # Without either code nobody has said where the image lies; nibabel's affine is a guess.
         affine = np.asarray(image.affine, dtype=np.float64) if placed else None
-        stored = image.get_data_dtype()
-        self.is_complex = stored.kind == "c"
-        parts = (2,) if self.is_complex else ()
-        is_spatial = [*(axis < 3 for axis in range(len(image.shape))), *(False for _ in parts)]
-        super().__init__((*image.shape, *parts), stored, is_spatial, affine)
+        super().__init__(image.shape, image.get_data_dtype(), affine=affine)
         self.image = image
 
     def to_image(
@@ -46,7 +40,7 @@ class NiftiSource(Source):
         values, stored = self.split_axes(data), self.stored if dtype == "input" else np.dtype(np.float32)
         header = self.image.header.copy()
         if self.is_complex:
-            values, stored = values[..., 0] + 1j * values[..., 1], np.result_type(stored, np.complex64)
+            stored = np.result_type(stored, np.complex64)
         header.set_data_dtype(stored)
         if stored.kind not in "iu":
             return kind(values.astype(stored.newbyteorder("="), copy=False), self.image.affine, header)
@@ -108,12 +102,8 @@ def to_volume(image: nibabel.Nifti1Pair, name: object = "") -> Volume:
     check_memory(source.shape, name)
     with reading(name, "NIfTI file"):
         values = np.asarray(image.dataobj, dtype=np.complex64 if source.is_complex else np.float32)
-    notes = []
-    if source.is_complex:
-        values = np.stack([values.real, values.imag], axis=-1)
-        notes.append("Complex voxels: real and imaginary part are denoised as two images.")
     unit = {"meter": 1e3, "micron": 1e-3}.get(image.header.get_xyzt_units()[0], 1.0)
-    return source.to_volume(values, [float(zoom) * unit for zoom in image.header.get_zooms()], name, notes)
+    return source.to_volume(values, [float(zoom) * unit for zoom in image.header.get_zooms()], name)
 
 
 def save_as_nifti(data: np.ndarray, source: Source, path: Path, dtype: str = "float32") -> None:

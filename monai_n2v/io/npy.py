@@ -31,10 +31,11 @@ def read(path: Path) -> Volume:
         the volume.
 
     Raises:
-        ValueError: where it cannot be read or does not hold an image of real numbers.
+        ValueError: where it cannot be read or does not hold an image of numbers.
     """
     with reading(path, "NumPy array"):
         values = np.load(path, mmap_mode="r", allow_pickle=False)
-    check_kind(values.dtype, path)
-    check_memory(values.shape, path)
-    return NpySource(values.shape, values.dtype).to_volume(values, [1.0] * values.ndim, path)
+    source = NpySource(values.shape, values.dtype)
+    check_kind(np.dtype(np.float32) if source.is_complex else source.stored, path)
+    check_memory(source.shape, path)
+    return source.to_volume(values, [1.0] * values.ndim, path)

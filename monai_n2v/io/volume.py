@@ -36,6 +36,8 @@ class Volume:
 class Source(ABC):
     """The file or series an image came from, able to write other voxels in the same manner.
 
+    Complex voxels have a last axis of two, the real and the imaginary part.
+
     Args:
         shape: of the array that the file holds, fastest axis first.
         stored: type of the stored values.
@@ -50,9 +52,11 @@ class Source(ABC):
         is_spatial: Sequence[bool] | None = None,
         affine: np.ndarray | None = None,
     ) -> None:
-        self.shape = tuple(shape)
+        self.is_complex = stored.kind == "c"
+        parts = (2,) if self.is_complex else ()
+        self.shape = (*shape, *parts)
         self.stored = stored
-        self.is_spatial = is_spatial or [axis < 3 for axis in range(len(shape))]
+        self.is_spatial = [*(is_spatial or [axis < 3 for axis in range(len(shape))]), *(False for _ in parts)]
         self.affine = affine
 
     @property
@@ -66,7 +70,7 @@ class Source(ABC):
         """Bring the array into the form of a `Volume`: axes not spatial merged in front, those of one voxel left out.
 
         Args:
-            values: of any real type.
+            values: of any real type, or complex where the source is.
             sides: of a voxel in mm, one per spatial axis.
             name: of the file, for the message.
             notes: see `Volume`.
@@ -79,6 +83,9 @@ class Source(ABC):
             raise ValueError(
                 f"image must have 2 or 3 spatial axes, got shape {values.shape}{where(name)}. Use an image or a volume."
             )
+        if self.is_complex:
+            values = np.stack([values.real, values.imag], axis=-1, dtype=np.float32)
+            notes = [*notes, "Complex voxels: real and imaginary part are denoised as two images."]
         # A copy where the values are mapped from a file: they must not change with it.
         data = np.require(values.transpose(self._order()).reshape(-1, *sizes), np.float32, ["C", "W"])
         spacing = tuple(float(side) for side, n in zip(sides, self.spatial_shape) if n > 1)
@@ -86,12 +93,14 @@ class Source(ABC):
 
     def to_array(self, data: np.ndarray, dtype: str) -> np.ndarray:
         """Bring voxels of a `Volume` into the form of the array; see `write`."""
-        return quantize(self.split_axes(data), self.stored if dtype == "input" else np.dtype(np.float32))
+        values, stored = self.split_axes(data), self.stored if dtype == "input" else np.dtype(np.float32)
+        return values.astype(np.result_type(stored, np.complex64)) if self.is_complex else quantize(values, stored)
 
     def split_axes(self, data: np.ndarray) -> np.ndarray:
-        """Undo what `to_volume` did to the axes; a view where possible."""
+        """Undo what `to_volume` did to axes and complex voxels; a view where possible."""
         order = self._order()
-        return data.reshape([self.shape[axis] for axis in order]).transpose(np.argsort(order))
+        values = data.reshape([self.shape[axis] for axis in order]).transpose(np.argsort(order))
+        return values[..., 0] + 1j * values[..., 1] if self.is_complex else values
 
     def _order(self) -> list[int]:
         """The axes, those of space last."""

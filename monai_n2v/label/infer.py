@@ -21,6 +21,7 @@ from monai_n2v.io.images import read_volume, split_name, targets_of
 from monai_n2v.io.volume import where
 from monai_n2v.label.options import chosen, device_of, number, switched, whole_number
 from monai_n2v.noise.magnitude import MAGNITUDES
+from monai_n2v.noise.noise_map import NoiseMap
 
 
 class DenoiseTask(InferTask):
@@ -82,11 +83,13 @@ class DenoiseTask(InferTask):
         """
         switches = {name: switched(request, name, self._defaults[name]) for name in self._defaults}
         magnitude = chosen(request, "magnitude", "auto" if self._has_magnitude else None)
+        noise_map = chosen(request, "noise_map") or None
         return PredictionOptions(
             device_of(request),
             dtype=str(chosen(request, "dtype", "float32")),
             magnitude=None if magnitude is None else str(magnitude),
             coils=None if chosen(request, "coils") is None else number(request, "coils", 1),
+            noise_map=None if noise_map is None else NoiseMap.of(str(noise_map)),
             **switches,
         )
 

@@ -2,7 +2,8 @@
 """Noise of magnitude images, whose mean lies above the signal: found in the air, and its bias removed."""
 
 import math
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from numbers import Real
 from typing import Any
 
@@ -23,6 +24,8 @@ _TIED = 0.15
 # The noise's strength in the tissue over that in the air, at most, or one over that; and its variance in bright tissue
 # over that in dark: 1.0 to 1.5 in magnitudes, 1.9 and more in photon counts and microscopy.
 _AGREE, _EVEN = 1.25, 1.6
+# Share of voxels as dark as noise alone, from which on they may be air.
+_MANY = 0.05
 # Voxels of the box in which signal is looked for, and how many of the air's deviations it has to stand out.
 _BOX, _DISTINCT = 5, 3.0
 
@@ -94,17 +97,42 @@ def find_magnitude_noise(volumes: np.ndarray, n_coils: float | None = None) -> M
 
 
 def _by_air(noise: Noise, air: np.ndarray, n_coils: float) -> MagnitudeNoise | None:
-    if air.size == 0 or noise.sigma <= 0 or (noise.dependence.ratio or math.inf) > _EVEN:
+    sigma = _sigma_of(air, n_coils)
+    if sigma is None or (noise.dependence.ratio or math.inf) > _EVEN:
         return None
+    return MagnitudeNoise(sigma, n_coils) if 1 / _AGREE < noise.sigma / sigma < _AGREE else None
+
+
+def _sigma_of(air: np.ndarray, n_coils: float) -> float | None:
+    """Strength of the noise in air that is the magnitude of noise alone, None in any other."""
     air = np.sort(air.astype(np.float64))
-    sigma = math.sqrt(np.mean(air**2) / (2 * n_coils))
-    if not 1 / _AGREE < noise.sigma / max(sigma, 1e-300) < _AGREE:
+    sigma = math.sqrt(np.mean(air**2) / (2 * n_coils)) if air.size else 0.0
+    if sigma <= 0:
         return None
     expected = special.gammainc(n_coils, (air / sigma) ** 2 / 2)
     # Of equal values the middle one counts, so that a little rounding does no harm.
     first, last = (np.searchsorted(air, air, side) / air.size for side in ("left", "right"))
     alike = np.abs((first + last) / 2 - expected).max() < _ALIKE and (last - first).max() < _TIED
-    return MagnitudeNoise(sigma, n_coils) if alike else None
+    return sigma if alike else None
+
+
+def may_be_magnitude(volumes: np.ndarray, n_coils: float | None = None) -> bool:
+    """Tell whether an image of which `find_magnitude_noise` finds nothing may be a magnitude all the same.
+
+    It has no negative value, many voxels as dark as noise alone, and either no air that could be looked at, or air of
+    the right values, but too few other voxels to compare its noise with.
+
+    Args:
+        volumes: see `find_magnitude_noise`.
+        n_coils: how many coils were combined; one where it is None.
+    """
+    if volumes.min() < 0:
+        return False
+    noise, air = measure_noise_and_air(volumes)
+    if air.size:
+        return _sigma_of(air, n_coils or 1.0) is not None and (noise.dependence.ratio or 0.0) <= _EVEN
+    measured = volumes[volumes > 0]  # 0 is padding
+    return measured.size > 0 and bool(np.mean(measured < 2 * noise.sigma) > _MANY)
 
 
 def assume_magnitude_noise(volumes: np.ndarray, n_coils: float | None = None) -> MagnitudeNoise | None:
@@ -120,6 +148,40 @@ def assume_magnitude_noise(volumes: np.ndarray, n_coils: float | None = None) ->
     noise, air = measure_noise_and_air(volumes)
     by_tissue = MagnitudeNoise(noise.sigma, n_coils or 1.0, has_air=False) if noise.sigma > 0 else None
     return _by_air(noise, air, n_coils or 1.0) or by_tissue
+
+
+def noise_of_each(
+    volumes: np.ndarray, n_coils: float | None, find: Callable[[np.ndarray, float | None], MagnitudeNoise | None]
+) -> list[MagnitudeNoise]:
+    """Measure the noise of every volume of a series, whose scales may differ.
+
+    A volume in which none is found has that of all together; of volumes of unlike scale it is the median, where half of
+    them and more show that they are magnitudes.
+
+    Args:
+        volumes: see `find_magnitude_noise`.
+        n_coils: how many coils were combined; one where it is None.
+        find: `find_magnitude_noise` or `assume_magnitude_noise`.
+
+    Returns:
+        one per volume; empty where none was found.
+    """
+    common = find(volumes, n_coils)
+    own = [find(volume[None], n_coils) for volume in volumes] if len(volumes) > 1 else [common]
+    known = [one for one in own if one is not None]
+    if common is None and volumes.min() >= 0 and 2 * len(known) >= len(own):
+        common = replace(known[0], sigma=float(np.median([one.sigma for one in known]))) if known else None
+    if common is None:
+        return []
+    # What the tissue of one volume tells is less than what the air of all does.
+    return [common if one is None or one.has_air < common.has_air else one for one in own]
+
+
+def tell_noise(noises: Sequence[MagnitudeNoise]) -> str:
+    """The noise of all volumes in words."""
+    weakest, strongest = (choose(noises, key=lambda one: one.sigma) for choose in (min, max))
+    unlike = strongest.sigma > 1.01 * weakest.sigma
+    return f"{weakest} to {strongest.sigma:.3g}, by volume" if unlike else str(weakest)
 
 
 def remove_magnitude_bias(denoised: np.ndarray, noise: MagnitudeNoise, padding: np.ndarray | None = None) -> np.ndarray:

@@ -27,6 +27,7 @@ from .intensity import (
     StandardizeIntensityDict as StandardizeIntensityDict,
 )
 from .magnitude import RemoveMagnitudeBiasd as RemoveMagnitudeBiasd
+from .noise_map import DivideByNoiseMapd as DivideByNoiseMapd, MultiplyByNoiseMapd as MultiplyByNoiseMapd
 from .padding import (
     RestorePaddingd as RestorePaddingd,
     find_padding as find_padding,

@@ -68,11 +68,21 @@ class LoadNoisyd(MapTransform):
         _HEADERS[image.path] = replace(image, data=np.empty(0, np.float32))
         while len(_HEADERS) > _MOST_HEADERS:
             del _HEADERS[next(iter(_HEADERS))]
-        return as_meta_tensor(image.data, image.spacing, image.source.affine, image.path)
+        return as_meta_tensor(image.data, image.spacing, image.source.affine, image.path, image.source.is_complex)
+
+
+def affine_of(path: object) -> np.ndarray | None:
+    """Where a file that was read last lies: ``(4, 4)``, or None where it does not tell, or was not read."""
+    header = _HEADERS.get(str(path)) if str(path) else None
+    return None if header is None else header.source.affine
 
 
 def as_meta_tensor(
-    data: np.ndarray, spacing: Sequence[float], affine: np.ndarray | None = None, path: str = ""
+    data: np.ndarray,
+    spacing: Sequence[float],
+    affine: np.ndarray | None = None,
+    path: str = "",
+    is_complex: bool = False,
 ) -> MetaTensor:
     """Wrap voxels as the bundles take images.
 
@@ -81,13 +91,15 @@ def as_meta_tensor(
         spacing: voxel sides, one per spatial axis.
         affine: ``(4, 4)``, from voxel index to space; one of the spacing alone for None, and for images of two axes.
         path: where from, for metadata and messages.
+        is_complex: whether the channels are real and imaginary parts.
 
     Returns:
         the same voxels.
     """
     if affine is None or data.ndim != 4:
         affine = np.diag([*spacing, 1.0, 1.0][:3] + [1.0])
-    return MetaTensor(torch.from_numpy(data), affine=torch.from_numpy(affine.copy()), meta={"filename_or_obj": path})
+    meta = {"filename_or_obj": path, "is_complex": is_complex}
+    return MetaTensor(torch.from_numpy(data), affine=torch.from_numpy(affine.copy()), meta=meta)
 
 
 class SaveDenoisedd(SaveImaged):

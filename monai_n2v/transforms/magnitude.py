@@ -15,7 +15,10 @@ from monai_n2v.noise.magnitude import (
     check_magnitude,
     check_not_negative,
     find_magnitude_noise,
+    may_be_magnitude,
+    noise_of_each,
     remove_magnitude_bias,
+    tell_noise,
 )
 from monai_n2v.transforms.padding import find_padding
 
@@ -31,11 +34,13 @@ class RemoveMagnitudeBiasd(MapTransform):
     Args:
         keys: predictions ``(C, *spatial)``, float32, in the units of the source.
         source_key: the noisy image, as it was read.
-        magnitude: ``"auto"``: where the air shows that the image is a magnitude (see `find_magnitude_noise`);
-            ``"rician"``: on any image without negative values; ``"off"``: never.
+        magnitude: ``"auto"``: where the air shows that the image is a magnitude (see `find_magnitude_noise`), never on
+            complex voxels; ``"rician"``: on any image without negative values; ``"off"``: never.
         coils: how many coils were combined by the root of the sum of squares; None for 1.
-        noise_key: where the `MagnitudeNoise` goes whose bias was taken off, or None.
+        noise_key: where the `MagnitudeNoise` goes whose bias was taken off, one per volume; none where it was not.
         mean_key: where predictions go as they were, with the bias.
+        gain_key: where `DivideByNoiseMapd` has left how the noise varies, its strength is measured and taken off in
+            units of that.
 
     Raises:
         ValueError: for another ``magnitude`` or ``coils``; when called, for negative values under ``"rician"``.
@@ -53,36 +58,50 @@ class RemoveMagnitudeBiasd(MapTransform):
         coils: float | None = None,
         noise_key: str = "magnitude_noise",
         mean_key: str = "noisy_mean",
+        gain_key: str = "noise_gain",
     ) -> None:
         super().__init__(keys)
         check_magnitude(magnitude, coils)
         self.source_key, self.magnitude, self.coils = source_key, magnitude, coils
-        self.noise_key, self.mean_key = noise_key, mean_key
+        self.noise_key, self.mean_key, self.gain_key = noise_key, mean_key, gain_key
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Take the bias off ``data[key]``; returns a new dictionary."""
         d = dict(data)
-        noisy = d[self.source_key].float().cpu().numpy()
-        d[self.noise_key] = noise = self._noise(noisy, d[self.source_key].meta.get("filename_or_obj") or "")
-        if noise is None:
-            if self.magnitude == "auto" and self.coils is not None:
-                logger.warning("The air does not look like the noise of %g coil(s): no bias was taken off.", self.coils)
+        source, gain = d[self.source_key], d.get(self.gain_key)
+        noisy = source.float().cpu().numpy()
+        d[self.noise_key] = noises = self._noises(noisy if gain is None else noisy / gain.numpy(), source.meta)
+        if not noises:
             return d
-        logger.info("Magnitude image: the bias of %s was taken off.", noise)
+        logger.info("Magnitude image: the bias of %s was taken off.", tell_noise(noises))
+        unit = np.float32(1) if gain is None else gain.numpy()
         for key in self.key_iterator(d):
             d[self.mean_key] = d[key]
             denoised = d[key].float().cpu().numpy()
-            output = [remove_magnitude_bias(b, noise, find_padding(a)) for a, b in zip(noisy, denoised)]
+            output = [
+                remove_magnitude_bias(b / unit, noise, find_padding(a)) * unit
+                for a, b, noise in zip(noisy, denoised, noises)
+            ]
             d[key] = torch.from_numpy(np.stack(output))
         return d
 
-    def _noise(self, noisy: np.ndarray, name: Any) -> MagnitudeNoise | None:
+    def _noises(self, noisy: np.ndarray, meta: Mapping[str, Any]) -> list[MagnitudeNoise]:
+        """Of every volume; none where no bias is to be taken off."""
         if self.magnitude == "off":
-            return None
-        if self.magnitude == "auto":
-            return find_magnitude_noise(noisy, self.coils)
-        check_not_negative(noisy, self.magnitude, name)
-        noise = assume_magnitude_noise(noisy, self.coils)
-        if noise is None:
-            logger.warning("The noise could not be measured: the bias of the magnitude stays.")
-        return noise
+            return []
+        if self.magnitude == "rician":
+            check_not_negative(noisy, self.magnitude, meta.get("filename_or_obj") or "")
+            noises = noise_of_each(noisy, self.coils, assume_magnitude_noise)
+            if not noises:
+                logger.warning("The noise could not be measured: the bias of the magnitude stays.")
+            return noises
+        # The parts of complex voxels have noise of zero mean, whatever their values look like.
+        noises = [] if meta.get("is_complex") else noise_of_each(noisy, self.coils, find_magnitude_noise)
+        if not noises and self.coils is not None:
+            logger.warning("The air does not look like the noise of %g coil(s): no bias was taken off.", self.coils)
+        elif not noises and not meta.get("is_complex") and may_be_magnitude(noisy, self.coils):
+            logger.info(
+                "Whether this is a magnitude image cannot be told, so no bias was taken off. "
+                "If it is one (MR), ask for it: --magnitude rician."
+            )
+        return noises

@@ -189,6 +189,13 @@ CASES = [
     Case("--model holds no weights", 1, "model must be a file of network weights", lambda f: weights(f, [1, 2])),
     Case("--model of another network", 1, "model must hold weights of the network", lambda f: weights(f, _other(3))),
     Case("3D --model for an image", 1, "model must fit an image of 2 axes", lambda f: weights(f, _other(3), DATA[0])),
+    Case("--noise-map does not exist", 2, "--noise-map must be an existing file", lambda f: noise_map(f)),
+    Case("--noise-map is a text file", 1, "noise_map must end in .nii.gz", lambda f: noise_map(f, ZIPPED)),
+    Case("--noise-map without values above 0", 1, "noise_map must have values above 0", lambda f: noise_map(f, 0 * DATA)),
+    Case("--noise-map of another shape", 1, "noise_map must have the shape", lambda f: noise_map(f, DATA[1:])),
+    Case("--noise-map of turned axes", 1, "noise_map must have the shape", lambda f: noise_map(f, DATA.T)),
+    Case("--noise-map at another place", 1, "noise_map must lie where the image does", lambda f: noise_map(f, DATA, 2)),
+    Case("--noise-map is OUT", 2, "--noise-map must be another file", lambda f: _map_is_out(f)),
     Case("--series with a file", 1, "series must come with a folder", lambda f: [*io(nifti(f, DATA)), "--series", "3"]),
     Case("unknown suffix", 1, "path must end in", lambda f: io(written(f / "in.mgz", b"x"))),
     Case("file of zero bytes", 1, "which is empty", lambda f: io(written(f / "in.nii.gz", b""))),
@@ -248,6 +255,20 @@ def _with_folder(folder: Path) -> list:
 def _empty_folder(folder: Path) -> list:
     (folder / "in").mkdir()
     return ["-i", folder / "in", "-o", folder / "out"]
+
+
+def noise_map(folder: Path, values: np.ndarray | bytes | None = None, spacing: float = 1) -> list:
+    path = folder / ("map.txt" if isinstance(values, bytes) else "map.nii")
+    if isinstance(values, bytes):
+        path.write_bytes(values)
+    elif values is not None:
+        nibabel.save(nibabel.Nifti1Image(values, np.diag([spacing] * 3 + [1])), path)
+    return [*io(nifti(folder, DATA)), "--noise-map", path]
+
+
+def _map_is_out(folder: Path) -> list:
+    out = nifti(folder, DATA, "out.nii.gz")
+    return [*io(nifti(folder, DATA)), "--noise-map", out, "--force"]
 
 
 def _no_model(folder: Path) -> list:
