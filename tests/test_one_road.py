@@ -71,6 +71,12 @@ def complex_nifti(folder: Path) -> tuple[Path, None]:
     return folder / "complex.nii.gz", None
 
 
+def complex_npy(folder: Path) -> tuple[Path, None]:
+    values = phantom((22, 24, 20))[1] + 1j * phantom((22, 24, 20), seed=1)[1]
+    np.save(folder / "complex.npy", values.astype(np.complex64))
+    return folder / "complex.npy", None
+
+
 def rician(folder: Path) -> tuple[Path, None]:
     nibabel.save(nibabel.Nifti1Image(magnitude(head(3), 9), oblique_affine()), folder / "mr.nii.gz")
     return folder / "mr.nii.gz", None
@@ -84,6 +90,7 @@ CASES: dict[str, Callable[[Path], tuple[Path, np.ndarray | None]]] = {
     "4D": nifti_of((20, 22, 12, 2), "series.nii.gz"),
     "magnitude": rician,
     "complex": complex_nifti,
+    "complex NPY": complex_npy,
     "PNG": png,
     "TIFF": tiff,
     "DICOM": series,

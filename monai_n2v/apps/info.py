@@ -38,7 +38,7 @@ def _describe_image(path: Path, series: str | None) -> dict[str, Any]:
     facts: dict[str, Any] = {
         "kind": "DICOM series" if path.is_dir() else split_name(path)[1].lstrip(".").lower(),
         "shape": list(volume.data.shape[1:]),
-        "n_volumes": volume.data.shape[0],
+        "n_volumes": volume.data.shape[0] // (2 if source.is_complex else 1),
         "spacing_mm": [float(f"{side:.6g}") for side in volume.spacing],
         "stored_type": str(source.stored),
         "min": float(volume.data.min()),

@@ -125,7 +125,7 @@ _RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "features": (lambda value: _is_count(value) or _are_counts(value), "whole numbers of at least 1"),
     "patch_size": (_are_counts, "whole numbers of at least 1"),
     "divisor": (_is_count, "a whole number of at least 1"),
-    "dtype": (lambda value: value in ("float32", "input"), "one of float32, input"),
+    "dtype": (lambda value: value in ("float32", "input"), "float32 or input"),
     "halo": (lambda value: type(value) is int and value >= 0, "a whole number of at least 0"),
 }
 

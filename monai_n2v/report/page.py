@@ -3,7 +3,7 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jinja2
 from markupsafe import Markup
@@ -11,6 +11,19 @@ from markupsafe import Markup
 from monai_n2v.metrics.residual import LAGS, LIMIT_EDGES, Quality
 from monai_n2v.report.charts import draw_autocorrelation, draw_histogram, draw_training
 from monai_n2v.report.planes import Plane, Windows, encode_planes
+
+
+class Shown(NamedTuple):
+    """What planes show, in words.
+
+    Attributes:
+        removed: what the residual is, without an article.
+        image: what the images are, a sentence where that is not plain.
+    """
+
+    removed: str = "noisy minus denoised"
+    image: str = ""
+
 
 RESEARCH_ONLY = "Research only, not for diagnostic use."
 
@@ -40,7 +53,14 @@ _LABELS = {
 }
 
 
-def render_page(stem: str, full: Mapping[str, Any], quality: Quality, planes: Sequence[Plane], windows: Windows) -> str:
+def render_page(
+    stem: str,
+    full: Mapping[str, Any],
+    quality: Quality,
+    planes: Sequence[Plane],
+    windows: Windows,
+    shown: Shown | None = None,
+) -> str:
     """Fill the template ``report.html``.
 
     Jinja escapes all but the charts, which hold no text from outside.
@@ -51,6 +71,7 @@ def render_page(stem: str, full: Mapping[str, Any], quality: Quality, planes: Se
         quality: the measures.
         planes: as shown.
         windows: their gray windows.
+        shown: what the planes show, in words.
 
     Returns:
         an HTML document that needs no other file, below 2 MB.
@@ -68,6 +89,7 @@ def render_page(stem: str, full: Mapping[str, Any], quality: Quality, planes: Se
         layout=_layout([plane.size for plane in planes]),
         windows=windows,
         remark=remark,
+        shown=shown or Shown(),
         research_only=RESEARCH_ONLY,
         lags=LAGS,
         edges_limit=LIMIT_EDGES,

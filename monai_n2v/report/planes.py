@@ -30,7 +30,7 @@ class Plane:
         title: what is seen, for example ``"axial, slice 91 of 181"``.
         noisy: ``(rows, columns)``.
         denoised: of the same shape.
-        removed: what noise the network took off: noisy minus denoised, but for a bias that was taken off after it.
+        removed: what noise the network took off: noisy minus ``expected`` of `cut_planes`.
         size: width and height in mm.
         letters: anatomical directions at the left, right, top and bottom; empty where unknown.
     """
@@ -142,11 +142,11 @@ def before_after(planes: Sequence[Plane], windows: Windows, caption: str) -> Ima
     from matplotlib.figure import Figure
 
     ratios = [plane.size[1] / plane.size[0] for plane in planes]
-    top, title, bottom, gap = 0.4, 0.25, 0.8, 0.04  # inches
+    top, title, bottom, gap = 0.4, 0.25, 0.9, 0.04  # inches
     wide = min(3.0, max(2.0, 4.5 / max(ratios)))  # tall planes are drawn narrower, the caption needs some room
     width, height = 3 * wide, top + title * len(planes) + wide * sum(ratios) + bottom
     figure = Figure(figsize=(width, height), dpi=150, facecolor="black")
-    for column, name in enumerate(("noisy", "denoised", "removed (noisy \u2212 denoised)")):
+    for column, name in enumerate(("noisy", "denoised", "removed")):
         figure.text((column + 0.5) / 3, 1 - top / 2 / height, name, **{**_TEXT, "fontsize": 11})
     y = height - top
     for plane, ratio in zip(planes, ratios):

@@ -20,7 +20,7 @@ from monai_n2v.io.nifti import NiftiSource
 from monai_n2v.io.plain import to_plain
 from monai_n2v.io.volume import Volume
 from monai_n2v.metrics.residual import Quality, find_faults, measure
-from monai_n2v.report.page import RESEARCH_ONLY, render_page
+from monai_n2v.report.page import RESEARCH_ONLY, Shown, render_page
 from monai_n2v.report.planes import Windows, before_after, choose_windows, cut_planes
 
 # Of `Quality`, what the record holds under the same name.
@@ -78,25 +78,32 @@ def write_report(
         denoised: ``(n_volumes, *spatial)`` like ``volume.data``.
         record: what the caller knows of the run; measures, versions and use of memory are added.
         expected: ``(n_volumes, *spatial)``, the mean of the noisy values where it is another than the denoised image,
-            as in magnitude images; what was removed is shown against it.
+            as in magnitude images; what was removed is shown against it. Of complex voxels the magnitude is shown, and
+            what was removed from the real part.
         quality: as `measure` returns it, where that has been done.
         losses: of the training, one per epoch.
 
     Returns:
         the paths of the three files.
     """
+    shown = _shown(volume.source.is_complex, expected is not None)
     expected = denoised if expected is None else expected
     quality = quality or measure(volume.data, expected)
     directions = directions_of(volume.source.affine, volume.source.spatial_shape)
     upward = isinstance(volume.source, NiftiSource)
-    planes = cut_planes(volume.data[0], denoised[0], volume.spacing, directions, upward, expected[0])
+    noisy, result, mean = volume.data[0], denoised[0], expected[0]
+    if volume.source.is_complex:
+        # Lengths have no noise of zero mean: what was removed is that of the real part.
+        removed, (noisy, result) = noisy - mean, (np.hypot(*parts[:2]) for parts in (volume.data, denoised))
+        mean = noisy - removed
+    planes = cut_planes(noisy, result, volume.spacing, directions, upward, mean)
     windows = choose_windows(planes, quality.std_removed)
     full = _complete(record, volume, quality, losses)
     full["mean_denoised"] = float(denoised.mean(dtype=np.float64))
     paths = report_paths(folder, stem)
     picture = io.BytesIO()
-    before_after(planes, windows, _caption(windows)).save(picture, format="PNG", optimize=True)
-    page = render_page(stem, full, quality, planes, windows)
+    before_after(planes, windows, _caption(windows, shown)).save(picture, format="PNG", optimize=True)
+    page = render_page(stem, full, quality, planes, windows, shown)
     text = json.dumps(full, indent=4, allow_nan=False) + "\n"
     for target, content in zip(paths, (page.encode(), picture.getvalue(), text.encode())):
         with staged(target) as place:
@@ -150,7 +157,7 @@ def _complete(
         "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "input_sha256": hash_source(Path(volume.path)) if volume.path else None,
         "shape": volume.data.shape[1:],
-        "n_volumes": len(volume.data),
+        "n_volumes": len(volume.data) // (2 if volume.source.is_complex else 1),
         "spacing_mm": [round(float(side), 6) for side in volume.spacing],
         "normalization": record.get("normalization", {"mean": quality.mean_noisy, "std": quality.std_noisy}),
         **{name: getattr(quality, name) for name in _MEASURES},
@@ -182,11 +189,17 @@ def _peak_memory() -> dict[str, float]:
     return peak
 
 
-def _caption(windows: Windows) -> str:
+def _shown(is_complex: bool, has_bias: bool) -> Shown:
+    removed = "noisy minus denoised" + (", of the real part" if is_complex else "")
+    removed += ", before the bias was taken off" if has_bias else ""
+    return Shown(removed, "Of complex voxels the length (magnitude) is shown." if is_complex else "")
+
+
+def _caption(windows: Windows, shown: Shown) -> str:
     low, high = windows.image
     return (
-        f"Noisy and denoised in one gray window, {low:.4g} to {high:.4g}. "
-        f"Removed: {windows.removed[0]:.3g} to {windows.removed[1]:.3g}, three standard deviations.\n"
+        f"Noisy and denoised in one gray window, {low:.4g} to {high:.4g}. {shown.image}\n"
+        f"Removed: {shown.removed}; {windows.removed[0]:.3g} to {windows.removed[1]:.3g}, three standard deviations.\n"
         "What was removed should look like noise, without anatomy.\n"
         f"{RESEARCH_ONLY}"
     )

@@ -238,6 +238,20 @@ def test_complex_arrays_are_denoised_by_their_parts(dims, models):
     np.testing.assert_array_equal(tensor[0].numpy(), result)
 
 
+@pytest.mark.parametrize("dims", [2, 3])
+def test_constant_complex_image_is_refused(dims):
+    with pytest.raises(ValueError, match=r"image must vary, got the constant -2 and 3\. There is nothing"):
+        monai_n2v.denoise(np.full((12,) * dims, 3 - 2j), scheme="prior")
+
+
+@pytest.mark.parametrize(("name", "meant"), [("fast", 'scheme="prior"'), ("from_scratch", "prior=False")])
+def test_options_of_the_command_line_are_named_as_python_has_them(name, meant):
+    with pytest.raises(TypeError, match=f"got {name}. Did you mean {meant}?"):
+        monai_n2v.denoise(phantom((16, 16))[1], **{name: True})
+    with pytest.raises(TypeError, match=r"got epoch. Did you mean epochs\?"):
+        monai_n2v.denoise(phantom((16, 16))[1], epoch=3)
+
+
 @pytest.mark.parametrize(
     "question",
     [{"model": "x", "epochs": 3}, {"model": "x", "scheme": "prior"}, {"epochs": 2, "max_time": 3.0}, {"epochs": 0}],

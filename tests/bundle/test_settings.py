@@ -85,6 +85,10 @@ def test_setting_without_key_refused(text):
         ("grad_clip=0", "grad_clip must be above 0 or null, got 0."),
         ("patch_size=64", "patch_size must be a list, got 64. Write for example --set patch_size=[80, 80, 80]."),
         ("train#dataloader#nothing_like_it=1", "train#dataloader has"),
+        ("noise_map=x.nii", "Use --noise-map."),
+        ("magnitude=wrong", "magnitude must be one of auto, rician, off, got 'wrong'."),
+        ("coils=0", "coils must be a number from 1 to 64, got 0."),
+        ("dtype=int8", 'dtype must be float32 or input, got "int8".'),
     ],
 )
 @pytest.mark.parametrize("command", ["denoise", "train"])
@@ -107,6 +111,10 @@ def test_every_key_of_a_training_is_owned_unused_or_free():
 def test_check_of_settings_alone_is_light():
     check_settings({"lr": 1, "optimizer#anything": 2, "epoch_length": "$2 * 5", "grad_clip": 1, "features": [4, 8]})
     check_settings({"grad_clip": None})
+    check_settings({"magnitude": "rician", "coils": 4})
+    check_settings({"magnitude": "$'off'", "coils": None})
+    with pytest.raises(ValueError, match="--set coils must come with a magnitude"):
+        check_settings({"magnitude": "off", "coils": 4})
 
 
 @pytest.mark.usefixtures("short_epochs")

@@ -249,6 +249,7 @@ def test_magnitude_bias_is_taken_off_and_told(asked, tmp_path, capsys):
     kind = {0: "Rician noise", 2: None, 4: "noise of 2 coils (non-central chi)"}[len(asked)]
     told = json.loads((tmp_path / "o_report.json").read_text())
     air = nibabel.load(target).get_fdata()[:6]
+    assert told["coils"] == (2 if "--coils" in asked else None)
     assert ("was taken off" in err) == (kind is not None)
     if kind is None:
         assert told["magnitude"] == "no bias was taken off"

@@ -369,3 +369,21 @@ def test_find_images_mistakes_named(tmp_path, name, error, message):
     (tmp_path / "empty").mkdir()
     with pytest.raises(error, match=message):
         find_images(str(tmp_path / name) if name else "")
+
+
+@pytest.mark.parametrize("shape", [(9, 10), (9, 10, 8), (9, 10, 8, 3), (9, 1, 8)])
+@pytest.mark.parametrize("kind", ["<c8", "<c16", ">c8"])
+def test_complex_array_is_read_by_its_parts_and_written_complex(kind, shape, tmp_path):
+    rng = np.random.default_rng(0)
+    values = (rng.normal(size=shape) + 1j * rng.normal(size=shape)).astype(kind)
+    np.save(tmp_path / "x.npy", values)
+    volume = read_volume(tmp_path / "x.npy")
+    assert volume.data.shape == (2 * int(np.prod(shape[3:])), *(n for n in shape[:3] if n > 1))
+    first = values[..., 0] if len(shape) == 4 else values
+    np.testing.assert_allclose(volume.data[0].ravel() + 1j * volume.data[1].ravel(), first.ravel(), rtol=1e-6)
+    assert "real and imaginary part" in volume.notes[0]
+    for dtype, stored in (("float32", np.complex64), ("input", np.dtype(kind).newbyteorder("="))):
+        save_volume(volume.data, volume, tmp_path / "y.npy", dtype)
+        written = np.load(tmp_path / "y.npy")
+        assert written.dtype == stored
+        np.testing.assert_allclose(written, values, rtol=1e-6)

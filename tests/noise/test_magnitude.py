@@ -1,8 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pytest
+from conftest import phantom
 from samples import head, magnitude
 from scipy import ndimage
 
@@ -12,7 +15,10 @@ from monai_n2v.noise.magnitude import (
     assume_magnitude_noise,
     find_magnitude_noise,
     magnitude_mean,
+    may_be_magnitude,
+    noise_of_each,
     remove_magnitude_bias,
+    tell_noise,
 )
 
 
@@ -121,3 +127,55 @@ def test_air_that_lies_beside_its_level_becomes_zero(off):
     error = ndimage.gaussian_filter(np.random.default_rng(0).normal(size=(64, 64)), 1)
     denoised = (1 + off) * magnitude_mean(np.zeros((64, 64), np.float32), 9) + 0.3 * error / error.std()
     assert (remove_magnitude_bias(denoised.astype(np.float32), MagnitudeNoise(9.0)) == 0).mean() > 0.99
+
+
+@pytest.mark.parametrize("spatial_dims", [2, 3])
+@pytest.mark.parametrize("find", [find_magnitude_noise, assume_magnitude_noise])
+def test_volumes_of_unlike_scale_have_each_their_noise(find, spatial_dims):
+    volumes = np.stack([scale * magnitude(head(spatial_dims), 9, seed=seed) for seed, scale in enumerate((1, 3, 3))])
+    found = noise_of_each(volumes, None, find)
+    assert [noise.sigma for noise in found] == pytest.approx([9, 27, 27], rel=0.05)
+    assert all(noise.has_air for noise in found)
+    assert re.search("Rician noise of standard deviation (9|8.95) to (27|26).*, by volume", tell_noise(found))
+    assert "by volume" not in tell_noise(found[:1])
+
+
+def test_volume_without_air_has_the_noise_of_the_series():
+    volumes = np.stack([magnitude(head(3), 9, seed=seed) for seed in range(3)])
+    volumes[1] = magnitude(head(3) + 100, 9)
+    first, second, third = noise_of_each(volumes, None, find_magnitude_noise)
+    assert second.sigma == pytest.approx(9, rel=0.05)
+    assert second.has_air
+    assert first.sigma != third.sigma
+    assert noise_of_each(volumes - 200, None, find_magnitude_noise) == []
+
+
+def test_series_is_none_of_magnitudes_where_few_of_its_volumes_look_so():
+    rng = np.random.default_rng(0)
+    clean = head(3)
+    counts = np.stack([rng.poisson(clean + 20) for _ in range(3)]).astype(np.float32)
+    counts[0] = magnitude(clean, 9)
+    assert find_magnitude_noise(counts[:1]) is not None
+    assert noise_of_each(counts, None, find_magnitude_noise) == []
+
+
+@pytest.mark.parametrize("shape", [(48, 48, 40), (40, 40, 32), (64, 64), (96, 96)])
+def test_small_magnitudes_are_a_doubt(shape):
+    axes = np.meshgrid(*(np.linspace(-1, 1, n) for n in shape), indexing="ij")
+    clean = np.where(np.sqrt(sum(a**2 for a in axes)) < 0.7, phantom(shape)[0], 0).astype(np.float32)
+    noisy = magnitude(clean, 3)[None]
+    assert find_magnitude_noise(noisy) is None
+    assert may_be_magnitude(noisy)
+    assert not may_be_magnitude(noisy - 5)
+
+
+@pytest.mark.parametrize("kind", ["bright", "counts with background", "zeros around"])
+def test_other_images_are_no_doubt(kind):
+    rng = np.random.default_rng(0)
+    clean = head(3)
+    image = {
+        "bright": clean + 100 + rng.normal(0, 9, clean.shape),
+        "counts with background": rng.poisson(clean + 20),
+        "zeros around": np.where(clean > 0, clean + 50 + rng.normal(0, 5, clean.shape), 0),
+    }[kind]
+    assert not may_be_magnitude(image[None].astype(np.float32))

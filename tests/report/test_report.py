@@ -20,6 +20,7 @@ from PIL import Image
 
 import monai_n2v.report.write as report
 from monai_n2v.io import atomic as staging
+from monai_n2v.io.images import read_volume
 from monai_n2v.io.nifti import NiftiSource
 from monai_n2v.io.npy import NpySource
 from monai_n2v.io.volume import Volume
@@ -436,3 +437,33 @@ def test_real_image_blurred_and_not(nibabel_data):
     noisy = image + np.random.default_rng(0).normal(0, 40, image.shape).astype(np.float32)
     assert kinds(noisy, image) == set()
     assert {"edges", "resemble"} <= kinds(noisy, gaussian_filter(noisy, 1.5))
+
+
+@pytest.mark.parametrize("shape", [(40, 44), (32, 36, 24)])
+def test_complex_images_are_shown_by_their_magnitude(shape, tmp_path):
+    real, imaginary = phantom(shape, 10)[1], phantom(shape, 10, seed=1)[1]
+    values = np.stack([real + 1j * imaginary] * 2, -1) if len(shape) == 3 else real + 1j * imaginary
+    np.save(tmp_path / "x.npy", values.astype(np.complex64))
+    volume = read_volume(tmp_path / "x.npy")
+    denoised = volume.data - 5
+    page = Page(write_report(tmp_path, "x", volume, denoised, {}).page.read_text())
+    assert "Of complex voxels the length (magnitude) is shown." in page.text
+    assert "Noisy minus denoised, of the real part, from" in page.text
+    record = json.loads((tmp_path / "x_report.json").read_text())
+    assert record["n_volumes"] == (2 if len(shape) == 3 else 1)
+    first = decoded(page.all("img")[0]["src"])
+    length = np.hypot(real, imaginary)
+    plane = length if length.ndim == 2 else length[..., length.shape[-1] // 2]
+    low, high = np.percentile(plane, [1, 99])
+    close = np.clip((plane - low) / (high - low), 0, 1) * 255
+    assert any(np.corrcoef(turned.ravel(), first.ravel())[0, 1] > 0.99 for turned in (close.T, close.T[::-1]))
+
+
+def test_what_was_removed_is_named_where_a_bias_was_taken_off(tmp_path):
+    page, _, _ = written(tmp_path)
+    assert "Noisy minus denoised, from" in page.text
+    clean, noisy = phantom((32, 36, 24))
+    paths = write_report(tmp_path, "x", image(noisy[None]), clean[None] - 3, {}, expected=clean[None])
+    page = Page(paths.page.read_text())
+    assert "Noisy minus denoised, before the bias was taken off, from" in page.text
+    assert any("before the bias was taken off" in attrs["alt"] for attrs in page.all("img"))

@@ -64,3 +64,37 @@ def test_rician_without_measurable_noise_leaves_the_image_and_says_so(caplog):
         output = RemoveMagnitudeBiasd(magnitude="rician")(data(flat, flat))
     assert (output["pred"] == 1).all()
     assert "could not be measured" in caplog.text
+
+
+@pytest.mark.parametrize("options", [{}, {"magnitude": "rician"}])
+def test_volumes_of_unlike_scale_lose_each_their_bias(options):
+    clean = head(3)
+    noisy = torch.from_numpy(np.stack([scale * magnitude(clean, 9, seed=scale) for scale in (1, 4)]))
+    means = [np.mean([magnitude(clean, 9, seed=seed) for seed in range(5, 21)], axis=0) * scale for scale in (1, 4)]
+    pred = torch.from_numpy(np.stack(means).astype(np.float32))
+    output = RemoveMagnitudeBiasd(**options)({"noisy": MetaTensor(noisy), "pred": pred})
+    for scale, before, after in zip((1, 4), pred.numpy(), output["pred"].numpy()):
+        air = clean == 0
+        assert before[air].mean() > 8 * scale
+        assert after[air].mean() < 0.5 * scale
+
+
+def test_doubt_is_told_with_what_to_do(caplog):
+    small = magnitude(np.zeros((64, 64), np.float32) + 200 * (np.indices((64, 64)).sum(0) > 64), 9)
+    with caplog.at_level("INFO", logger="monai_n2v"):
+        RemoveMagnitudeBiasd()(data(small, small))
+        assert "ask for it: --magnitude rician" in caplog.text
+        caplog.clear()
+        RemoveMagnitudeBiasd(magnitude="off")(data(small, small))
+        RemoveMagnitudeBiasd()(data(small - 100, small - 100))
+        RemoveMagnitudeBiasd()(data(small + 100, small + 100))
+    assert caplog.text == ""
+
+
+def test_complex_voxels_are_no_magnitude_unless_told_so():
+    noisy = np.stack([magnitude(head(3), 9), np.zeros(head(3).shape, np.float32)])  # no imaginary part
+    told = {"noisy": MetaTensor(torch.from_numpy(noisy), meta={"is_complex": True}), "pred": torch.from_numpy(noisy)}
+    assert RemoveMagnitudeBiasd()(told)["magnitude_noise"] == []
+    forced = RemoveMagnitudeBiasd(magnitude="rician")(told)
+    assert forced["pred"][0, 9:].mean() < noisy[0, 9:].mean()
+    assert (forced["pred"][1] == 0).all()
