@@ -98,6 +98,7 @@ def workspace(tmp_path, monkeypatch, short_epochs):
     noisy = phantom((20, 24, 18))[1]
     for name in ("noisy.nii.gz", "other.nii.gz"):
         samples.nifti(tmp_path / name, noisy, np.eye(4))
+    samples.nifti(tmp_path / "gfactor.nii.gz", np.ones_like(noisy), np.eye(4))
     samples.nrrd_file(tmp_path / "scan.nrrd", noisy, np.eye(4))
     shutil.copyfile(ROOT / "tests" / "bundle" / "meta_schema.json", tmp_path / "SCHEMA.json")
     samples.dicom_series(tmp_path / "DICOM_FOLDER", noisy.astype("int16"), np.eye(4))

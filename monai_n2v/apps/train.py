@@ -91,6 +91,8 @@ def train_network(
         )  # fmt: skip
     if options.settings:
         record["settings"] = dict(options.settings)
+    if options.noise_map is not None:
+        record["given_noise_map"] = options.noise_map.path
     return resolve_model(folder), record
 
 

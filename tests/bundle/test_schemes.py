@@ -48,7 +48,8 @@ def workflow(kind: str, scheme: str, spatial_dims: int, folder: Path, **override
             del small["features"]  # they need the prior's network
         if scheme in ("supervised", "noise2noise"):
             small["target_dir"] = str(folder / "targets")
-    names = [*BELOW.get(scheme, []), scheme] if kind == "train" or scheme in OWN_NETWORK else []
+    laid_over = scheme != "n2v" and (kind == "train" or scheme in OWN_NETWORK)
+    names = [*BELOW.get(scheme, []), scheme] if laid_over else []
     return ConfigWorkflow(
         config_file=[str(configs / f"{kind}.json"), *(str(find_config(f"{name}.json")) for name in names)],
         workflow_type=kind,
@@ -88,6 +89,24 @@ def test_scheme_trains_and_its_network_denoises(scheme, spatial_dims, folder):
     data = nibabel.load(folder / "out" / "denoised" / "a_denoised.nii.gz").get_fdata()
     assert data.shape == (20, 24, 18)
     assert np.isfinite(data).all()
+
+
+@pytest.mark.parametrize("scheme", ["n2v", "supervised", "noise2noise", "renoised", "recorrupted"])
+def test_noise_map_reaches_every_scheme(scheme, folder):
+    strength = np.linspace(1, 3, 20)[:, None, None] * np.ones((20, 24, 18))
+    nibabel.save(nibabel.Nifti1Image(strength.astype(np.float32), np.eye(4)), folder / "map.nii")
+    plain, evened = (workflow("train", scheme, 3, folder, noise_map=path) for path in (None, str(folder / "map.nii")))
+    images = []
+    for flow in (plain, evened):
+        flow.initialize()
+        names = ["train#dataset", *(["noisy_images"] if scheme in OF_THE_PRIOR else [])]
+        found = [flow.parser.get_parsed_content(name)[0] for name in names]
+        assert all(np.array_equal(one["image"], found[0]["image"]) for one in found)
+        meta = found[0]["image"].meta
+        keys = ["image", "label"] if scheme in ("supervised", "noise2noise") else ["image"]
+        images += [[found[0][key].numpy()[0] * meta["intensity_std"] + meta["intensity_mean"] for key in keys]]
+    for before, after in zip(*images):
+        np.testing.assert_allclose(after * strength / np.median(strength), before, rtol=1e-3, atol=1e-2)
 
 
 @pytest.mark.parametrize("spatial_dims", [2, 3])

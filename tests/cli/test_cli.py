@@ -295,3 +295,51 @@ def test_prior_alone_is_told_everywhere(asked, noisy, tmp_path, capsys):
     told = "the prior alone, nothing was trained on this image"
     assert json.loads((tmp_path / "o_report.json").read_text())["network"] == told
     assert told in (tmp_path / "o_report.html").read_text()
+
+
+def noise_map(folder: Path, like: Path) -> Path:
+    image = nibabel.load(like)
+    strength = np.linspace(1, 3, image.shape[0])[:, None, None] * np.ones(image.shape)
+    nibabel.save(nibabel.Nifti1Image(strength.astype(np.float32), image.affine), folder / "map.nii")
+    return folder / "map.nii"
+
+
+@pytest.mark.parametrize("scheme", ["n2v", "recorrupted", "prior"])
+def test_noise_map_serves_training_and_prediction_and_is_told(scheme, noisy, tmp_path, capsys, monkeypatch):
+    import monai_n2v.apps.train as training
+
+    given, train = [], training.train
+    monkeypatch.setattr(training, "train", lambda *a, **k: given.append(k["noise_map"]) or train(*a, **k))
+    path, length = noise_map(tmp_path, noisy), [] if scheme == "prior" else ["--epochs", "1"]
+    asked = ["-i", noisy, "--scheme", scheme, *length, "--device", "cpu", "--noise-map", path, "--report"]
+    code, err = run(capsys, "denoise", "-o", tmp_path / "o.nii.gz", *asked)
+    assert code == 0, err
+    assert [str(path)] * len(given) == [one.path for one in given]
+    assert len(given) == (scheme != "prior")
+    assert json.loads((tmp_path / "o_report.json").read_text())["given_noise_map"] == str(path)
+    assert str(path) in (tmp_path / "o_report.html").read_text()
+    assert (f"--noise-map {path} repeats this run" in err) == (scheme != "prior")
+
+
+@pytest.mark.parametrize("command", ["denoise", "train"])
+def test_noise_map_of_a_folder_serves_images_of_its_grid(command, noisy, tmp_path, capsys):
+    nibabel.save(oblique_nifti(phantom((36, 32, 24))[1]), noisy.parent / "other.nii.gz")
+    path = noise_map(tmp_path, noisy)
+    asked = ["-i", noisy.parent, "-o", tmp_path / "out", "--noise-map", path, *QUICK]
+    code, err = run(capsys, command, *asked)
+    assert code == 1
+    assert "noise_map must have the shape of the image, (36, 32, 24), got (32, 36, 24)" in err.splitlines()[-1]
+    assert str(noisy.parent / "other.nii.gz") in err.splitlines()[-1]
+    if command == "denoise":
+        assert [one.name for one in (tmp_path / "out").iterdir()] == ["noisy.nii.gz"]
+    else:
+        assert json.loads((tmp_path / "out" / "configs" / "train.json").read_text())["noise_map"] is None
+
+
+@pytest.mark.parametrize("command", ["denoise", "train"])
+def test_noise_map_among_the_images_is_refused(command, noisy, tmp_path, capsys):
+    path = noise_map(noisy.parent, noisy)
+    code, err = run(capsys, command, "-i", noisy.parent, "-o", tmp_path / "out", "--noise-map", path, *QUICK)
+    assert code == 2
+    assert "--noise-map must be another file than IN's images" in err
+    assert not (tmp_path / "out").exists()

@@ -157,6 +157,13 @@ def scored(spatial_dims: int = 2, **items) -> dict:
     return ScoreDenoisingd(spatial_dims=spatial_dims)(item)["scores"]
 
 
+def test_blind_prediction_is_brought_back_from_even_noise():
+    noisy = torch.from_numpy(phantom(SHAPES[2])[1])[None]
+    gain = torch.linspace(0.5, 2, 40)[:, None] * torch.ones(SHAPES[2])
+    plain, evened = scored(), scored(blind=noisy * 0.9 / gain, noise_gain=gain)
+    assert evened == pytest.approx(plain, rel=1e-5, nan_ok=True)
+
+
 def test_padding_counts_as_free_of_noise():
     values = torch.from_numpy(phantom((40, 44))[1])[None]
     values[:, :20] = values.min()
