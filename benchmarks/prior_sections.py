@@ -179,9 +179,9 @@ def uneven_section(stored: dict[str, Any]) -> list[str]:
         "## Noise maps",
         "",
         "The same crop of Colin27 with noise three times as strong in the middle (sigma 12) as at the border (4), as",
-        "parallel imaging leaves it. PSNR in dB, over all voxels, in the head, and in those of its parts where the noise",
-        "is more than twice, and less than 1.5 times, the weakest. Trainings are short, in 3D, by a scheme that is asked",
-        "for, since with a map another may be chosen.",
+        "parallel imaging leaves it. PSNR in dB, over all voxels, in the head, and in those of its parts where the",
+        "noise is more than twice, and less than 1.5 times, the weakest. Trainings are short, in 3D, by a scheme that",
+        "is asked for, since with a map another may be chosen.",
         "",
         *table("noise", "method", "map", "all voxels", "head", "middle", "border", "seconds"),
     ]

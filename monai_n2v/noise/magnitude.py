@@ -24,6 +24,8 @@ _TIED = 0.15
 # The noise's strength in the tissue over that in the air, at most, or one over that; and its variance in bright tissue
 # over that in dark: 1.0 to 1.5 in magnitudes, 1.9 and more in photon counts and microscopy.
 _AGREE, _EVEN = 1.25, 1.6
+# Volumes of a series that tell whether it is one of magnitudes of unlike scale.
+_FEW = 8
 # Share of voxels as dark as noise alone, from which on they may be air.
 _MANY = 0.05
 # Voxels of the box in which signal is looked for, and how many of the air's deviations it has to stand out.
@@ -155,8 +157,8 @@ def noise_of_each(
 ) -> list[MagnitudeNoise]:
     """Measure the noise of every volume of a series, whose scales may differ.
 
-    A volume in which none is found has that of all together; of volumes of unlike scale it is the median, where half of
-    them and more show that they are magnitudes.
+    A volume in which none is found has that of all together; of volumes of unlike scale it is the median of a few,
+    where half of these and more show that they are magnitudes.
 
     Args:
         volumes: see `find_magnitude_noise`.
@@ -167,12 +169,15 @@ def noise_of_each(
         one per volume; empty where none was found.
     """
     common = find(volumes, n_coils)
-    own = [find(volume[None], n_coils) for volume in volumes] if len(volumes) > 1 else [common]
-    known = [one for one in own if one is not None]
-    if common is None and volumes.min() >= 0 and 2 * len(known) >= len(own):
-        common = replace(known[0], sigma=float(np.median([one.sigma for one in known]))) if known else None
     if common is None:
-        return []
+        if len(volumes) == 1 or volumes.min() < 0:
+            return []
+        few = volumes[:: max(1, len(volumes) // _FEW)]
+        known = [one for one in (find(volume[None], n_coils) for volume in few) if one is not None]
+        if 2 * len(known) < len(few):
+            return []
+        common = replace(known[0], sigma=float(np.median([one.sigma for one in known])))
+    own = [find(volume[None], n_coils) for volume in volumes] if len(volumes) > 1 else [common]
     # What the tissue of one volume tells is less than what the air of all does.
     return [common if one is None or one.has_air < common.has_air else one for one in own]
 

@@ -146,8 +146,7 @@ def _named_noise_map(given: Any) -> Any:
     """Read a file, or take nibabel's image; what is wrong with it is said of ``noise_map``."""
     try:
         return to_volume(given) if hasattr(given, "dataobj") else read_volume(given)
-    except (ValueError, OSError) as error:
-        text = str(error)
-        for argument in ("path must", "image must", "series must"):
-            text = text.replace(argument, "noise_map must", 1) if text.startswith(argument) else text
-        raise type(error)(text) from None
+    except (ValueError, FileNotFoundError) as error:
+        argument, _, rule = str(error).partition(" must ")
+        kind = FileNotFoundError if isinstance(error, FileNotFoundError) else ValueError
+        raise kind(f"noise_map must {rule}" if argument in ("path", "image") else str(error)) from None

@@ -68,20 +68,20 @@ class RemoveMagnitudeBiasd(MapTransform):
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Take the bias off ``data[key]``; returns a new dictionary."""
         d = dict(data)
-        source, gain = d[self.source_key], d.get(self.gain_key)
+        source = d[self.source_key]
         noisy = source.float().cpu().numpy()
-        d[self.noise_key] = noises = self._noises(noisy if gain is None else noisy / gain.numpy(), source.meta)
+        gain = d[self.gain_key].cpu().numpy() if self.gain_key in d else None
+        d[self.noise_key] = noises = self._noises(noisy if gain is None else noisy / gain, source.meta)
         if not noises:
             return d
         logger.info("Magnitude image: the bias of %s was taken off.", tell_noise(noises))
-        unit = np.float32(1) if gain is None else gain.numpy()
         for key in self.key_iterator(d):
             d[self.mean_key] = d[key]
             denoised = d[key].float().cpu().numpy()
-            output = [
-                remove_magnitude_bias(b / unit, noise, find_padding(a)) * unit
-                for a, b, noise in zip(noisy, denoised, noises)
-            ]
+            even = denoised if gain is None else denoised / gain
+            output = [remove_magnitude_bias(b, noise, find_padding(a)) for a, b, noise in zip(noisy, even, noises)]
+            if gain is not None:
+                output = [one * gain for one in output]
             d[key] = torch.from_numpy(np.stack(output))
         return d
 
@@ -95,11 +95,14 @@ class RemoveMagnitudeBiasd(MapTransform):
             if not noises:
                 logger.warning("The noise could not be measured: the bias of the magnitude stays.")
             return noises
-        # The parts of complex voxels have noise of zero mean, whatever their values look like.
-        noises = [] if meta.get("is_complex") else noise_of_each(noisy, self.coils, find_magnitude_noise)
+        if meta.get("is_complex"):  # both parts have noise of zero mean, whatever their values look like
+            if self.coils is not None:
+                logger.warning("Complex voxels have no bias of magnitudes: coils=%g has no effect.", self.coils)
+            return []
+        noises = noise_of_each(noisy, self.coils, find_magnitude_noise)
         if not noises and self.coils is not None:
             logger.warning("The air does not look like the noise of %g coil(s): no bias was taken off.", self.coils)
-        elif not noises and not meta.get("is_complex") and may_be_magnitude(noisy, self.coils):
+        elif not noises and may_be_magnitude(noisy, self.coils):
             logger.info(
                 "Whether this is a magnitude image cannot be told, so no bias was taken off. "
                 "If it is one (MR), ask for it: --magnitude rician."
