@@ -174,7 +174,7 @@ def detection_section(stored: dict[str, Any]) -> list[str]:
 
 def uneven_section(stored: dict[str, Any]) -> list[str]:
     """What a noise map gains."""
-    names = ("noise", "method", "map", "psnr", "psnr_head", "psnr_middle", "psnr_border", "seconds")
+    names = ("noise", "method", "map", "psnr", "psnr_head", "psnr_middle", "psnr_border")
     lines = [
         "## Noise maps",
         "",
@@ -183,7 +183,7 @@ def uneven_section(stored: dict[str, Any]) -> list[str]:
         "noise is more than twice, and less than 1.5 times, the weakest. Trainings are short, in 3D, by a scheme that",
         "is asked for, since with a map another may be chosen.",
         "",
-        *table("noise", "method", "map", "all voxels", "head", "middle", "border", "seconds"),
+        *table("noise", "method", "map", "all voxels", "head", "middle", "border"),
     ]
     lines += [row(*(one[name] for name in names)) for one in stored["rows"]]
     return [*lines, "", origin(stored["machine"])]
