@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which network and which patches suit the prior: short pretrainings of equal time, scored on clean images.
+"""Which network and which patches suit the prior: short pretrainings of equally many steps, scored on clean images.
 
-``python -m benchmarks.architecture 3 --minutes 8`` pretrains every variant by the bundle's own command, on one thread,
-and denoises by it without any adaptation. ``continued``: the same image amid its own reflection, sides five thirds as
-long; a network that leans on the border of its patches loses there. ``--weights FILE --names NAME`` scores BasicUNet
-with weights that are there, such as a prior of an earlier commit. Rows gather in ``results/architecture.json``.
+``python -m benchmarks.architecture 3 --epochs 25`` pretrains every variant from random weights by the bundle's own
+command, 100 steps an epoch, on one thread, and denoises by it without any adaptation. ``continued``: the same image
+amid its own reflection, sides five thirds as long; a network that leans on the border of its patches loses there.
+``--weights FILE --names NAME`` scores weights that are there, of a variant or of an earlier commit. Rows gather in
+``results/architecture.json``.
 """
 
 from __future__ import annotations
@@ -14,72 +15,57 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from monai.networks.nets import BasicUNet
+from monai.bundle import ConfigParser
 from scipy import ndimage
 
 from benchmarks.common import ROOT, load, save
 from benchmarks.tasks import COLIN27_CROP, colin27_crop, psnr, set12
 from monai_n2v.handlers.checkpoints import load_weights
 from monai_n2v.inferers import PaddedInferer
-from monai_n2v.networks import N2VUNet
-
-Make = Callable[[], torch.nn.Module]
-
-
-def basic(dims: int, features: tuple[int, ...]) -> tuple[dict[str, Any], Make]:
-    """MONAI's BasicUNet: the bundle's keys, and the network."""
-    return {"features": list(features)}, lambda: BasicUNet(dims, 1, 1, features=features, norm=None)
-
-
-def shallow(dims: int, features: int) -> tuple[dict[str, Any], Make]:
-    """`N2VUNet`, two levels deep."""
-    target = "monai_n2v.networks.N2VUNet"
-    definition = {"_target_": target, "spatial_dims": dims, "features": features, "norm": None}
-    return {"network_def": definition, "divisor": 4}, lambda: N2VUNet(dims, 1, 1, features=features, norm=None)
-
 
 SIGMAS = {2: (10.0, 25.0, 50.0), 3: (4.0, 8.0, 12.0)}
-WIDE = {2: (32, 32, 64, 128, 256, 32), 3: (16, 16, 32, 64, 128, 16)}
-SMALL_PATCHES = {
-    2: {"patch_size": [48, 48], "batch_size": 32},
-    3: {"patch_size": [48, 48, 48], "batch_size": 4},
-}
 
 
-def variants(dims: int) -> dict[str, tuple[dict[str, Any], Make]]:
-    """Keys of the bundle that differ, and the network, by name."""
-    keys, make = basic(dims, WIDE[dims])
-    half = (WIDE[dims][0] // 2, *(n // 2 for n in WIDE[dims][1:]))
-    return {
-        "BasicUNet, as shipped": (keys, make),
-        "BasicUNet, small patches": (keys | SMALL_PATCHES[dims], make),
-        "BasicUNet, half as wide": basic(dims, half),
-        "N2VUNet": shallow(dims, WIDE[dims][0]),
-        "N2VUNet, small patches": (
-            shallow(dims, WIDE[dims][0])[0] | SMALL_PATCHES[dims],
-            shallow(dims, WIDE[dims][0])[1],
-        ),
+def variants(dims: int) -> dict[str, dict[str, Any]]:
+    """Keys of the bundle that differ, by name."""
+    shallow = {"_target_": "monai_n2v.networks.N2VUNet", "spatial_dims": dims, "norm": None}
+    shallow["features"] = {2: 32, 3: 16}[dims]
+    found: dict[str, dict[str, Any]] = {
+        "repeated border, as shipped": {},
+        "zeros beyond the border": {"network_def#_target_": "BasicUNet"},
+        "N2VUNet": {"network_def": shallow, "divisor": 4},
     }
+    if dims == 3:
+        large = {"network_def#_target_": "BasicUNet", "patch_size": [80, 80, 80], "batch_size": 1}
+        found["zeros beyond the border, patches of 80"] = large
+    return found
 
 
-def pretrain(dims: int, keys: dict[str, Any], minutes: float, folder: Path) -> int:
-    """Pretrain by the bundle's command; returns the number of steps."""
+def network_of(dims: int, keys: dict[str, Any]) -> torch.nn.Module:
+    """The network of the bundle with other keys."""
+    parser = ConfigParser(ConfigParser.load_config_file(ROOT / f"bundles/n2v_denoise_{dims}d/configs/inference.json"))
+    for key, value in keys.items():
+        if key.startswith("network_def"):
+            parser[key.replace("#", "::")] = value
+    network: torch.nn.Module = parser.get_parsed_content("network_def")
+    return network.eval()
+
+
+def pretrain(dims: int, keys: dict[str, Any], epochs: int, folder: Path) -> None:
+    """Pretrain by the bundle's command."""
     bundle = f"bundles/n2v_denoise_{dims}d"
     configs = [f"{bundle}/configs/train.json", "configs/anneal.json", "configs/pretrain.json"]
-    given = {"output_dir": folder, "max_time": 60 * minutes, "epoch_length": 20, "progress": False, "amp": True, **keys}
+    given = {"output_dir": folder, "epochs": epochs, "progress": False, "amp": True, **keys}
     command = [sys.executable, "-m", "monai.bundle", "run", "--config_file", str(configs), "--bundle_root", bundle]
     command += [text for key, value in given.items() for text in (f"--{key}", str(value))]
     command += ["--finalize", "[]"]  # the bundle keeps its prior
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     subprocess.run(command, cwd=ROOT, env=environment, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    [checkpoint] = sorted((folder / "checkpoints").glob("*.pt"), key=lambda path: path.stat().st_mtime)[-1:]
-    return 20 * int(checkpoint.stem.split("=")[1])
 
 
 def denoised(network: torch.nn.Module, noisy: np.ndarray) -> np.ndarray:
@@ -124,14 +110,15 @@ def scores(dims: int, network: torch.nn.Module) -> dict[str, float]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("dims", type=int, choices=(2, 3))
-    parser.add_argument("--minutes", type=float, default=8)
+    parser.add_argument("--epochs", type=int, default=25)
     parser.add_argument("--names", nargs="*")
     parser.add_argument("--weights", type=Path)
     arguments = parser.parse_args()
     dims = arguments.dims
     torch.set_num_threads(1)
 
-    def keep(name: str, network: torch.nn.Module, **told: Any) -> None:
+    def keep(name: str, network: torch.nn.Module, path: Path, **told: Any) -> None:
+        network.load_state_dict({key: value.float() for key, value in load_weights(path).items()})
         rows = (load("architecture") or {"rows": []})["rows"]
         rows = [row for row in rows if (row["dims"], row["name"]) != (dims, name)]
         parameters = sum(value.numel() for value in network.parameters())
@@ -140,18 +127,16 @@ def main() -> None:
         print(row, flush=True)
 
     if arguments.weights:
-        network = basic(dims, WIDE[dims])[1]().eval()
-        network.load_state_dict({key: value.float() for key, value in load_weights(arguments.weights).items()})
-        keep(" ".join(arguments.names), network)
+        [name] = arguments.names
+        keep(name, network_of(dims, variants(dims).get(name, {})), arguments.weights)
         return
-    for name, (keys, make) in variants(dims).items():
+    for name, keys in variants(dims).items():
         if arguments.names and name not in arguments.names:
             continue
         with tempfile.TemporaryDirectory() as folder:
-            steps = pretrain(dims, keys, arguments.minutes, Path(folder))
-            network = make().eval()
-            network.load_state_dict(load_weights(Path(folder) / "models" / "model.pt"))
-        keep(name, network, minutes=arguments.minutes, steps=steps)
+            pretrain(dims, keys, arguments.epochs, Path(folder))
+            path = Path(folder) / "models" / "model.pt"
+            keep(name, network_of(dims, keys), path, steps=100 * arguments.epochs)
 
 
 if __name__ == "__main__":

@@ -124,14 +124,14 @@ def harm_section(stored: dict[str, Any]) -> list[str]:
 
 
 def architecture_section(stored: dict[str, Any]) -> list[str]:
-    """Networks and patches at equal time of pretraining."""
+    """Networks and patches after equally many steps of pretraining."""
     lines = [
         "## Which network, which patches",
         "",
-        "Priors of this and earlier commits, and short pretrainings of equal time on one thread (with minutes and",
-        "steps): the network alone on images that it has not seen. PSNR in dB. Continued: the same image amid its own",
-        "reflection, sides five thirds as long. A network that was trained on small patches leans on their border and",
-        "loses there. Smoothed: neighboring voxels share noise.",
+        "Priors of this and earlier commits, and short pretrainings from random weights: the network alone on images",
+        "that it has not seen. PSNR in dB. Continued: the same image amid its own reflection, sides five thirds as",
+        "long. A network that was trained on small patches with zeros beyond their border leans on it, and loses",
+        "there. Where the values at the border are repeated, it does not. Smoothed: neighboring voxels share noise.",
         "",
     ]
     for dims in (3, 2):
@@ -139,11 +139,10 @@ def architecture_section(stored: dict[str, Any]) -> list[str]:
         if not rows:
             continue
         names = [name for name in rows[0] if "sigma" in name]
-        lines += table(f"{dims}D", "million parameters", "minutes", "steps", *names)
+        lines += table(f"{dims}D", "million parameters", "steps", *names)
         for one in rows:
             size = f"{one['parameters'] / 1e6:.2f}"
-            trained = (f"{one['minutes']:g}", one["steps"]) if "steps" in one else ("", "")
-            lines.append(row(one["name"], size, *trained, *(one[name] for name in names)))
+            lines.append(row(one["name"], size, one.get("steps", ""), *(one[name] for name in names)))
         lines.append("")
     return [*lines, origin(stored["machine"])]
 

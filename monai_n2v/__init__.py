@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from monai_n2v.data import PatchLoader as PatchLoader
     from monai_n2v.inferers import AlignedTileInferer as AlignedTileInferer, SymmetricInferer as SymmetricInferer
     from monai_n2v.losses import N2VLoss as N2VLoss
-    from monai_n2v.networks import N2VUNet as N2VUNet
+    from monai_n2v.networks import N2VUNet as N2VUNet, ReplicateUNet as ReplicateUNet
     from monai_n2v.transforms import RandN2VMask as RandN2VMask, RandN2VMaskd as RandN2VMaskd
 
 __version__ = "0.1.0"
@@ -29,7 +29,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "data": ["PatchLoader"],
         "inferers": ["AlignedTileInferer", "SymmetricInferer"],
         "losses": ["N2VLoss"],
-        "networks": ["N2VUNet"],
+        "networks": ["N2VUNet", "ReplicateUNet"],
         "transforms": ["RandN2VMask", "RandN2VMaskd"],
     },
 )

@@ -11,7 +11,7 @@ from samples import random_network
 from scipy import ndimage
 
 from monai_n2v.inferers.tiled import AlignedTileInferer, PaddedInferer
-from monai_n2v.networks import N2VUNet
+from monai_n2v.networks import N2VUNet, ReplicateUNet
 
 N2V2 = {"blur_pool": True, "top_skip": False}
 
@@ -41,6 +41,18 @@ def test_n2v2_scriptable_and_any_size(spatial_dims, options, depth):
         x = torch.rand(1, 1, *size[:spatial_dims])
         assert network(x).shape == x.shape
         torch.testing.assert_close(torch.jit.script(network)(x), network(x))
+
+
+@pytest.mark.parametrize("spatial_dims", [2, 3])
+def test_replicate_unet_is_basic_unet_without_a_border(spatial_dims):
+    """What is constant stays so up to the border."""
+    options = {"features": (4, 4, 8, 8, 8, 4), "norm": None, "upsample": "nontrainable"}
+    network = random_network(ReplicateUNet(spatial_dims, 1, 1, **options))
+    basic = BasicUNet(spatial_dims, 1, 1, **options).eval()
+    basic.load_state_dict(network.state_dict())
+    x = torch.full((1, 1, *(48,) * spatial_dims), 0.7)
+    assert 100 * network(x).std() < basic(x).std()
+    torch.testing.assert_close(torch.jit.script(network)(x), network(x))
 
 
 def summing(network: torch.nn.Module) -> torch.nn.Module:

@@ -26,10 +26,10 @@ def main() -> None:
     arguments = parser.parse_args()
     bundle = f"bundles/n2v_denoise_{arguments.dims}d"
     configs = [f"{bundle}/configs/train.json", "configs/anneal.json", "configs/pretrain.json"]
-    batch = {2: 32, 3: 4}[arguments.dims]
+    patches = {2: ["[96,96]", "32"], 3: ["[48,48,48]", "16"]}[arguments.dims]
     command = [sys.executable, "-m", "monai.bundle", "run", "--config_file", str(configs), "--bundle_root", bundle]
     command += ["--output_dir", str(arguments.folder / f"{arguments.dims}d"), "--epochs", str(arguments.epochs)]
-    command += ["--batch_size", str(batch), "--progress", "False"]
+    command += ["--patch_size", patches[0], "--batch_size", patches[1], "--progress", "False"]
     running = subprocess.Popen(command, cwd=ROOT)
     try:
         running.wait(60 * arguments.minutes)

@@ -182,7 +182,7 @@ def test_info_of_image_series_and_network(tree, tmp_path, capsys):
     assert records[0]["spacing_mm"] == pytest.approx([0.9, 1.1, 2.5])
     assert run(capsys, "train", "-i", tree / "a.nii.gz", "-o", tmp_path / "m", *QUICK)[0] == 0
     code, records, _ = run(capsys, "info", tmp_path / "m", "--json")
-    assert records[0]["network"] == "BasicUNet"
+    assert records[0]["network"] == "ReplicateUNet"
     assert records[0]["training_data"][0]["shape"] == [20, 18, 16]
     assert main(["info", str(tree / "a.nii.gz")]) == 0
     assert "shape: [20, 18, 16]" in capsys.readouterr().out

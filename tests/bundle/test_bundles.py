@@ -288,7 +288,7 @@ def test_average_best_and_last_weights_and_the_config_are_saved(spatial_dims, im
     assert best.keys() == trained.keys()
     record = json.loads(next((tmp_path / "runs").glob("*/config.json")).read_text())
     assert record["ema"] == 0.9
-    assert record["network_def"]["_target_"] == "BasicUNet"
+    assert record["network_def"]["_target_"] == "monai_n2v.networks.ReplicateUNet"
     assert record["_meta_"]["run"]["device"] == "cpu"
 
 
