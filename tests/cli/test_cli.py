@@ -191,9 +191,10 @@ NAMES = [
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_asked_wrongly_exits_2(name, noisy, tmp_path, capsys):
-    if name == "locked" and os.access(os.devnull, os.W_OK) and os.geteuid() == 0:
-        pytest.skip("root may write anywhere")
+def test_asked_wrongly_exits_2(name, noisy, tmp_path, capsys, monkeypatch):
+    if os.geteuid() == 0:  # whom no mode of a folder stops
+        access = os.access
+        monkeypatch.setattr(os, "access", lambda path, mode: Path(path).name != "locked" and access(path, mode))
     questions = wrong_questions(noisy, tmp_path)
     assert set(questions) == set(NAMES)
     before = sorted(tmp_path.rglob("*"))
