@@ -157,6 +157,11 @@ def has_own_network(options: TrainingOptions) -> bool:
     return any(key.partition("#")[0] in _OF_NETWORK for key in options.settings)
 
 
+def assumes_white_noise(options: TrainingOptions) -> bool:
+    """Whether a training is Noise2Void's in any case, which keeps noise that neighboring voxels share."""
+    return options.scheme == "n2v" or not options.prior or has_own_network(options)
+
+
 def _is_for_volumes(options: TrainingOptions, images: Sequence[NoisyImage]) -> bool:
     """Whether some option means a 3D network: patches of three sides, or a footprint that reaches across slices."""
     patch_size, footprint = options.settings.get("patch_size"), options.footprint

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from scipy import ndimage
 
+from monai_n2v.apps.choose import assumes_white_noise
 from monai_n2v.apps.denoise import check_axes, say_slice_axis
 from monai_n2v.apps.inspect import NoisyImage, sentence_of
 from monai_n2v.apps.paths import Job
@@ -114,11 +115,14 @@ class _Work:
         gain = 1 if noise_map is None else noise_gain(volume.data, noise_map)
         check = check_noise(volume.data / gain, volume.spacing)
         warnings: list[str] = []
-        if check.verdict == "WARN" or not check.noisy:
+        # The prior has seen noise that neighbors share; Noise2Void has not.
+        is_blind = self.settings.model is None and assumes_white_noise(self.settings.training)
+        in_doubt = is_blind or not check.noisy
+        if in_doubt and (check.verdict == "WARN" or not check.noisy):
             text = check.sentences[0].partition(": ")[2]  # without the verdict
             warnings.append(f"{text[:1].upper()}{text[1:]} Ask monai-n2v check for more.")
             logger.warning("%s", warnings[0])
-        doubts = [axis.sentence for axis in check.axes if axis.verdict != "PASS"]
+        doubts = [axis.sentence for axis in check.axes if in_doubt and axis.verdict != "PASS"]
         if doubts or not check.noisy:
             doubts = [check.sentences[0], *doubts, *suggest_footprint(check.axes)[1]]
         noisy = replace(noisy, image=volume.path, series=self.settings.series)
@@ -201,7 +205,7 @@ class _Work:
         record["prediction_seconds"] = round(time.perf_counter() - known.started, 1)
         # The network is judged by what it made of the noise, not by the bias that was taken off after it.
         expected = outcome["noisy_mean"].numpy() if noises else output
-        quality = measure(volume.data, expected)
+        quality = measure(volume.data, expected, known.check.autocorrelation)
         record["faults"] = record["warnings"] = find_faults(quality)
         if job.residual is not None:
             save_volume(volume.data - output, volume, job.residual)

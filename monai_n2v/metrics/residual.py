@@ -40,6 +40,7 @@ class Quality:
         sigma_denoised: the same, after.
         alive: fraction of the voxels whose noisy neighborhood is not constant.
         autocorrelation: of the residual, one row per axis, at lags 1 to 3; nan where there is none.
+        of_noise: autocorrelation of the noise itself, likewise: what that of a good residual is; 0 for white noise.
         edges: standard deviation of the structure that the residual has at edges beyond that in flat places, in
             units of ``std_removed``; 0 for noise. Two standard errors below the estimate.
         bins: ``(n + 1,)``, limits of the residual's histogram.
@@ -56,6 +57,7 @@ class Quality:
     sigma_denoised: float
     alive: float
     autocorrelation: tuple[tuple[float, ...], ...]
+    of_noise: tuple[tuple[float, ...], ...]
     edges: float
     bins: np.ndarray
     density: np.ndarray
@@ -72,8 +74,9 @@ class Quality:
 
     @property
     def strongest(self) -> float:
-        """The largest autocorrelation in size, with its sign; 0 for a constant residual."""
-        return max((v for row in self.autocorrelation for v in row if math.isfinite(v)), key=abs, default=0.0)
+        """The largest autocorrelation in size beyond the noise's own, with its sign; 0 for a constant residual."""
+        beyond = np.subtract(self.autocorrelation, self.of_noise).ravel().tolist()
+        return max((v for v in beyond if math.isfinite(v)), key=abs, default=0.0)
 
     @property
     def removed_share(self) -> float:
@@ -82,7 +85,7 @@ class Quality:
         return spread / self.sigma_noisy if self.sigma_noisy else math.inf
 
 
-def measure(noisy: np.ndarray, denoised: np.ndarray) -> Quality:
+def measure(noisy: np.ndarray, denoised: np.ndarray, of_noise: np.ndarray | None = None) -> Quality:
     """Compare a noisy image with its denoised version.
 
     The noise is estimated from the median size of the finest diagonal Haar coefficients (Donoho and Johnstone, 1994),
@@ -92,6 +95,8 @@ def measure(noisy: np.ndarray, denoised: np.ndarray) -> Quality:
     Args:
         noisy: ``(n_volumes, *spatial)``, 2 or 3 spatial axes, any real dtype.
         denoised: of the same shape.
+        of_noise: ``(n_axes, 3)``, autocorrelation of the noise at lags 1 to 3 voxels, where it was measured; white
+            otherwise.
 
     Returns:
         the measures, over all volumes.
@@ -134,6 +139,7 @@ def measure(noisy: np.ndarray, denoised: np.ndarray) -> Quality:
         sigma_denoised=sigma_denoised,
         alive=sum(len(cells) for cells in coefficients[0]) / n_cells,
         autocorrelation=tuple(tuple(row) for row in autocorrelation.tolist()),
+        of_noise=tuple(map(tuple, (np.zeros((n_axes, LAGS)) if of_noise is None else of_noise).tolist())),
         edges=_excess_at_edges(np.concatenate(blocks, axis=1), voxels) / std_removed if std_removed else 0.0,
         bins=bins,
         density=density,
@@ -159,16 +165,17 @@ def find_faults(quality: Quality) -> list[str]:
             "intensity. Train longer, and compare edges before and after."
         )
     strongest, limit = quality.strongest, quality.autocorrelation_limit
+    beyond = " beyond that of the noise" if np.any(quality.of_noise) else ""
     if strongest > limit:
         faults.append(
             f"The residual shows structure: neighboring voxels of it resemble each other (autocorrelation "
-            f"{strongest:.2f}, independent noise stays below {limit:.2f}). Either anatomy was removed, or "
-            "the noise is correlated between voxels, which Noise2Void does not assume."
+            f"{strongest:.2f}{beyond}, noise stays below {limit:.2f}). Either anatomy was removed, or neighbors share "
+            "more noise than was measured before."
         )
     elif strongest < -limit:
         faults.append(
             f"The residual shows a pattern: neighboring voxels of it oppose each other (autocorrelation "
-            f"{strongest:.2f}, independent noise stays above {-limit:.2f}). Look for blotches or a checkerboard in the "
+            f"{strongest:.2f}{beyond}, noise stays above {-limit:.2f}). Look for blotches or a checkerboard in the "
             "denoised image. Train longer; that will not help where the noise itself alternates between voxels."
         )
     if quality.removed_share < _LIMIT_REMOVED:

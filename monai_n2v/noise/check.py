@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from monai_n2v.io.plain import to_plain
+from monai_n2v.noise.block_statistics import MAX_LAG
 from monai_n2v.noise.correlation import Correlation
 from monai_n2v.noise.measure import Noise, measure_noise
 from monai_n2v.noise.sentences import MUCH_CLIPPED, headline, strength_sentences, trace_sentences
@@ -71,6 +72,15 @@ class NoiseCheck:
     footprint: np.ndarray | None
     sentences: tuple[str, ...]
     noise: Noise
+
+    @property
+    def autocorrelation(self) -> np.ndarray:
+        """Autocorrelation of the noise along the axes that warn of it, ``(n_axes, 3)`` at lags 1 to 3; 0 elsewhere."""
+        found = np.zeros((len(self.axes), MAX_LAG))
+        for row, axis in zip(found, self.axes):
+            if axis.verdict == "WARN" and axis.correlations:
+                row[:] = axis.correlations[0].lags
+        return found
 
     def to_dict(self) -> dict[str, Any]:
         """Plain numbers, strings, lists and dicts, ready for JSON."""

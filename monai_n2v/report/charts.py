@@ -59,12 +59,15 @@ def draw_autocorrelation(quality: Quality) -> str:
     for i, row in enumerate(quality.autocorrelation):
         heights = np.nan_to_num(np.array(row))
         axes.bar(lags + (i - (n - 1) / 2) * 0.8 / n, heights, 0.72 / n, color=_SERIES[i], label=f"axis {i + 1}")
+        if any(quality.of_noise[i]):
+            axes.plot(lags + (i - (n - 1) / 2) * 0.8 / n, quality.of_noise[i], "_", color=_INK, markersize=12)
     white, limit = quality.white_limit, quality.autocorrelation_limit
     axes.axhspan(-white, white, color=_INK, alpha=0.25, linewidth=0, label="white noise, 95 %")
     axes.axhline(limit, color=_INK, linestyle=":", linewidth=1.2, label="warning starts")
     axes.axhline(-limit, color=_INK, linestyle=":", linewidth=1.2)
     axes.axhline(0, color=_INK, linewidth=0.8)
-    reach = max(2 * limit, 1.15 * abs(quality.strongest))
+    heights = np.nan_to_num([*quality.autocorrelation, *quality.of_noise])
+    reach = max(2 * limit, 1.15 * float(np.abs(heights).max()))
     axes.set_ylim(-reach, reach)
     axes.set_xticks(lags)
     return _svg(figure, axes)

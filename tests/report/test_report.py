@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 from conftest import oblique_nifti, phantom
 from PIL import Image
+from scipy import ndimage
 
 import monai_n2v.report.write as report
 from monai_n2v.io import atomic as staging
@@ -26,6 +27,7 @@ from monai_n2v.io.npy import NpySource
 from monai_n2v.io.volume import Volume
 from monai_n2v.metrics import residual as quality
 from monai_n2v.metrics.residual import find_faults, measure
+from monai_n2v.noise.check import check_noise
 from monai_n2v.report import planes
 from monai_n2v.report.planes import cut_planes, encode_planes
 from monai_n2v.report.write import directions_of, hash_source, write_report
@@ -352,7 +354,7 @@ def test_small_and_thin_images(shape, tmp_path):
 # Warnings.
 
 
-def kinds(noisy: np.ndarray, denoised: np.ndarray) -> set[str]:
+def kinds(noisy: np.ndarray, denoised: np.ndarray, of_noise: np.ndarray | None = None) -> set[str]:
     starts = {
         "edges": "The residual shows structure at edges",
         "resemble": "The residual shows structure: neighboring",
@@ -360,13 +362,26 @@ def kinds(noisy: np.ndarray, denoised: np.ndarray) -> set[str]:
         "little": "Almost no noise was removed",
         "nothing": "Nothing was removed",
     }
-    faults = find_faults(measure(noisy[None], denoised[None]))
+    faults = find_faults(measure(noisy[None], denoised[None], of_noise))
     found = {kind for kind, start in starts.items() for fault in faults if fault.startswith(start)}
     assert len(found) == len(faults)
     return found
 
 
 SHAPES = [(128, 120), (48, 44, 40)]
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_correlation_that_the_noise_had_before_is_no_fault(shape):
+    clean, noisy = phantom(shape)
+    noise = ndimage.correlate1d(noisy - clean, (1, 0.6), axis=0, mode="wrap")
+    checked = check_noise((clean + noise)[None])
+    assert checked.autocorrelation[0, 0] == pytest.approx(0.6 / 1.36, abs=0.1)
+    assert not checked.autocorrelation[1:].any()
+    assert kinds(clean + noise, clean) == {"resemble"}
+    assert kinds(clean + noise, clean, checked.autocorrelation) == set()
+    smooth = ndimage.gaussian_filter(clean, 6)
+    assert kinds(clean + noise, smooth, checked.autocorrelation), "anatomy is still missed"
 
 
 @pytest.mark.parametrize("shape", SHAPES)
