@@ -7,8 +7,9 @@ the noise that the prior's residual shows.
 
 import functools
 import logging
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -133,7 +134,7 @@ class Judge:
         parts: list[_Part] = []
         for image in (images[number] for number in evenly(len(images), _N_IMAGES)):
             axis = slice_axis(image.shape[1:], 2)
-            whole = {"image": prior.standardized(image.image, image.series)}
+            whole: dict[Hashable, Any] = {"image": prior.standardized(image.image, image.series)}
             series = NearestVolumesd("image", context)(whole)["image"]
             for volumes, scale in zip(parts_of(series, _MAX_VOXELS), scales_of_parts(series)):
                 noisy = volumes[:1]
@@ -209,10 +210,11 @@ def choose(images: Sequence[NoisyImage], options: TrainingOptions) -> Choice:
                 f"scheme must be n2v for a network of other features, channels or kind than the prior's, got {scheme}. "
                 "Use --scheme n2v, or leave the network as it is."
             )
-        return Choice(spatial_dims, "n2v", "without the prior", choose_context(images, options.context))
+        return Choice(spatial_dims, "n2v", "without the prior", choose_context(images, options.context)[0])
     if blind_spots and scheme == "auto":
         scheme = "n2v"
-    context = 0 if scheme in ("renoised", "prior") else choose_context(images, options.context)
+    of_prior = scheme in ("renoised", "prior")
+    context, independent = (0, False) if of_prior else choose_context(images, options.context)
     open_dims = spatial_dims == 3 and options.spatial_dims is None and not _is_for_volumes(options, images)
     if scheme != "auto" and not open_dims:
         return Choice(spatial_dims, scheme, "as asked for", context)
@@ -231,19 +233,28 @@ def choose(images: Sequence[NoisyImage], options: TrainingOptions) -> Choice:
     if scheme != "auto":
         return Choice(judge.spatial_dims, scheme, "as asked for", context)
     noises = [replace(part.noise, sigmas=part.noise.sigmas / part.scale) for part in judge.parts]
-    return Choice(judge.spatial_dims, *_scheme_for(noises, context), context, judge)
+    scheme, reason = _scheme_for(noises)
+    if context:
+        scheme, reason = _scheme_for_series(noises, independent)
+    return Choice(judge.spatial_dims, scheme, reason, context, judge)
 
 
-def _scheme_for(noises: Sequence[NoiseModel], context: int) -> tuple[str, str]:
+def _scheme_for_series(noises: Sequence[NoiseModel], independent: bool) -> tuple[str, str]:
+    """What suits volumes with context. Not renoising, whose target is the prior's result: context has no part in it."""
+    sigmas = [noise.sigma for noise in noises]
+    if independent and max(sigmas) / min(sigmas) <= _ALIKE:
+        return "recorrupted", "the noise is independent and as strong in all volumes"
+    return "n2v", "the noise of the volumes is known roughly"
+
+
+def _scheme_for(noises: Sequence[NoiseModel]) -> tuple[str, str]:
     """What suits measured noises, and why."""
     sigmas = [noise.sigma for noise in noises]
     differ = max(sigmas) / min(sigmas)
     if differ > _UNLIKE:
         return "n2v", "the noise differs from image to image"
-    # Renoising learns from the prior's result, in which context has no part.
-    robust = "n2v" if context else "renoised"
     if not all(noise.is_white for noise in noises):
-        return robust, "neighboring voxels share noise"
+        return "renoised", "neighboring voxels share noise"
     if differ > _ALIKE or not all(noise.is_sure for noise in noises):
-        return robust, "the strength of the noise is known roughly"
+        return "renoised", "the strength of the noise is known roughly"
     return "recorrupted", "the noise is white and well known"

@@ -21,7 +21,7 @@ AUTO_CONTEXT = 8
 _N_IMAGES = 3
 
 
-def choose_context(images: Sequence[NoisyImage], asked: int | str) -> int:
+def choose_context(images: Sequence[NoisyImage], asked: int | str) -> tuple[int, bool]:
     """Choose how many other volumes are context of each, by the number of volumes and what their noise shares.
 
     Args:
@@ -29,7 +29,7 @@ def choose_context(images: Sequence[NoisyImage], asked: int | str) -> int:
         asked: a number, which is taken with a warning where noise is shared, or ``"auto"``.
 
     Returns:
-        the number, of all images.
+        the number, one for all images; and whether noise is independent, so that it can be drawn as white.
 
     Raises:
         ValueError: for more than an image has.
@@ -45,14 +45,14 @@ def choose_context(images: Sequence[NoisyImage], asked: int | str) -> int:
         if context > n_others:
             nearest_volumes(n_others + 1, context, name=fewest.name)  # which refuses it
     if context == 0:
-        return 0
+        return 0, False
     for number in evenly(len(images), _N_IMAGES):
         series = measure_series(_voxels(images[number]))
         if series is None or not series.is_independent:
             log = logger.info if asked == "auto" else logger.warning
             log("%s: %s.", "No context" if asked == "auto" else "Context does not suit", why_no_context(series))
-            return 0 if asked == "auto" else context
-    return context
+            return (0 if asked == "auto" else context), False
+    return context, True
 
 
 def _voxels(image: NoisyImage) -> np.ndarray:

@@ -42,10 +42,10 @@ class ContextInferer(Inferer):
             return self.inferer(inputs, network, *args, **kwargs)
         images, n_volumes = inputs.as_tensor(), inputs.shape[1]
         table = torch.as_tensor(nearest).reshape(n_volumes, -1).tolist()
-        name = {"filename_or_obj": inputs.meta.get("filename_or_obj", "")}
+        name = inputs.meta.get("filename_or_obj", "")
         output: torch.Tensor | None = None
         for number, others in enumerate(table):
-            beside = MetaTensor(images[:, [number, *others]], affine=inputs.affine, meta=name)
+            beside = MetaTensor(images[:, [number, *others]], affine=inputs.affine, meta={"filename_or_obj": name})
             predicted = self.inferer(beside, network, *args, **kwargs)
             if output is None:
                 output = predicted.new_empty((*predicted.shape[:2], n_volumes, *predicted.shape[2:]))

@@ -2,8 +2,8 @@
 """Whether the noise of a series is independent, between its volumes and within, measured on the series alone."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import pairwise
-from typing import NamedTuple
 
 import numpy as np
 from scipy import ndimage
@@ -20,7 +20,8 @@ _CALM, _SMOOTH, _FEW = 0.25, 1.5, 1000
 _MIN_VOLUMES = 6
 
 
-class SeriesNoise(NamedTuple):
+@dataclass(frozen=True)
+class SeriesNoise:
     """Correlations of the noise of a series.
 
     Attributes:
@@ -62,7 +63,7 @@ def measure_series(volumes: np.ndarray) -> SeriesNoise | None:
     varies = np.all([one != 0 for one in sharp.values()], axis=0)
     if varies.sum() < _FEW / _CALM:
         return None
-    mean = sum(parts.values())[0] / len(parts)
+    mean = np.mean([part[0] for part in parts.values()], axis=0)
     inner = tuple(slice(1, -1) if axis in axes else slice(None) for axis in range(1, volumes.ndim))
     slope = ndimage.gaussian_gradient_magnitude(mean, _SMOOTH)[inner]
     calm = varies & (slope <= np.quantile(slope[varies], _CALM))
