@@ -10,7 +10,7 @@ from scipy import ndimage
 
 from benchmarks.tasks import colin27_crop
 
-SHAPE = (48, 48, 32)
+SHAPE = (32, 32, 24)
 # Mean T1 intensities of Colin27 that tissue goes with.
 _CSF, _GRAY, _WHITE = 35.0, 80.0, 108.0
 B_VALUE = 1000.0
@@ -63,7 +63,7 @@ def diffusion(snr: float, n_directions: int = 32, n_b0: int = 4, rician: bool = 
         seed: of fibers and noise.
     """
     rng = np.random.default_rng(seed)
-    t1 = colin27_crop((slice(66, 114), slice(84, 132), slice(78, 110)))[0]
+    t1 = colin27_crop((slice(74, 106), slice(92, 124), slice(82, 106)))[0]
     white = np.clip((t1 - _GRAY) / (_WHITE - _GRAY), 0, 1)
     water = np.clip((_GRAY - t1) / (_GRAY - _CSF), 0, 1)
     s0 = 600 - 150 * white + 500 * water
@@ -97,12 +97,12 @@ def functional(tsnr: float, n_volumes: int = 60, block: int = 10, seed: int = 0)
         seed: of places and noise.
     """
     rng = np.random.default_rng(seed)
-    t1 = colin27_crop((slice(42, 138), slice(62, 158), slice(60, 124)))[0]
-    t1 = t1.reshape(48, 2, 48, 2, 32, 2).mean(axis=(1, 3, 5))
+    t1 = colin27_crop((slice(58, 122), slice(78, 142), slice(68, 116)))[0]
+    t1 = t1.reshape(32, 2, 32, 2, 24, 2).mean(axis=(1, 3, 5))
     tissue = t1 > 45
     mean = np.where(tissue, 700 + 3 * (_WHITE - t1), 700 * t1 / _CSF)
     gray = ndimage.binary_erosion(np.abs(t1 - _GRAY) < 18)
-    centers = np.argwhere(gray)[rng.choice(int(gray.sum()), 12, replace=False)]
+    centers = np.argwhere(gray)[rng.choice(int(gray.sum()), 6, replace=False)]
     grid = np.moveaxis(np.indices(SHAPE), 0, -1)
     apart = np.min([np.linalg.norm(grid - center, axis=-1) for center in centers], axis=0)
     truth = 0.02 * ((apart <= 3) & tissue)
