@@ -9,7 +9,7 @@ import numpy as np
 from monai_n2v.apps.inspect import NoisyImage
 from monai_n2v.inferers.noise_by_network import evenly
 from monai_n2v.io.images import read_volume
-from monai_n2v.io.series import nearest_volumes
+from monai_n2v.io.series import nearest_volumes, read_q_vectors
 from monai_n2v.io.volume import Volume
 from monai_n2v.noise.between_volumes import measure_series
 from monai_n2v.noise.sentences import why_no_context
@@ -32,7 +32,7 @@ def choose_context(images: Sequence[NoisyImage], asked: int | str) -> tuple[int,
         the number, one for all images; and whether noise is independent, so that it can be drawn as white.
 
     Raises:
-        ValueError: for more than an image has.
+        ValueError: for more than an image has, or b-vectors that do not fit it.
     """
     fewest = min(images, key=lambda image: image.shape[0])
     n_others = fewest.shape[0] - 1
@@ -46,6 +46,9 @@ def choose_context(images: Sequence[NoisyImage], asked: int | str) -> tuple[int,
             nearest_volumes(n_others + 1, context, name=fewest.name)  # which refuses it
     if context == 0:
         return 0, False
+    for image in images:  # a wrong file is to cost no training
+        if image.name:
+            read_q_vectors(image.name, image.shape[0])
     for number in evenly(len(images), _N_IMAGES):
         series = measure_series(_voxels(images[number]))
         if series is None or not series.is_independent:

@@ -37,6 +37,7 @@ class Case(NamedTuple):
 
 
 DATA = phantom((12, 11, 10))[1]
+FOUR = np.stack([DATA] * 4, axis=-1)
 ZIPPED = gzip.compress(b"no image")
 
 
@@ -159,6 +160,12 @@ def loop(folder: Path) -> list:
     return io(folder / "in.nii")
 
 
+def other_directions(folder: Path) -> list:
+    written(folder / "in.bval", b"0 1000\n")
+    written(folder / "in.bvec", b"0 1\n0 0\n0 0\n")
+    return [*io(nifti(folder, FOUR)), "--context", "auto"]
+
+
 def existing(folder: Path) -> list:
     nifti(folder, DATA, "out.nii.gz")
     return io(nifti(folder, DATA))
@@ -190,6 +197,11 @@ CASES = [
     Case("--model of another network", 1, "model must hold weights of the network", lambda f: weights(f, _other(3))),
     Case("3D --model for an image", 1, "model must fit an image of 2 axes", lambda f: weights(f, _other(3), DATA[0])),
     Case("--series with a file", 1, "series must come with a folder", lambda f: [*io(nifti(f, DATA)), "--series", "3"]),
+    Case(
+        "--context above the other volumes", 1, "context must be below the number of volumes",
+        lambda f: [*io(nifti(f, FOUR)), "--context", "4"],
+    ),
+    Case("b-vectors of another series", 1, "bval must hold one entry per volume", other_directions),
     Case("unknown suffix", 1, "path must end in", lambda f: io(written(f / "in.mgz", b"x"))),
     Case("file of zero bytes", 1, "which is empty", lambda f: io(written(f / "in.nii.gz", b""))),
     Case("link to itself", 2, "IN must be an existing file or folder", loop),
