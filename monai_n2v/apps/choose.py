@@ -136,11 +136,11 @@ class Judge:
             axis = slice_axis(image.shape[1:], 2)
             whole: dict[Hashable, Any] = {"image": prior.standardized(image.image, image.series)}
             series = NearestVolumesd("image", context)(whole)["image"]
-            for volumes, scale in zip(parts_of(series, _MAX_VOXELS), scales_of_parts(series)):
+            for volumes, scales in zip(parts_of(series, _MAX_VOXELS), scales_of_parts(series)):
                 noisy = volumes[:1]
                 level = predict(noisy[None])[0]
                 try:
-                    part = _Part(noisy, level, measure_part(noisy, level), axis, volumes[1:], scale)
+                    part = _Part(noisy, level, measure_part(volumes, level, scales), axis, volumes[1:], scales[0])
                 except NoNoiseError:
                     continue
                 if part.is_noisy:

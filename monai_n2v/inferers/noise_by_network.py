@@ -98,26 +98,37 @@ def measure_by_network(images: Sequence[Mapping[str, Any]], predict: Predict, ke
     missing: NoNoiseError | None = None
     for number in evenly(len(images), _N_IMAGES):
         image = images[number][key]
-        for part, scale in zip(parts_of(image), scales_of_parts(image)):
+        for part, scales in zip(parts_of(image), scales_of_parts(image)):
             try:
-                model = measure_part(part[:1], predict(part[None])[0])
+                model = measure_part(part, predict(part[None])[0], scales)
             except NoNoiseError as error:
                 missing = error
                 continue
-            models.append(replace(model, sigmas=model.sigmas / scale))
+            models.append(replace(model, sigmas=model.sigmas / scales[0]))
     if missing is not None and not models:
         raise missing
     return pooled(models)
 
 
-def measure_part(noisy: torch.Tensor, denoised: torch.Tensor) -> NoiseModel:
-    """Measure the noise of one channel ``(1, *spatial)``, standardized, by its denoised version.
+def measure_part(part: torch.Tensor, denoised: torch.Tensor, scales: Sequence[float] = (1.0,)) -> NoiseModel:
+    """Measure the noise of a channel by its denoised version.
+
+    With context it is measured by the difference to the nearest volume, in which structure is gone.
+
+    Args:
+        part: ``(1 + context, *spatial)``, standardized, as of `parts_of`.
+        denoised: the channel, ``(1, *spatial)``.
+        scales: of channel and context, see `noise_scales`.
 
     Raises:
         NoNoiseError: where there is none to measure.
     """
-    before, after = (one.cpu().float().numpy() for one in (noisy, denoised))
-    return fit_noise_model(before, after, padding_of(noisy))
+    before, after = (one.cpu().float().numpy() for one in (part, denoised))
+    padding = padding_of(part[:1])
+    if len(before) == 1:
+        return fit_noise_model(before, after, padding)
+    noise = (before[:1] - before[1:2]) / np.float32(math.hypot(1.0, scales[1] / scales[0]))
+    return fit_noise_model(before[:1], after, padding, noise)
 
 
 def padding_of(part: torch.Tensor) -> np.ndarray:
@@ -152,11 +163,13 @@ def evenly(n: int, n_chosen: int) -> list[int]:
     return sorted({round(k) for k in np.linspace(0, n - 1, min(n, n_chosen))})
 
 
-def scales_of_parts(image: torch.Tensor) -> list[float]:
-    """The `noise_scales` of the channels of `parts_of`; 1 for an image without context."""
-    has_context = isinstance(image, MetaTensor) and NEAREST in image.meta
-    scales = noise_scales(image) if has_context else np.ones(len(image))
-    return [float(scales[channel]) for channel in evenly(len(image), _N_CHANNELS)]
+def scales_of_parts(image: torch.Tensor) -> list[list[float]]:
+    """The `noise_scales` of the parts of `parts_of`, channel and context; 1 for an image without context."""
+    channels = evenly(len(image), _N_CHANNELS)
+    if not isinstance(image, MetaTensor) or NEAREST not in image.meta:
+        return [[1.0] for _ in channels]
+    scales, nearest = noise_scales(image), image.meta[NEAREST]
+    return [[float(scales[number]) for number in (channel, *nearest[channel])] for channel in channels]
 
 
 def _fullest(channel: torch.Tensor, max_voxels: int) -> tuple[slice, ...]:

@@ -60,7 +60,7 @@ def measure_series(volumes: np.ndarray) -> SeriesNoise | None:
     near = [(first, first + 1) for first in firsts]
     parts = {number: _part(volumes[number]) for number in sorted({number for pair in near for number in pair})}
     sharp = {number: second_difference(part, axes)[0] for number, part in parts.items()}
-    varies = np.all([one != 0 for one in sharp.values()], axis=0)
+    varies = np.any([one != 0 for one in sharp.values()], axis=0)
     if varies.sum() < _FEW / _CALM:
         return None
     mean = np.mean([part[0] for part in parts.values()], axis=0)
@@ -84,15 +84,15 @@ def _between(
     sharp: Mapping[int, np.ndarray], calm: np.ndarray, near: Sequence[tuple[int, int]], far: Sequence[tuple[int, int]]
 ) -> float | None:
     """Correlation of near pairs beyond that of far ones."""
-    values = {number: one[calm] / np.linalg.norm(one[calm]) for number, one in sharp.items()}
+    values = {number: one[calm] / max(np.linalg.norm(one[calm]), 1e-12) for number, one in sharp.items()}
     found = float(np.median([values[a] @ values[b] for a, b in near]))
     if not far and abs(found) <= INDEPENDENT:
         return found
     if not far:
         steps = [sharp[b][calm] - sharp[a][calm] for a, b in near]
         # Differences that follow each other share a volume: of independent noise they correlate by -1/2.
-        c = [a @ b / (np.linalg.norm(a) * np.linalg.norm(b)) for a, b in pairwise(steps)]
-        return float((1 + 2 * np.median(c)) / (2 + 2 * np.median(c))) if c else None
+        c = [a @ b / max(np.linalg.norm(a) * np.linalg.norm(b), 1e-12) for a, b in pairwise(steps)]
+        return float((1 + 2 * np.median(c)) / max(2 + 2 * np.median(c), 1e-6)) if c else None
     shared = max(0.0, float(np.median([values[a] @ values[b] for a, b in far])))
     return (found - shared) / max(1 - shared, 1e-6)
 
