@@ -200,7 +200,7 @@ def series_section(stored: dict[str, Any]) -> list[str]:
     lines += [
         "",
         "Contrast kept: mean activation, of what was put in. False contrast: its spread where there is none. A high",
-        "t-value alone means little: smoothing in time raises it.",
+        "t-value alone means little: smoothing in time raises it. Times are of a busy machine.",
     ]
     return [*lines, "", origin(stored["machine"])]
 

@@ -27,7 +27,6 @@ from monai_n2v.io.images import read_volume
 CASES: dict[str, Callable[[], Series]] = {
     "diffusion, SNR 8": lambda: diffusion(8),
     "diffusion, SNR 20": lambda: diffusion(20),
-    "diffusion, SNR 12, Rician": lambda: diffusion(12, rician=True),
     "functional, tSNR 40": lambda: functional(40),
 }
 # Options of `monai_n2v.denoise`; None for those of dipy.

@@ -52,14 +52,13 @@ def directions(n: int) -> np.ndarray:
     return np.stack([radii * np.cos(angles), radii * np.sin(angles), heights], axis=1)
 
 
-def diffusion(snr: float, n_directions: int = 32, n_b0: int = 4, rician: bool = False, seed: int = 0) -> Series:
+def diffusion(snr: float, n_directions: int = 32, n_b0: int = 4, seed: int = 0) -> Series:
     """Tensors of two fiber bundles with a sharp border, in the white matter of a crop of Colin27.
 
     Args:
         snr: mean signal of white matter without diffusion weighting over the noise's standard deviation.
         n_directions: at b = 1000 s/mm^2.
         n_b0: volumes without weighting, evenly between the others.
-        rician: whether the noise is that of a magnitude, rather than Gaussian.
         seed: of fibers and noise.
     """
     rng = np.random.default_rng(seed)
@@ -82,8 +81,7 @@ def diffusion(snr: float, n_directions: int = 32, n_b0: int = 4, rician: bool = 
     clean = (s0[..., None] * np.exp(-decay)).astype(np.float32)
     truth = (along - across) / np.sqrt(along**2 + 2 * across**2)
     sigma = float(s0[white > 0.9].mean()) / snr
-    noise = rng.normal(0, sigma, (2, *clean.shape)).astype(np.float32)
-    noisy = np.hypot(clean + noise[0], noise[1]) if rician else clean + noise[0]
+    noisy = clean + rng.normal(0, sigma, clean.shape).astype(np.float32)
     return Series(clean, noisy, t1 > 45, values, vectors, truth, np.empty(0))
 
 
