@@ -99,6 +99,11 @@ def workspace(tmp_path, monkeypatch, short_epochs):
     for name in ("noisy.nii.gz", "other.nii.gz"):
         samples.nifti(tmp_path / name, noisy, np.eye(4))
     samples.nifti(tmp_path / "gfactor.nii.gz", np.ones_like(noisy), np.eye(4))
+    samples.nifti(
+        tmp_path / "dwi.nii.gz", np.stack([phantom((20, 24, 18), seed=k)[1] for k in range(4)], -1), np.eye(4)
+    )
+    (tmp_path / "dwi.bval").write_text("0 1000 1000 1000\n")
+    (tmp_path / "dwi.bvec").write_text("0 1 0 0\n0 0 1 0\n0 0 0 1\n")
     samples.nrrd_file(tmp_path / "scan.nrrd", noisy, np.eye(4))
     shutil.copyfile(ROOT / "tests" / "bundle" / "meta_schema.json", tmp_path / "SCHEMA.json")
     samples.dicom_series(tmp_path / "DICOM_FOLDER", noisy.astype("int16"), np.eye(4))

@@ -101,13 +101,16 @@ OF_IMAGES = ("PNG", "TIFF")
 @pytest.fixture(scope="module", params=[2, 3])
 def model(request, tmp_path_factory) -> Path:
     """A bundle with random weights."""
-    dims = request.param
-    bundle = copy_bundle(bundle_name(dims), tmp_path_factory.mktemp("model") / bundle_name(dims))
+    return random_bundle(tmp_path_factory.mktemp("model"), request.param)
+
+
+def random_bundle(folder: Path, dims: int, **keys) -> Path:
+    bundle = copy_bundle(bundle_name(dims), folder / bundle_name(dims))
     for name in ("train", "inference", "evaluate"):
         path = bundle / "configs" / f"{name}.json"
         config = json.loads(path.read_text())
         if "features" in config:
-            path.write_text(json.dumps(config | {"features": FEATURES[dims]}))
+            path.write_text(json.dumps(config | {"features": FEATURES[dims], **keys}))
     parser = ConfigParser()
     parser.read_config(str(bundle / "configs" / "inference.json"))
     torch.manual_seed(0)
@@ -207,6 +210,29 @@ def test_noise_map_gives_the_same_voxels_by_every_entry(case, entry, model, tmp_
         values = np.moveaxis(noisy.data, 0, -1)
         array = monai_n2v.denoise(values, model=model, device="cpu", noise_map=strength)
         np.testing.assert_array_equal(np.moveaxis(array, -1, 0), expected)
+
+
+@pytest.fixture(scope="module", params=[2, 3])
+def model_with_context(request, tmp_path_factory) -> Path:
+    """A bundle with random weights that sees two other volumes beside each."""
+    return random_bundle(tmp_path_factory.mktemp("context"), request.param, context=2)
+
+
+@pytest.mark.parametrize("entry", [by_command, by_command_of_a_folder, by_python, by_label])
+def test_all_entries_see_the_same_context(entry, model_with_context, tmp_path):
+    (tmp_path / "in").mkdir()
+    source, _ = nifti_of((20, 22, 12, 5), "dwi.nii.gz")(tmp_path / "in")
+    in_order = read_volume(by_bundle(model_with_context, source, tmp_path / "in_order")).data
+    (tmp_path / "in" / "dwi.bval").write_text("0 1000 1000 1000 1000\n")
+    (tmp_path / "in" / "dwi.bvec").write_text("0 1 0 0 1\n0 0 1 0 0\n0 0 0 1 0\n")
+    expected = read_volume(by_bundle(model_with_context, source, tmp_path / "by_bundle")).data
+    assert not np.array_equal(in_order, expected), "the nearest in q-space are others"
+    (tmp_path / "out").mkdir()
+    found = read_volume(entry(model_with_context, source, tmp_path / "out")).data
+    np.testing.assert_array_equal(found, expected)
+    array = nibabel.load(source).get_fdata(dtype=np.float32)
+    array = monai_n2v.denoise(array, model=model_with_context, device="cpu")
+    np.testing.assert_array_equal(np.moveaxis(array, -1, 0), in_order)
 
 
 @pytest.mark.parametrize("case", ["padded CT", "scanner circle", "thin axis first", "4D"])

@@ -7,21 +7,32 @@ the noise that the prior's residual shows.
 
 import functools
 import logging
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
 
+from monai_n2v.apps.context import choose_context
 from monai_n2v.apps.inspect import NoisyImage
 from monai_n2v.bundle.options import PredictionOptions, TrainingOptions
 from monai_n2v.bundle.run import Denoiser
 from monai_n2v.bundle.trained import TrainedNetwork, prior_network
-from monai_n2v.inferers.noise_by_network import Predict, evenly, measure_part, padding_of, parts_of, sure
+from monai_n2v.inferers.noise_by_network import (
+    Predict,
+    evenly,
+    measure_part,
+    padding_of,
+    parts_of,
+    scales_of_parts,
+    sure,
+)
 from monai_n2v.noise.block_statistics import MIN_SIDE
 from monai_n2v.noise.model import NoiseModel, NoNoiseError
 from monai_n2v.noise.noise_map import NoiseMap
 from monai_n2v.transforms.axes import choose_dims, slice_axis
+from monai_n2v.transforms.series import NearestVolumesd
 
 logger = logging.getLogger(__name__)
 
@@ -49,12 +60,14 @@ class Choice:
         spatial_dims: axes of the network.
         scheme: the training scheme, one of `SCHEMES` but not ``"auto"``.
         reason: why, for the log.
+        context: how many other volumes of a series the network sees beside each.
         judge: who chose, and tells at the end whether the training was worth it; None where nobody was asked.
     """
 
     spatial_dims: int
     scheme: str
     reason: str
+    context: int = 0
     judge: "Judge | None" = None
 
 
@@ -67,12 +80,16 @@ class _Part:
         level: the same denoised by the prior: the intensities that noise may go with.
         noise: by the difference of the two.
         axis: the spatial axis across which a 2D network would cut slices.
+        context: of the same place in other volumes, ``(context, *spatial)``.
+        scale: how strong noise that is even over the series is in this volume; 1 without context.
     """
 
     noisy: torch.Tensor
     level: torch.Tensor
     noise: NoiseModel
     axis: int
+    context: torch.Tensor
+    scale: float = 1.0
 
     @property
     def is_noisy(self) -> bool:
@@ -86,8 +103,9 @@ class _Part:
         """The same with the axis across slices last, as a 2D network takes it."""
         order = [*np.delete(np.arange(self.noisy.ndim - 1), self.axis), self.axis]
         noise = replace(self.noise, lags=self.noise.lags[order])
-        noisy, level = (torch.movedim(one, 1 + self.axis, -1) for one in (self.noisy, self.level))
-        return _Part(noisy, level, noise, len(order) - 1)
+        turned = (torch.movedim(one, 1 + self.axis, -1) for one in (self.noisy, self.level, self.context))
+        noisy, level, context = turned
+        return _Part(noisy, level, noise, len(order) - 1, context, self.scale)
 
 
 class Judge:
@@ -104,7 +122,12 @@ class Judge:
 
     @classmethod
     def of(
-        cls, images: Sequence[NoisyImage], spatial_dims: int, device: str, noise_map: NoiseMap | None = None
+        cls,
+        images: Sequence[NoisyImage],
+        spatial_dims: int,
+        device: str,
+        context: int = 0,
+        noise_map: NoiseMap | None = None,
     ) -> "Judge":
         """Take parts of a few images, as far as there is noise in them.
 
@@ -112,6 +135,7 @@ class Judge:
             images: to judge by.
             spatial_dims: axes of the networks.
             device: as torch names it.
+            context: how many other volumes a trained network sees beside each; the prior sees none.
             noise_map: how their noise varies.
         """
         prior = Denoiser(prior_network(spatial_dims), PredictionOptions(device, noise_map=noise_map))
@@ -119,10 +143,13 @@ class Judge:
         parts: list[_Part] = []
         for image in (images[number] for number in evenly(len(images), _N_IMAGES)):
             axis = slice_axis(image.shape[1:], 2)
-            for noisy in parts_of(prior.standardized(image.image, image.series), _MAX_VOXELS):
+            whole: dict[Hashable, Any] = {"image": prior.standardized(image.image, image.series)}
+            series = NearestVolumesd("image", context)(whole)["image"]
+            for volumes, scales in zip(parts_of(series, _MAX_VOXELS), scales_of_parts(series)):
+                noisy = volumes[:1]
                 level = predict(noisy[None])[0]
                 try:
-                    part = _Part(noisy, level, measure_part(noisy, level), axis)
+                    part = _Part(noisy, level, measure_part(volumes, level, scales), axis, volumes[1:], scales[0])
                 except NoNoiseError:
                     continue
                 if part.is_noisy:
@@ -140,12 +167,17 @@ class Judge:
 
     def prefers(self, network: TrainedNetwork) -> bool:
         """Tell whether a trained network's result is better than the prior's, by the estimated error."""
-        trained = self._error(_denoiser(network, self.device).network_alone())
+        trained = self._error(_denoiser(network, self.device).network_alone(), with_context=True)
         logger.debug("Estimated error trained %.4g, of the prior %.4g.", trained, self.error_of_prior)
         return trained < self.error_of_prior
 
-    def _error(self, predict: Predict) -> float:
-        return float(np.mean([sure(part.noisy, predict, part.noise, part.level) for part in self.parts]))
+    def _error(self, predict: Predict, with_context: bool = False) -> float:
+        # Noise of the context is independent, so the estimate holds as if the context were a part of the network.
+        def of(part: _Part) -> Predict:
+            beside = part.context[None]
+            return (lambda noisy: predict(torch.cat([noisy, beside], dim=1))) if with_context else predict
+
+        return float(np.mean([sure(part.noisy, of(part), part.noise, part.level) for part in self.parts]))
 
 
 def _denoiser(network: TrainedNetwork, device: str) -> Denoiser:
@@ -180,7 +212,8 @@ def choose(images: Sequence[NoisyImage], options: TrainingOptions) -> Choice:
         options: as they were given.
 
     Raises:
-        ValueError: where 3D is asked for images, or a scheme needs the prior and the network is another.
+        ValueError: where 3D is asked for images, a scheme needs the prior and the network is another, or an image has
+            not so many other volumes as are asked for.
     """
     spatial_dims = choose_dims([image.shape[1:] for image in images], options.spatial_dims)
     scheme = options.scheme
@@ -191,15 +224,20 @@ def choose(images: Sequence[NoisyImage], options: TrainingOptions) -> Choice:
                 f"scheme must be n2v for a network of other features, channels or kind than the prior's, got {scheme}. "
                 "Use --scheme n2v, or leave the network as it is."
             )
-        return Choice(spatial_dims, "n2v", "without the prior")
+        return Choice(spatial_dims, "n2v", "without the prior", choose_context(images, options.context)[0])
     if blind_spots and scheme == "auto":
         scheme = "n2v"
+    of_prior = scheme in ("renoised", "prior")
+    context, independent = (0, False) if of_prior else choose_context(images, options.context)
     open_dims = spatial_dims == 3 and options.spatial_dims is None and not _is_for_volumes(options, images)
     if scheme != "auto" and not open_dims:
-        return Choice(spatial_dims, scheme, "as asked for")
-    judge = Judge.of(images, spatial_dims, options.device, options.noise_map)
+        return Choice(spatial_dims, scheme, "as asked for", context)
+    judge = Judge.of(images, spatial_dims, options.device, context, options.noise_map)
     if not judge.parts:
-        return Choice(spatial_dims, "prior" if scheme == "auto" else scheme, "next to no noise was found")
+        found = "next to no noise was found"
+        return (
+            Choice(spatial_dims, "prior", found) if scheme == "auto" else Choice(spatial_dims, scheme, found, context)
+        )
     if open_dims:
         sliced = judge.sliced()
         logger.debug(
@@ -207,8 +245,20 @@ def choose(images: Sequence[NoisyImage], options: TrainingOptions) -> Choice:
         )
         judge = sliced if sliced.error_of_prior < _CLEARLY * judge.error_of_prior else judge
     if scheme != "auto":
-        return Choice(judge.spatial_dims, scheme, "as asked for")
-    return Choice(judge.spatial_dims, *_scheme_for([part.noise for part in judge.parts]), judge)
+        return Choice(judge.spatial_dims, scheme, "as asked for", context)
+    noises = [replace(part.noise, sigmas=part.noise.sigmas / part.scale) for part in judge.parts]
+    scheme, reason = _scheme_for(noises)
+    if context:
+        scheme, reason = _scheme_for_series(noises, independent)
+    return Choice(judge.spatial_dims, scheme, reason, context, judge)
+
+
+def _scheme_for_series(noises: Sequence[NoiseModel], independent: bool) -> tuple[str, str]:
+    """What suits volumes with context. Not renoising, whose target is the prior's result: context has no part in it."""
+    sigmas = [noise.sigma for noise in noises]
+    if independent and max(sigmas) / min(sigmas) <= _ALIKE:
+        return "recorrupted", "the noise is independent and as strong in all volumes"
+    return "n2v", "the noise of the volumes is known roughly"
 
 
 def _scheme_for(noises: Sequence[NoiseModel]) -> tuple[str, str]:

@@ -30,7 +30,7 @@ from monai_n2v.transforms.files import as_meta_tensor
 
 logger = logging.getLogger(__name__)
 
-_OF_TRAINING = ("epochs", "max_time", "scheme", "prior", "spatial_dims")
+_OF_TRAINING = ("epochs", "max_time", "scheme", "context", "prior", "spatial_dims")
 _OF_PREDICTION = ("tta", "keep_padding", "magnitude", "coils", "dtype", "noise_map")
 # What the command line calls these.
 _OF_COMMAND = {"fast": 'scheme="prior"', "from_scratch": "prior=False"}
@@ -135,7 +135,8 @@ def denoise(
             its length; ``scheme`` is ``"auto"``, ``"n2v"``, ``"recorrupted"``, ``"renoised"``, or ``"prior"``, which
             does not train at all and takes seconds; ``prior=False`` trains from random weights; ``spatial_dims`` is
             3, or 2 to denoise volumes slice by slice, across their shortest axis (chosen by the image where it is
-            left out). Of the prediction, where None stands for the model's own default: ``tta`` averages over flips
+            left out); ``context`` is how many other volumes of a series the network sees beside each, or ``"auto"``. Of
+            the prediction, where None stands for the model's own default: ``tta`` averages over flips
             and turns of the image; ``keep_padding`` leaves constant padding exactly as it is; ``magnitude`` is
             ``"auto"``, ``"rician"`` or ``"off"``, whether the bias of a magnitude image is taken off, and ``coils`` how
             many coils it was combined of; ``noise_map`` tells how the noise varies over the image, a path or an array

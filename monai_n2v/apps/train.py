@@ -73,7 +73,7 @@ def train_network(
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as work:
         made = Path(work)
-        _write_bundle(made, spatial_dims, images, options)
+        _write_bundle(made, spatial_dims, images, options, choice.context)
         record = _train(made, folder, images, options, choice)
         configs = [made / "configs" / name for name in ("train.json", "inference.json")]
         record["config_sha256"] = hashlib.sha256(b"".join(path.read_bytes() for path in configs)).hexdigest()
@@ -113,7 +113,10 @@ def _train(
     """Train the network of ``bundle``; its weights go there, checkpoints into ``folder``."""
     weights, prior = bundle / "models" / "model.pt", bundle / PRIOR
     logger.info("%s, %s: %s.", f"{choice.spatial_dims}D", _SCHEMES[choice.scheme], choice.reason)
+    if choice.context:
+        logger.info("Every volume is seen beside its %d nearest.", choice.context)
     record: dict[str, Any] = {"scheme": choice.scheme, "epochs": 0, "epoch_length": 0, "steps": 0, "losses": []}
+    record["context"] = choice.context
     if choice.scheme == "prior":
         shutil.copyfile(prior, weights)
         return record
@@ -142,8 +145,9 @@ def _train(
         kept = choice.judge is None or choice.judge.prefers(resolve_model(bundle))
     if not kept:
         logger.info("By the noisy image itself, the prior alone is better than what was trained: it is kept.")
+        _write_bundle(bundle, choice.spatial_dims, images, options, context=0)  # the prior sees one volume
         shutil.copyfile(prior, weights)
-        record["scheme"] = "prior"
+        record |= {"scheme": "prior", "context": 0}
     return record
 
 
@@ -172,13 +176,15 @@ def _turn_footprint(footprint: np.ndarray, images: Sequence[NoisyImage], spatial
     return seen[0]
 
 
-def _write_bundle(folder: Path, spatial_dims: int, images: Sequence[NoisyImage], options: TrainingOptions) -> None:
+def _write_bundle(
+    folder: Path, spatial_dims: int, images: Sequence[NoisyImage], options: TrainingOptions, context: int
+) -> None:
     """Copy a bundle with overlays and settings in its configs; only entries that a config has are replaced in it."""
     bundle = find_bundle(bundle_name(spatial_dims))
     for name in ("LICENSE", "configs/logging.conf", "docs/README.md", PRIOR):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(bundle / name, folder / name)
-    entries: dict[str, Any] = {"footprint": None}
+    entries: dict[str, Any] = {"footprint": None, "context": context}
     if not options.prior or has_own_network(options):
         entries |= json.loads(find_config("from_scratch.json").read_text())
         del entries["_desc_"]
@@ -201,6 +207,7 @@ def _write_bundle(folder: Path, spatial_dims: int, images: Sequence[NoisyImage],
         (folder / "configs" / path.name).write_text(json.dumps(config, indent=4) + "\n")
     metadata = json.loads((bundle / "configs" / "metadata.json").read_text())
     metadata["data_source"] = "the user's own noisy images"
+    metadata["network_data_format"]["inputs"]["image"]["num_channels"] = 1 + context
     metadata["training_data"] = [_summary(image) for image in images]
     (folder / "configs" / "metadata.json").write_text(json.dumps(metadata, indent=4) + "\n")
 

@@ -60,6 +60,8 @@ class TrainingOptions:
         max_time: length of the training in seconds instead, at least two epochs.
         scheme: ``"n2v"``, ``"recorrupted"``, ``"renoised"``, or ``"prior"`` for no training at all, which takes
             seconds; ``"auto"`` takes what suits the noise.
+        context: how many other volumes of a series the network sees beside each, the nearest in time, or in q-space
+            where b-vectors lie beside the file; 0 for none; ``"auto"`` where their noise is independent.
         prior: whether training starts from the bundle's prior; from random weights otherwise, as in the paper.
         spatial_dims: 2 to denoise volumes slice by slice, across their shortest axis; 3 for volumes; where it
             is None, what the image shows to be better.
@@ -77,6 +79,7 @@ class TrainingOptions:
     epochs: int | None = None
     max_time: float | None = None
     scheme: str = "auto"
+    context: int | str = 0
     prior: bool = True
     spatial_dims: int | None = None
     seed: int = 0
@@ -103,6 +106,13 @@ class TrainingOptions:
             raise ValueError(f"max_time must be above 0 seconds, got {self.max_time:g}. Use for example 120.")
         if self.scheme not in SCHEMES:
             raise ValueError(f"scheme must be one of {', '.join(SCHEMES)}, got {self.scheme!r}. Leave it out for auto.")
+        if self.context != "auto" and (type(self.context) is not int or self.context < 0):
+            raise ValueError(f'context must be a whole number from 0 or "auto", got {self.context!r}. Use 0 for none.')
+        if self.context not in (0, "auto") and self.scheme in ("renoised", "prior"):
+            raise ValueError(
+                f"scheme must be auto, n2v or recorrupted with context, got {self.scheme}: the prior sees one volume. "
+                "Drop one of them."
+            )
         length = next((name for name in ("epochs", "max_time") if getattr(self, name) is not None), None)
         if self.scheme == "prior" and length:
             raise ValueError(f"scheme prior must come without {length}: it does not train. Drop one of them.")

@@ -12,7 +12,9 @@ _OPTIONS = {
     **dict.fromkeys(("bundle_root", "output_dir", "ckpt_path"), "--output"),
     **dict.fromkeys(("spatial_dims", "network_def#spatial_dims"), "--spatial-dims"),
     **dict.fromkeys(("resume", "checkpoints"), "--resume of monai-n2v train"),
-    **{name: f"--{name.replace('_', '-')}" for name in ("device", "seed", "epochs", "max_time", "footprint")},
+    **{
+        name: f"--{name.replace('_', '-')}" for name in ("device", "seed", "epochs", "max_time", "footprint", "context")
+    },
     "dataset_dir": "--input",
     "noise_map": "--noise-map",
     "prior": "--from-scratch",

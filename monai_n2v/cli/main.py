@@ -120,6 +120,7 @@ def _tell(args: argparse.Namespace, record: dict[str, Any], n_jobs: int) -> None
     if record.get("steps") and (n_jobs == 1 or args.per_image):
         scheme = "" if args.scheme == "auto" else f" --scheme {args.scheme}"
         scheme += " --from-scratch" if args.from_scratch else ""
+        scheme += f" --context {record['context']}" if record.get("context") else ""
         dims = f" --spatial-dims {args.spatial_dims}" if args.spatial_dims else ""
         sides = "x".join(map(str, args.footprint)) if isinstance(args.footprint, tuple) else args.footprint
         hidden = f" --footprint {sides}" if sides else ""

@@ -165,6 +165,8 @@ def _add_training_options(parser: argparse.ArgumentParser) -> None:
     )
     fast = "scheme prior: without any training, in seconds"
     pairing.add_argument("--fast", dest="scheme", action="store_const", const="prior", help=fast)
+    context = "of a series: other volumes that the network sees beside each; auto: 8 where their noise is independent"
+    add("--context", type=_context, metavar="auto|N", help=context)
     add("--from-scratch", action="store_true", help="train from random weights by Noise2Void, as the paper does")
     add(
         "--spatial-dims",
@@ -212,7 +214,12 @@ def _number(kind: type[T], fits: Callable[[T], bool], rule: str) -> Callable[[st
 _positive = _number(float, lambda value: 0 < value < float("inf"), "above 0")
 _positive_int = _number(int, lambda value: value >= 1, "at least 1")
 _seed = _number(int, lambda value: 0 <= value < 2**32, "from 0 to 2**32 - 1")
+_count = _number(int, lambda value: value >= 0, "a whole number from 0, or auto")
 _whole = _number(int, lambda _: True, "")
+
+
+def _context(text: str) -> str | int:
+    return text if text == "auto" else _count(text)
 
 
 def _footprint(text: str) -> str | tuple[int, ...]:

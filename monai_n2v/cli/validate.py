@@ -15,7 +15,17 @@ if TYPE_CHECKING:
     from monai_n2v.bundle.options import TrainingOptions
     from monai_n2v.noise.noise_map import NoiseMap
 
-_OF_TRAINING = ("scheme", "from_scratch", "epochs", "max_time", "spatial_dims", "footprint", "per_image", "set")
+_OF_TRAINING = (
+    "scheme",
+    "context",
+    "from_scratch",
+    "epochs",
+    "max_time",
+    "spatial_dims",
+    "footprint",
+    "per_image",
+    "set",
+)
 
 
 class UsageError(Exception):
@@ -56,7 +66,7 @@ def plan_command_jobs(args: argparse.Namespace) -> list[Job]:
     given = ", ".join(
         {"scheme": "--scheme or --fast"}.get(name, "--" + name.replace("_", "-"))
         for name in _OF_TRAINING
-        if vars(args)[name] not in (None, False, [], "auto")
+        if vars(args)[name] not in (None, False, [], "auto") or (name == "context" and args.context is not None)
     )
     if args.model is not None and given:
         raise UsageError(f"--model must stand alone, got settings of a training too. Drop {given}.")
@@ -108,6 +118,7 @@ def training_options(args: argparse.Namespace, noise_map: NoiseMap | None) -> Tr
         check_settings(dict(args.set), parts=True)
         return TrainingOptions(
             **{name: vars(args)[name] for name in ("epochs", "max_time", "scheme", "spatial_dims", "seed")},
+            context=0 if args.context is None else args.context,
             prior=not args.from_scratch,
             device=choose_device(args.device),
             progress=not args.quiet and sys.stderr.isatty(),

@@ -40,7 +40,8 @@ class PatchLoader:
         batch_size: patches per batch.
         epoch_length: batches per epoch.
         transform: applied to ``{key: patches}`` of a whole batch, `RandN2VMaskd` with ``batched=True`` for Noise2Void;
-            its ``set_random_state`` is called every epoch.
+            volumes with context have it beside as ``context``, which pairings leave as it is, and ``noise_scale``. Its
+            ``set_random_state`` is called every epoch.
         device: where volumes and batches live.
         seed: with the epoch, the source of all randomness: a whole number from 0, or several, such as seed and rank of
             a process, so that processes draw different patches. One number counts as that of rank 0.
@@ -143,11 +144,12 @@ class PatchLoader:
 
     def _draw(self, rng: np.random.RandomState) -> dict[str, torch.Tensor]:
         assert self._store is not None
-        patches = self._store.draw(rng, self.batch_size, self._flippable)
+        patches, beside = self._store.draw(rng, self.batch_size, self._flippable)
         batch = {self.cut.key: patches}
         if self.cut.label_key is not None:
             image, label = patches.chunk(2, dim=1)
             batch = {self.cut.key: image.contiguous(), self.cut.label_key: label.contiguous()}
+        batch |= beside
         return batch if self.transform is None else self.transform(batch)
 
     def _make_store(self, images: list[HeldImage], merge: bool) -> PatchStore:

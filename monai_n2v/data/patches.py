@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Images held flat, and patches cut out of them: copies of views on a CPU, one gather elsewhere."""
+"""Images held flat, and where patches are cut out of them."""
 
 import math
 from collections.abc import Sequence
@@ -10,9 +10,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from monai.data import MetaTensor
-from numpy.lib.stride_tricks import as_strided
 
-from monai_n2v.transforms.blind_spots import on_device
+from monai_n2v.data.cutting import cut_gathered, cut_views
+from monai_n2v.transforms.series import NEAREST, noise_scales
 from monai_n2v.transforms.symmetries import axis_orders, flippable_axes
 
 
@@ -42,10 +42,16 @@ class _Volume(NamedTuple):
 
 
 class HeldImage(NamedTuple):
-    """An image as it is held: the voxels ``(n_volumes, C, n_voxels)`` of its volumes, all of one kind."""
+    """An image as it is held: the voxels ``(n_volumes, C, n_voxels)`` of its volumes, all of one kind.
+
+    ``nearest`` are the volumes that are context of each, ``(n_volumes, context)``, or None; ``noise_scales`` the
+    strength of noise that is even over the series in standardized units, ``(n_volumes,)`` (see `noise_scales`).
+    """
 
     voxels: torch.Tensor
     volume: _Volume
+    nearest: np.ndarray | None = None
+    noise_scales: np.ndarray | None = None
 
     @property
     def n_bytes(self) -> int:
@@ -59,7 +65,7 @@ class PatchCut:
 
     A volume thinner than the patch is cut with a smaller patch. Rotations by 90 degrees exchange only axes of equal
     spacing (to 1 %) and equal patch length. With one spatial axis more than the patch has, a volume is cut slice by
-    slice along its last axis.
+    slice along its last axis. Where `NearestVolumesd` has seen the image, its context is cut at the same place.
 
     Attributes:
         patch_size: in voxels, one side per axis of the network.
@@ -114,7 +120,14 @@ class PatchCut:
                     f"{tuple(label.shape)}{_name_of(label)}. Pair images of the same grid."
                 )
             voxels = torch.cat([voxels, self._volumes_of(label)], dim=1)
-        return HeldImage(voxels.flatten(2).to(torch.float32).contiguous(), volume)
+        nearest = image.meta.get(NEAREST) if isinstance(image, MetaTensor) else None
+        if nearest is not None and self.in_channels != 1:
+            raise ValueError(
+                f"in_channels must be 1 where volumes have context, got {self.in_channels}{_name_of(image)}. "
+                "Use context 0, or in_channels 1."
+            )
+        scales = None if nearest is None else noise_scales(image)
+        return HeldImage(voxels.flatten(2).to(torch.float32).contiguous(), volume, nearest, scales)
 
     def _volumes_of(self, image: torch.Tensor) -> torch.Tensor:
         """View an image as ``(n_volumes, in_channels, *spatial)``: all channels at once, or each on its own."""
@@ -155,6 +168,19 @@ def _name_of(image: Any) -> str:
     return f" for {name}" if name else ""
 
 
+class _Place(NamedTuple):
+    """A volume in the stores: number of its store, offset in it, and the same of the volumes that are its context.
+
+    ``noise_scale`` is the volume's, see `HeldImage`.
+    """
+
+    store: int
+    offset: int
+    volume: _Volume
+    nearest: list[tuple[int, int]]
+    noise_scale: float
+
+
 class PatchStore:
     """Volumes to cut patches from, in one flat store or in one per volume.
 
@@ -165,7 +191,7 @@ class PatchStore:
         merge: whether to hold all in one store, cut by one gather. Separate stores can be let go of one by one.
 
     Attributes:
-        groups: for each size of a patch the volumes cut with it: number of the store, offset in it, and volume.
+        groups: for each size of a patch the volumes cut with it.
 
     Raises:
         ValueError: for no images.
@@ -176,28 +202,39 @@ class PatchStore:
             raise ValueError("dataset must hold at least one image, got none. Check dataset_dir.")
         self.device = device
         self.stores: list[torch.Tensor] = []
-        self.groups: dict[tuple[int, ...], list[tuple[int, int, _Volume]]] = {}
+        self.groups: dict[tuple[int, ...], list[_Place]] = {}
         merge = merge and sum(len(image.voxels) for image in images) > 1
         if merge:
             n_voxels = sum(image.voxels[:, 0].numel() for image in images)
             self.stores.append(torch.empty(images[0].voxels.shape[1], n_voxels, device=device))
         offset = 0
         while images:
-            voxels, volume = images.pop(0)
-            for flat in voxels:
-                store = 0 if merge else len(self.stores)
-                self.groups.setdefault(volume.patch, []).append((store, offset, volume))
+            voxels, volume, nearest, scales = images.pop(0)
+            n_volumes, _, size = voxels.shape
+            first = len(self.stores)
+            places = [(0, offset + n * size) if merge else (first + n, 0) for n in range(n_volumes)]
+            for number, (flat, (store, start)) in enumerate(zip(voxels, places)):
+                near = [] if nearest is None else [places[other] for other in nearest[number]]
+                scale = 1.0 if scales is None else float(scales[number])
+                self.groups.setdefault(volume.patch, []).append(_Place(store, start, volume, near, scale))
                 if merge:
-                    self.stores[0][:, offset : offset + flat.shape[1]] = flat
-                    offset += flat.shape[1]
+                    self.stores[0][:, start : start + size] = flat
                 else:
                     self.stores.append(flat.to(device))
-        sizes = {patch: [math.prod(volume.shape) for *_, volume in group] for patch, group in self.groups.items()}
+            offset += n_volumes * size
+        sizes = {patch: [math.prod(place.volume.shape) for place in group] for patch, group in self.groups.items()}
         self._shares = {patch: _shares(of_group) for patch, of_group in sizes.items()}
         self._shares_of_groups = _shares([sum(of_group) for of_group in sizes.values()])
 
-    def draw(self, rng: np.random.RandomState, batch_size: int, flippable: Sequence[bool]) -> torch.Tensor:
-        """Cut a batch of random patches ``(B, C, *patch)``, all of one size, flipped along the axes that permit it."""
+    def draw(
+        self, rng: np.random.RandomState, batch_size: int, flippable: Sequence[bool]
+    ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        """Cut a batch of random patches, all of one size, flipped along the axes that permit it.
+
+        Returns:
+            patches ``(B, C, *patch)``; and where volumes have context, the first channels of it as ``context``
+            ``(B, context, *patch)``, and ``noise_scale`` ``(B, 1, ...)``.
+        """
         patch, group = list(self.groups.items())[rng.choice(len(self.groups), p=self._shares_of_groups)]
         chosen = [group[i] for i in rng.choice(len(group), size=batch_size, p=self._shares[patch])]
         n_axes = len(patch)
@@ -205,7 +242,7 @@ class PatchStore:
         steps = np.empty((batch_size, n_axes), dtype=np.int64)
         uniform = rng.random_sample((batch_size, n_axes + 2))
         flips = rng.randint(0, 2, (batch_size, n_axes)).astype(bool) & np.asarray(flippable)
-        for row, (_, offset, volume) in enumerate(chosen):
+        for row, (_, offset, volume, *_) in enumerate(chosen):
             start[row] = offset
             if len(volume.shape) > n_axes:
                 start[row] += int(uniform[row, 1] * volume.shape[-1]) * volume.strides[-1]
@@ -217,57 +254,20 @@ class PatchStore:
                     stride = -stride
                 steps[row, axis] = stride
         cut = cut_views if self.device.type == "cpu" else cut_gathered
-        return cut(self.stores, np.array([store for store, *_ in chosen]), start, steps, patch)
-
-
-def cut_views(
-    stores: Sequence[torch.Tensor], which: np.ndarray, start: np.ndarray, steps: np.ndarray, patch: tuple[int, ...]
-) -> torch.Tensor:
-    """Cut patches on a CPU: copies of strided views, which need no index of every voxel.
-
-    Args:
-        stores: flat voxels ``(C, n_voxels)`` each.
-        which: int ``(B,)``, the store of every patch.
-        start: int ``(B,)``, where in it the patch begins.
-        steps: int ``(B, n_axes)``: voxel ``i`` of a patch lies at ``start + i @ steps``; negative where it is flipped.
-        patch: shape of the patches.
-
-    Returns:
-        ``(B, C, *patch)``.
-    """
-    shape = (stores[0].shape[0], *patch)
-    out = torch.empty(len(start), *shape)
-    cut = out.numpy()
-    for row, store in enumerate(which):
-        flat = stores[store].numpy()
-        strides = (flat.strides[0], *(steps[row] * flat.itemsize))
-        cut[row] = as_strided(flat[:, start[row] :], shape, strides, writeable=False)
-    return out
-
-
-def cut_gathered(
-    stores: Sequence[torch.Tensor], which: np.ndarray, start: np.ndarray, steps: np.ndarray, patch: tuple[int, ...]
-) -> torch.Tensor:
-    """Cut patches on a GPU, all of a store by one gather; see `cut_views`."""
-    device = stores[0].device
-    index = on_device(start, device).view(-1, *(1,) * len(patch))
-    strides = on_device(steps, device)
-    for axis, length in enumerate(patch):
-        along = torch.arange(length, device=device) * strides[:, axis : axis + 1]
-        index = index + along.view(-1, *(length if a == axis else 1 for a in range(len(patch))))
-    if (which == which[0]).all():
-        return _take(stores[which[0]], index)
-    out = torch.empty(len(start), stores[0].shape[0], *patch, device=device)
-    for store in np.unique(which):
-        rows = on_device(np.flatnonzero(which == store), device)
-        out[rows] = _take(stores[store], index[rows])
-    return out
-
-
-def _take(store: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
-    if store.shape[0] == 1:
-        return store[0].take(index)[:, None]
-    return store[:, index].movedim(0, 1).contiguous()
+        patches = cut(self.stores, np.array([place.store for place in chosen]), start, steps, patch)
+        if not chosen[0].nearest:
+            return patches, {}
+        # The same place in other volumes: no more than what is cut is ever copied.
+        stores, offsets = np.moveaxis(np.array([place.nearest for place in chosen]), -1, 0)
+        inside = start - [place.offset for place in chosen]
+        n_near = stores.shape[1]
+        context = cut(
+            [store[:1] for store in self.stores], stores.ravel(), (inside[:, None] + offsets).ravel(),
+            np.repeat(steps, n_near, axis=0), patch,
+        )  # fmt: skip
+        scales = torch.tensor([place.noise_scale for place in chosen], dtype=torch.float32, device=self.device)
+        scales = scales.view(-1, *(1,) * (n_axes + 1))
+        return patches, {"context": context.view(batch_size, n_near, *patch), "noise_scale": scales}
 
 
 def _shares(sizes: Sequence[int]) -> np.ndarray:

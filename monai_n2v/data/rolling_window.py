@@ -175,7 +175,7 @@ class RollingWindow:
             image = waiting.pop(number, None) or self._measured(number)
             if self._fits(number, n_bytes):
                 n_bytes += image.n_bytes
-                self.held[number] = HeldImage(image.voxels.to(self.device), image.volume)
+                self.held[number] = image._replace(voxels=image.voxels.to(self.device))
         waiting.clear()
         if self.n_epochs:  # what is read before the first epoch is the start, not waiting
             self.waited += time.perf_counter() - started

@@ -31,7 +31,8 @@ def shared_handler(handler: Any) -> Any:
 class PrepareN2VBatch(PrepareBatch):
     """Pack label and mask into one target, since MONAI's trainer hands the loss two arguments only.
 
-    Without a mask every voxel counts, as in traditional and Noise2Noise training.
+    Without a mask every voxel counts, as in traditional and Noise2Noise training. The ``context`` of a batch follows
+    the image as further channels, as it is.
     """
 
     def __call__(
@@ -44,6 +45,8 @@ class PrepareN2VBatch(PrepareBatch):
         """Return ``image`` and ``cat([label, mask], dim=1)``, or None in place of the latter without a label."""
         to = {"device": device, "non_blocking": non_blocking, **kwargs}
         image = batchdata["image"].to(**to)
+        if "context" in batchdata:
+            image = torch.cat([image, batchdata["context"].to(**to)], dim=1)
         label = batchdata.get("label")
         if not isinstance(label, torch.Tensor):
             return image, None

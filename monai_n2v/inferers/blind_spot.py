@@ -16,8 +16,9 @@ from monai_n2v.transforms.pairing import RandN2VMask
 class BlindSpotInferer(Inferer):
     """Predict images plainly, and once more at blind spots, whose own values the network does not see.
 
-    The blind spots are the same for images of one shape, whenever and in whatever order they come. Memory: beside the
-    result, a masked copy of the images, the mask and one prediction.
+    The blind spots are the same for images of one shape, whenever and in whatever order they come. Channels beyond
+    those that the network predicts are context and stay as they are. Memory: beside the result, a masked copy of the
+    images, the mask and one prediction.
 
     Args:
         inferer: what predicts images of any size.
@@ -44,7 +45,7 @@ class BlindSpotInferer(Inferer):
 
         Args:
             inputs: ``(B, C, *spatial)``.
-            network: as the inferer takes it, with as many channels out as in.
+            network: as the inferer takes it; it predicts all channels, or the first ones.
             args: further arguments of the network.
             kwargs: further keyword arguments of the network.
 
@@ -78,6 +79,8 @@ class BlindSpotInferer(Inferer):
         self.masker.set_random_state(0)
         for _ in range(self.n_masks):
             masked, spots = self._hide(images)
+            masked[:, n_channels:] = images[:, n_channels:]
+            spots = spots[:, :n_channels]
             output[:, n_channels:][spots] = predict(masked)[spots]
         return output
 

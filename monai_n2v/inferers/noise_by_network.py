@@ -5,6 +5,7 @@ import copy
 import functools
 import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from scipy import ndimage
 from monai_n2v.noise.model import NoiseModel, NoNoiseError, fit_noise_model, pooled
 from monai_n2v.noise.processing import constant_areas
 from monai_n2v.transforms.drawn_noise import draw_noise
+from monai_n2v.transforms.series import NEAREST, noise_scales
 
 # Images that a noise model is read from, channels of each, and voxels of these: more make it no better.
 _N_IMAGES, _N_CHANNELS, _MAX_VOXELS = 8, 4, 2**20
@@ -82,11 +84,12 @@ def measure_by_network(images: Sequence[Mapping[str, Any]], predict: Predict, ke
 
     Args:
         images: a dataset of standardized images ``(C, *spatial)``.
-        predict: see `predict_with`.
+        predict: see `predict_with`; of a volume from itself and its context, where there is some.
         key: of the images.
 
     Returns:
-        the model, in units of the standardized images; of several images and channels a common one.
+        the model, in units of the standardized images; of several images and channels a common one. Of volumes with
+        context it is divided by their `noise_scales`.
 
     Raises:
         NoNoiseError: where none of the images holds noise to measure.
@@ -94,24 +97,38 @@ def measure_by_network(images: Sequence[Mapping[str, Any]], predict: Predict, ke
     models: list[NoiseModel] = []
     missing: NoNoiseError | None = None
     for number in evenly(len(images), _N_IMAGES):
-        for part in parts_of(images[number][key]):
+        image = images[number][key]
+        for part, scales in zip(parts_of(image), scales_of_parts(image)):
             try:
-                models.append(measure_part(part, predict(part[None])[0]))
+                model = measure_part(part, predict(part[None])[0], scales)
             except NoNoiseError as error:
                 missing = error
+                continue
+            models.append(replace(model, sigmas=model.sigmas / scales[0]))
     if missing is not None and not models:
         raise missing
     return pooled(models)
 
 
-def measure_part(noisy: torch.Tensor, denoised: torch.Tensor) -> NoiseModel:
-    """Measure the noise of one channel ``(1, *spatial)``, standardized, by its denoised version.
+def measure_part(part: torch.Tensor, denoised: torch.Tensor, scales: Sequence[float] = (1.0,)) -> NoiseModel:
+    """Measure the noise of a channel by its denoised version.
+
+    With context it is measured by the difference to the nearest volume, in which structure is gone.
+
+    Args:
+        part: ``(1 + context, *spatial)``, standardized, as of `parts_of`.
+        denoised: the channel, ``(1, *spatial)``.
+        scales: of channel and context, see `noise_scales`.
 
     Raises:
         NoNoiseError: where there is none to measure.
     """
-    before, after = (one.cpu().float().numpy() for one in (noisy, denoised))
-    return fit_noise_model(before, after, padding_of(noisy))
+    before, after = (one.cpu().float().numpy() for one in (part, denoised))
+    padding = padding_of(part[:1])
+    if len(before) == 1:
+        return fit_noise_model(before, after, padding)
+    noise = (before[:1] - before[1:2]) / np.float32(math.hypot(1.0, scales[1] / scales[0]))
+    return fit_noise_model(before[:1], after, padding, noise)
 
 
 def padding_of(part: torch.Tensor) -> np.ndarray:
@@ -129,10 +146,16 @@ def parts_of(image: torch.Tensor, max_voxels: int = _MAX_VOXELS) -> list[torch.T
         max_voxels: of a channel, roughly.
 
     Returns:
-        plain tensors ``(1, *spatial)``, copies.
+        plain tensors ``(1 + context, *spatial)``, copies; a channel and its context, as `NearestVolumesd` found it.
     """
     whole = image.as_tensor() if isinstance(image, MetaTensor) else image
-    return [_fullest(whole[channel : channel + 1], max_voxels) for channel in evenly(len(whole), _N_CHANNELS)]
+    nearest = image.meta.get(NEAREST) if isinstance(image, MetaTensor) else None
+    parts = []
+    for channel in evenly(len(whole), _N_CHANNELS):
+        others = [] if nearest is None else [int(other) for other in nearest[channel]]
+        place = _fullest(whole[channel : channel + 1], max_voxels)
+        parts.append(torch.stack([whole[number][place] for number in (channel, *others)]))
+    return parts
 
 
 def evenly(n: int, n_chosen: int) -> list[int]:
@@ -140,15 +163,24 @@ def evenly(n: int, n_chosen: int) -> list[int]:
     return sorted({round(k) for k in np.linspace(0, n - 1, min(n, n_chosen))})
 
 
-def _fullest(channel: torch.Tensor, max_voxels: int) -> torch.Tensor:
-    """The part of a channel with the least padding along every axis; of equals the one nearest to the middle."""
+def scales_of_parts(image: torch.Tensor) -> list[list[float]]:
+    """The `noise_scales` of the parts of `parts_of`, channel and context; 1 for an image without context."""
+    channels = evenly(len(image), _N_CHANNELS)
+    if not isinstance(image, MetaTensor) or NEAREST not in image.meta:
+        return [[1.0] for _ in channels]
+    scales, nearest = noise_scales(image), image.meta[NEAREST]
+    return [[float(scales[number]) for number in (channel, *nearest[channel])] for channel in channels]
+
+
+def _fullest(channel: torch.Tensor, max_voxels: int) -> tuple[slice, ...]:
+    """Where a channel has the least padding along every axis; of equals the place nearest to the middle."""
     n_axes = channel.ndim - 1
     stride = max(1, math.ceil((channel.numel() / _COARSE) ** (1 / n_axes)))
     coarse = channel[(slice(None), *(slice(None, None, stride),) * n_axes)].cpu().float().numpy()
     content = ~constant_areas(coarse, float(coarse.min()))[0]
-    part = channel
+    place, n_voxels = [], channel.numel()
     for axis, side in enumerate(channel.shape[1:]):
-        share = (max_voxels / part.numel()) ** (1 / (n_axes - axis))
+        share = (max_voxels / n_voxels) ** (1 / (n_axes - axis))
         kept = min(side, max(32, int(side * min(1.0, share)) // 16 * 16))
         counts = content.sum(axis=tuple(other for other in range(n_axes) if other != axis))
         window = max(1, min(len(counts), kept // stride))
@@ -156,8 +188,9 @@ def _fullest(channel: torch.Tensor, max_voxels: int) -> torch.Tensor:
         middle = (len(counts) - window) / 2
         best = min(np.flatnonzero(sums == sums.max()), key=lambda start: abs(start - middle))
         start = (side - kept) // 2 if sums.min() == sums.max() else min(int(best) * stride, side - kept)
-        part = part.narrow(axis + 1, start, kept)
-    return part.clone()
+        place.append(slice(start, start + kept))
+        n_voxels = n_voxels // side * kept
+    return tuple(place)
 
 
 def sure(

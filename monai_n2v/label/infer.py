@@ -53,6 +53,7 @@ class DenoiseTask(InferTask):
             **self._defaults,
             "train_on_image": False,
             "max_time": 300,
+            "context": [0, "auto"],
         }
         # Volumes go in whatever the network's axes: by a 2D one slice by slice.
         super().__init__(InferType.OTHERS, {}, 3, str(parser["_meta_#description"]), options)
@@ -109,7 +110,13 @@ class DenoiseTask(InferTask):
             by_epochs = chosen(request, "max_epochs") is not None
             epochs = whole_number(request, "max_epochs", 1) if by_epochs else None
             budget = None if by_epochs else number(request, "max_time", 300)
-            training = TrainingOptions(epochs, budget, spatial_dims=2 if self.spatial_dims == 2 else None)
+            asked = str(chosen(request, "context", 0))
+            training = TrainingOptions(
+                epochs,
+                budget,
+                context=int(asked) if asked.isdecimal() else asked,
+                spatial_dims=2 if self.spatial_dims == 2 else None,
+            )
         else:
             denoiser = Denoiser(self.network(), prediction)  # refuses before the image is read
         volume = read_volume(source)

@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 
 from monai_n2v.io.plain import to_plain
+from monai_n2v.noise.between_volumes import SeriesNoise, measure_series
 from monai_n2v.noise.block_statistics import MAX_LAG
 from monai_n2v.noise.correlation import Correlation
 from monai_n2v.noise.measure import Noise, measure_noise
-from monai_n2v.noise.sentences import MUCH_CLIPPED, headline, strength_sentences, trace_sentences
+from monai_n2v.noise.sentences import MUCH_CLIPPED, headline, series_sentences, strength_sentences, trace_sentences
 
 # Neighbors on both sides with correlation a each predict 2 a^2 of the noise's variance: at 0.15, 5 %, which a network
 # then keeps. Below that Noise2Void loses less than structN2V does by hiding context. aydin uses the same value.
@@ -61,6 +62,7 @@ class NoiseCheck:
         snr: signal range (1st to 99th percentile of the means of small blocks) over ``noise.sigma``, or None.
         axes: one check per spatial axis.
         footprint: structN2V footprint to use, uint8 with odd sides and one axis per spatial axis, or None.
+        series: what noise shares between volumes; None for a single one, or where it was not measured.
         sentences: everything worth knowing in plain words, the overall verdict first.
         noise: the measurements.
     """
@@ -70,6 +72,7 @@ class NoiseCheck:
     snr: float | None
     axes: tuple[AxisCheck, ...]
     footprint: np.ndarray | None
+    series: SeriesNoise | None
     sentences: tuple[str, ...]
     noise: Noise
 
@@ -113,7 +116,9 @@ def check_noise(
     warned = [check.axis for check in axes if check.verdict == "WARN"]
     sentences = [headline(verdict, warned, noisy), *strength_sentences(noise, noisy, snr)]
     sentences += [axis.sentence for axis in axes] + reason + trace_sentences(noise.traces, noise.sigma)
-    return NoiseCheck(verdict, noisy, snr, axes, footprint, tuple(sentences), noise)
+    series = None if noisy is False else measure_series(volumes)
+    sentences += series_sentences(series)
+    return NoiseCheck(verdict, noisy, snr, axes, footprint, series, tuple(sentences), noise)
 
 
 def suggest_footprint(axes: Sequence[AxisCheck]) -> tuple[np.ndarray | None, list[str]]:

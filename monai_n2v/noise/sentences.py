@@ -3,6 +3,7 @@
 
 from collections.abc import Sequence
 
+from monai_n2v.noise.between_volumes import INDEPENDENT, SeriesNoise
 from monai_n2v.noise.measure import Noise
 from monai_n2v.noise.processing import Traces
 
@@ -68,3 +69,24 @@ def trace_sentences(traces: Traces, sigma: float) -> list[str]:
     if traces.step is not None and traces.step > sigma > 0:
         told.append(f"Intensities lie {traces.step:.3g} apart, more than the noise's {sigma:.3g}: coarsely rounded.")
     return told
+
+
+def series_sentences(series: SeriesNoise | None) -> list[str]:
+    """Whether the volumes of a series can be context of each other."""
+    if series is None:
+        return []
+    if series.is_independent:
+        return [
+            f"Noise is independent between volumes (correlation of consecutive ones {series.between:.2f}): they can be "
+            "context of each other (--context)."
+        ]
+    return [f"The volumes should not be context of each other (--context): {why_no_context(series)}."]
+
+
+def why_no_context(series: SeriesNoise | None) -> str:
+    """Why volumes should not be context of each other."""
+    if series is None or series.between is None:
+        return "the noise between volumes could not be measured"
+    if abs(series.between) > INDEPENDENT:
+        return f"noise is shared between volumes (correlation {series.between:.2f}), as after resampling in time"
+    return f"neighboring voxels share noise (correlation {series.within:.2f}), as after resampling or motion correction"

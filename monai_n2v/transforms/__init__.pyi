@@ -43,4 +43,5 @@ from .pairing import (
     RandSwapPairDict as RandSwapPairDict,
 )
 from .procedural_noise import RandProceduralNoised as RandProceduralNoised
+from .series import NearestVolumesd as NearestVolumesd
 from .symmetries import list_symmetries as list_symmetries

@@ -182,8 +182,8 @@ def test_overrides_swap_network_and_footprint(scheme, images, tmp_path):
     }[scheme]
     flow = run(workflow("train", 3, epochs=1, dataset_dir=str(images), output_dir=str(tmp_path), **overrides))
     loader = flow.parser.get_parsed_content("train#dataloader")
-    (_, _, volume), *_ = next(iter(loader._store.groups.values()))
-    assert (len(volume.orders) == 1) == (scheme == "footprint"), "a directional footprint forbids rotations"
+    place, *_ = next(iter(loader._store.groups.values()))
+    assert (len(place.volume.orders) == 1) == (scheme == "footprint"), "a directional footprint forbids rotations"
 
 
 @pytest.mark.parametrize(

@@ -36,6 +36,7 @@ class Case(NamedTuple):
 
 
 DATA = phantom((12, 11, 10))[1]
+FOUR = np.stack([DATA] * 4, axis=-1)
 ZIPPED = gzip.compress(b"no image")
 
 
@@ -158,6 +159,12 @@ def loop(folder: Path) -> list:
     return io(folder / "in.nii")
 
 
+def other_directions(folder: Path) -> list:
+    written(folder / "in.bval", b"0 1000\n")
+    written(folder / "in.bvec", b"0 1\n0 0\n0 0\n")
+    return [*io(nifti(folder, FOUR)), "--context", "auto"]
+
+
 def existing(folder: Path) -> list:
     nifti(folder, DATA, "out.nii.gz")
     return io(nifti(folder, DATA))
@@ -196,6 +203,11 @@ CASES = [
     Case("--noise-map at another place", 1, "noise_map must lie where the image does", lambda f: noise_map(f, DATA, 2)),
     Case("--noise-map is OUT", 2, "--noise-map must be another file", lambda f: _map_is_out(f)),
     Case("--series with a file", 1, "series must come with a folder", lambda f: [*io(nifti(f, DATA)), "--series", "3"]),
+    Case(
+        "--context above the other volumes", 1, "context must be below the number of volumes",
+        lambda f: [*io(nifti(f, FOUR)), "--context", "4"],
+    ),
+    Case("b-vectors of another series", 1, "bval must hold one entry per volume", other_directions),
     Case("unknown suffix", 1, "path must end in", lambda f: io(written(f / "in.mgz", b"x"))),
     Case("file of zero bytes", 1, "which is empty", lambda f: io(written(f / "in.nii.gz", b""))),
     Case("link to itself", 2, "IN must be an existing file or folder", loop),

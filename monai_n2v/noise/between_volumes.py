@@ -1,0 +1,108 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Whether the noise of a series is independent, between its volumes and within, measured on the series alone."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+from scipy import ndimage
+
+from monai_n2v.noise.block_statistics import MIN_SIDE, second_difference
+
+# Up to this correlation, noise counts as independent between volumes, as between voxels.
+INDEPENDENT = 0.15
+# Pairs of volumes that are looked at, and voxels of a volume along an axis.
+_N_PAIRS, _MAX_SIDE = 8, 96
+# Where structure is weakest: the share of the voxels, by the slope of the smoothed mean; fewer voxels tell nothing.
+_CALM, _SMOOTH, _FEW = 0.25, 1.5, 1000
+# From this many volumes on, far ones tell how much structure all share.
+_MIN_VOLUMES = 6
+
+
+@dataclass(frozen=True)
+class SeriesNoise:
+    """Correlations of the noise of a series.
+
+    Attributes:
+        between: of consecutive volumes; None for two volumes where shared noise cannot be told from structure.
+        within: of neighboring voxels, along the axis where it is strongest.
+    """
+
+    between: float | None
+    within: float
+
+    @property
+    def is_independent(self) -> bool:
+        """Whether volumes can be context of each other."""
+        return self.between is not None and max(abs(self.between), abs(self.within)) <= INDEPENDENT
+
+
+def measure_series(volumes: np.ndarray) -> SeriesNoise | None:
+    """Measure what noise shares between the volumes of a series, and between neighboring voxels.
+
+    Noise is read where the mean of the volumes is calm, in second differences along the axes, which leave little of
+    structure. What consecutive volumes share beyond far ones is noise. A series of fewer than 6 volumes has no far
+    ones: where its volumes share more than a little, the differences of consecutive ones are asked, in which structure
+    is nearly gone. Within a volume noise is read from such differences, too.
+
+    Args:
+        volumes: ``(n_volumes, *spatial)`` with 2 or 3 spatial axes, finite; of any intensity scale each.
+
+    Returns:
+        medians over pairs of volumes; None for a single volume, or too few voxels with noise.
+    """
+    axes = [axis for axis in range(1, volumes.ndim) if volumes.shape[axis] >= MIN_SIDE]
+    n_volumes = len(volumes)
+    if n_volumes < 2 or len(axes) < 2:
+        return None
+    firsts = sorted({int(k) for k in np.linspace(0, n_volumes - 2, min(n_volumes - 1, _N_PAIRS))})
+    near = [(first, first + 1) for first in firsts]
+    parts = {number: _part(volumes[number]) for number in sorted({number for pair in near for number in pair})}
+    sharp = {number: second_difference(part, axes)[0] for number, part in parts.items()}
+    varies = np.any([one != 0 for one in sharp.values()], axis=0)
+    if varies.sum() < _FEW / _CALM:
+        return None
+    mean = np.mean([part[0] for part in parts.values()], axis=0)
+    inner = tuple(slice(1, -1) if axis in axes else slice(None) for axis in range(1, volumes.ndim))
+    slope = ndimage.gaussian_gradient_magnitude(mean, _SMOOTH)[inner]
+    calm = varies & (slope <= np.quantile(slope[varies], _CALM))
+    far = [(a, b) for a in parts for b in parts if n_volumes >= _MIN_VOLUMES and b - a > n_volumes // 3]
+    within = [max(_within(parts[a] - parts[b], axes, calm), key=abs) for a, b in near]
+    return SeriesNoise(_between(sharp, calm, near, far), float(np.median(within)))
+
+
+def _part(volume: np.ndarray) -> np.ndarray:
+    """The middle of a volume with mean 0 and deviation 1, and an axis in front."""
+    ends = [(side, min(side, _MAX_SIDE)) for side in volume.shape]
+    part = volume[tuple(slice((side - kept) // 2, (side - kept) // 2 + kept) for side, kept in ends)]
+    centered: np.ndarray = part - part.mean(dtype=np.float64)
+    return (centered / (centered.std() or 1.0))[None]
+
+
+def _between(
+    sharp: Mapping[int, np.ndarray], calm: np.ndarray, near: Sequence[tuple[int, int]], far: Sequence[tuple[int, int]]
+) -> float | None:
+    """Correlation of near pairs beyond that of far ones."""
+    values = {number: one[calm] / max(np.linalg.norm(one[calm]), 1e-12) for number, one in sharp.items()}
+    found = float(np.median([values[a] @ values[b] for a, b in near]))
+    if not far and abs(found) <= INDEPENDENT:
+        return found
+    if not far:
+        steps = [sharp[b][calm] - sharp[a][calm] for a, b in near]
+        # Differences that follow each other share a volume: of independent noise they correlate by -1/2.
+        c = [a @ b / max(np.linalg.norm(a) * np.linalg.norm(b), 1e-12) for a, b in pairwise(steps)]
+        return float((1 + 2 * np.median(c)) / max(2 + 2 * np.median(c), 1e-6)) if c else None
+    shared = max(0.0, float(np.median([values[a] @ values[b] for a, b in far])))
+    return (found - shared) / max(1 - shared, 1e-6)
+
+
+def _within(difference: np.ndarray, axes: Sequence[int], calm: np.ndarray) -> Iterator[float]:
+    """Correlation of neighbors along each axis, in second differences along the others."""
+    for axis in axes:
+        sharp = second_difference(difference, [other for other in axes if other != axis])[0]
+        sharp = np.moveaxis(sharp, axis - 1, 0)[1:-1]
+        chosen = np.moveaxis(calm, axis - 1, 0)
+        pairs = chosen[1:] & chosen[:-1]
+        first, second = sharp[1:][pairs], sharp[:-1][pairs]
+        yield float(first @ second / max(np.linalg.norm(first) * np.linalg.norm(second), 1e-12))
