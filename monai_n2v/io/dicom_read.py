@@ -142,7 +142,7 @@ def _check_image(path: Path, header: Dataset) -> None:
         if header.get(keyword) in (None, ""):
             raise ValueError(f"image must have {keyword}, got none for {path}. The file is damaged.")
     is_gray = header.get("PhotometricInterpretation", "MONOCHROME2") in ("MONOCHROME1", "MONOCHROME2")
-    check_kind(np.dtype(np.uint8), path, colors=int(header.get("SamplesPerPixel") or 1) != 1 or not is_gray)
+    check_kind(np.dtype(np.uint8), path, "" if is_gray and int(header.get("SamplesPerPixel") or 1) == 1 else "RGB")
     syntax = header.file_meta.get("TransferSyntaxUID") if hasattr(header, "file_meta") else None
     if syntax is not None and not syntax.is_little_endian:
         raise ValueError(f"image must be stored little endian, got big endian for {path}. Convert it first.")

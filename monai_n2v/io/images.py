@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from monai_n2v.io import dicom_read, metaimage, nifti, npy, nrrd, png, tiff
+from monai_n2v.io import dicom_read, metaimage, nifti, npy, nrrd, ome, png, tiff
 from monai_n2v.io.volume import Volume
 
 _FORMATS = (nifti, nrrd, metaimage, tiff, png, npy)
@@ -16,6 +16,7 @@ _READERS: dict[tuple[str, ...], Callable[[Path], Volume]] = {one.SUFFIXES: one.r
 # The endings of all files that can be read; a DICOM series is a folder.
 SUFFIXES = tuple(suffix for family in _READERS for suffix in family)
 _NIFTI_FILES = (".nii.gz", ".nii")
+_OF_OME_SETS = tuple(f".ome{suffix}" for suffix in tiff.SUFFIXES)
 # Formats that know where their voxels lie, and so can be written as NIfTI.
 _WITH_GEOMETRY = (*nrrd.SUFFIXES, *metaimage.SUFFIXES)
 
@@ -258,5 +259,7 @@ def find_images(dataset_dir: str | Path, exclude: str | Path | None = None) -> l
 
 
 def _is_image(path: Path) -> bool:
-    # Of a two-file image, the header stands for both.
-    return split_name(path)[1].lower() not in ("", ".img") and not path.name.startswith(".") and path.is_file()
+    # Of a two-file image, the header stands for both; of an OME set, its first file for all.
+    if split_name(path)[1].lower() in ("", ".img") or path.name.startswith(".") or not path.is_file():
+        return False
+    return not path.name.lower().endswith(_OF_OME_SETS) or ome.stands_for(path) == path

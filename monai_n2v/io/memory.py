@@ -8,7 +8,7 @@ import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from monai_n2v.io.volume import where
+from monai_n2v.io.volume import Refusal, where
 
 if TYPE_CHECKING:
     import torch
@@ -50,7 +50,7 @@ def check_memory(shape: Sequence[int], name: object = "") -> None:
     """
     needed, free = _BYTES_PER_VOXEL * math.prod(int(n) for n in shape), free_bytes()
     if needed > free:
-        raise ValueError(
+        raise Refusal(
             f"image must fit into memory, got {' x '.join(str(int(n)) for n in shape)} voxels, which need "
             f"{needed / 2**30:.1f} GiB where {free / 2**30:.1f} GiB are free{where(name)}. "
             "Check the header, crop the image, or free memory."

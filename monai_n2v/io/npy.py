@@ -35,6 +35,9 @@ def read(path: Path) -> Volume:
     """
     with reading(path, "NumPy array"):
         values = np.load(path, mmap_mode="r", allow_pickle=False)
+        excess = path.stat().st_size - values.nbytes - getattr(values, "offset", 0)
+        if excess:
+            raise ValueError(f"{excess} bytes after the array")
     check_kind(values.dtype, path)
     check_memory(values.shape, path)
     return NpySource(values.shape, values.dtype).to_volume(values, [1.0] * values.ndim, path)

@@ -83,5 +83,5 @@ def read(path: Path) -> Volume:
         check_memory(nrrd.read_header(str(path))["sizes"], path)
         values, header = nrrd.read(str(path))
         source = NrrdSource(dict(header), values.dtype)
-    check_kind(np.dtype(np.complex64) if source.is_complex else source.stored, path, colors=source.is_colored)
+    check_kind(source.stored, path, "RGB" if source.is_colored else "complex" if source.is_complex else "")
     return source.to_volume(values, source.sides, path)

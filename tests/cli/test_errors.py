@@ -215,7 +215,7 @@ CASES = [
     Case("TIFF of several sizes", 1, "path must hold one image or stack, got 2", mixed_tiff),
     Case("truncated PNG", 1, "readable PNG image", lambda f: io(cut(png(f)))),
     Case("RGB PNG", 1, "got RGB voxels", lambda f: io(png(f, "RGB"))),
-    Case("PNG of one bit", 1, "got RGB voxels", lambda f: io(png(f, "P"))),
+    Case("PNG of a palette", 1, "got palette voxels", lambda f: io(png(f, "P"))),
     Case("pickled NPY", 1, "readable NumPy array", lambda f: npy(f, np.array([{}], object), allow_pickle=True)),
     Case("NPY of texts", 1, "one real number per voxel", lambda f: npy(f, np.full((9, 9), "a"))),
     Case("DICOM series with a missing slice", 1, "evenly spaced slices", lambda f: series(f, lambda p: p[3].unlink())),
