@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from monai_n2v.io.dicom_read import has_dicom, holds_dicom_only
+from monai_n2v.io.dicom_files import has_dicom, holds_dicom_only
 from monai_n2v.io.images import check_target, find_images, float_suffix, partners_of, split_name, voxel_files_of
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from monai_n2v.io import dicom_read, metaimage, nifti, npy, nrrd, ome, png, tiff
+from monai_n2v.io import dicom_files, dicom_read, metaimage, nifti, npy, nrrd, ome, png, tiff
 from monai_n2v.io.volume import Volume
 
 _FORMATS = (nifti, nrrd, metaimage, tiff, png, npy)
@@ -251,7 +251,7 @@ def find_images(dataset_dir: str | Path, exclude: str | Path | None = None) -> l
         if folder.resolve() == left_out:
             continue
         paths += [folder / name for name in names if _is_image(folder / name)]
-        if dicom_read.has_dicom(folder):
+        if dicom_files.has_dicom(folder):
             paths.append(folder)
     if not paths:
         raise FileNotFoundError(f"dataset_dir must hold images ({suffixes}), got none below {top}. Check the path.")

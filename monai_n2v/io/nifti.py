@@ -153,7 +153,7 @@ def _read_voxels(image: nibabel.Nifti1Pair, kind: type) -> np.ndarray:
     spec = proxy.shape, proxy.dtype, proxy.offset, proxy.slope, proxy.inter
     n_bytes = int(np.prod([*map(int, proxy.shape)], dtype=object)) * proxy.dtype.itemsize
     with holder.get_prepare_fileobj("rb") as file:
-        values = np.asarray(ArrayProxy(file, spec, mmap=False), dtype=kind)
+        values: np.ndarray = np.asarray(ArrayProxy(file, spec, mmap=False), dtype=kind)
         file.seek(proxy.offset + n_bytes)
         excess = 0
         while chunk := file.read(_CHUNK):
