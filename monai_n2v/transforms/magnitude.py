@@ -17,7 +17,7 @@ from monai_n2v.noise.magnitude import (
     find_magnitude_noise,
     remove_magnitude_bias,
 )
-from monai_n2v.transforms.padding import find_padding
+from monai_n2v.transforms.padding import find_kept
 
 logger = logging.getLogger(__name__)
 
@@ -26,7 +26,7 @@ class RemoveMagnitudeBiasd(MapTransform):
     """Take off what noise adds to the mean of a magnitude image, 1.25 of its standard deviation in air.
 
     A denoiser estimates the mean of the noisy values. In a magnitude image (MR) this is a known function of signal and
-    noise, which is inverted voxel by voxel ([1]_, Eq. 3). Constant padding stays as it is.
+    noise, which is inverted voxel by voxel ([1]_, Eq. 3). Constant padding and outliers stay as they are.
 
     Args:
         keys: predictions ``(C, *spatial)``, float32, in the units of the source.
@@ -72,7 +72,7 @@ class RemoveMagnitudeBiasd(MapTransform):
         for key in self.key_iterator(d):
             d[self.mean_key] = d[key]
             denoised = d[key].float().cpu().numpy()
-            output = [remove_magnitude_bias(b, noise, find_padding(a)) for a, b in zip(noisy, denoised)]
+            output = [remove_magnitude_bias(b, noise, find_kept(a)[0]) for a, b in zip(noisy, denoised)]
             d[key] = torch.from_numpy(np.stack(output))
         return d
 
