@@ -5,6 +5,7 @@ import argparse
 import json
 import logging
 import shlex
+import signal
 import sys
 import traceback
 from collections.abc import Sequence
@@ -13,12 +14,13 @@ from typing import Any
 
 from monai_n2v.bundle.settings import format_setting
 from monai_n2v.cli.options import make_parser
+from monai_n2v.cli.signals import ended_by_signals
 from monai_n2v.cli.validate import UsageError, plan_command_jobs, training_options
 
 logger = logging.getLogger("monai_n2v")
 
 TRACEBACKS = 5  # below DEBUG: what -vv shows
-EXIT_FILE_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, 130
+EXIT_FILE_FAILED, EXIT_USAGE = 1, 2
 # What a record names that was written, in the order it is told.
 _WRITTEN = {"output": "Denoised image", "residual": "What was removed", "noise_map": "Noise level"}
 _WRITTEN |= {"page": "Report", "picture": "Before/after picture", "record": "Record of the run"}
@@ -39,7 +41,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: arguments; those of the process by default.
 
     Returns:
-        0 all done, 1 a file is at fault, 2 asked wrongly, 130 interrupted.
+        0 all done, 1 a file is at fault, 2 asked wrongly, 128 and the signal's number interrupted (130 by Ctrl-C).
     """
     args = make_parser().parse_args(argv)
     handler = logging.StreamHandler(sys.stderr)
@@ -49,10 +51,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     logger.setLevel(logging.WARNING if args.quiet else levels[min(args.verbose, 2)])
     commands = {"denoise": _denoise, "train": _train, "check": _check, "info": _info, "bundle": _bundle}
     try:
-        return commands[args.command](args)
-    except KeyboardInterrupt:
+        with ended_by_signals():
+            return commands[args.command](args)
+    except KeyboardInterrupt as end:
         print("interrupted", file=sys.stderr)
-        return EXIT_INTERRUPTED
+        return 128 + getattr(end, "number", signal.SIGINT)
     except Exception as error:  # noqa: BLE001 - no bad input may end in a traceback
         if args.verbose > 1:
             traceback.print_exc()
@@ -67,7 +70,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _denoise(args: argparse.Namespace) -> int:
     jobs = plan_command_jobs(args)
-    if not jobs:
+    n_jobs = sum(not job.done for job in jobs)
+    if n_jobs == 0:
         logger.info("Every image has its result already: nothing to do.")
         return 0
     from monai_n2v.io.images import read_volume
@@ -100,7 +104,7 @@ def _denoise(args: argparse.Namespace) -> int:
     finally:
         failed = [record["error"] for record in records if record["status"] == "failed"]
         if len(jobs) > 1:
-            logger.info("%d of %d images denoised.", len(records) - len(failed), len(jobs))
+            logger.info("%d of %d images denoised.", len(records) - len(failed), n_jobs)
         _print_errors(failed)
     return EXIT_FILE_FAILED if failed else 0
 

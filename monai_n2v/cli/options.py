@@ -85,7 +85,11 @@ def _add_denoise(commands: argparse._SubParsersAction[_Parser]) -> None:
     add("--save-noise-map", action="store_true", help="also write the local noise level, <OUT>_noise")
     existing = denoise.add_mutually_exclusive_group()
     existing.add_argument("--force", action="store_true", help="overwrite what exists")
-    existing.add_argument("--skip-existing", action="store_true", help="leave out images whose OUT exists")
+    existing.add_argument(
+        "--skip-existing",
+        action="store_true",
+        help="leave out images that have all that is asked for; others are done anew",
+    )
     add("--json", action="store_true", help="print one line of JSON per image on standard output")
     _add_volume(denoise)
 

@@ -60,7 +60,7 @@ class DicomSource(Source):
                 files.setdefault(frame.path, {})[frame.number] = stored
         stems = Counter(source.stem for source in files)
         derivation = _Derivation(self.header)
-        with staged(path) as folder:
+        with staged(path, self.readers) as folder:
             folder.mkdir()
             for source, frames in files.items():
                 stored = np.stack([frames[number] for number in sorted(frames)])

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from monai_n2v.io import dicom_files, dicom_read, metaimage, nifti, npy, nrrd, ome, png, tiff
+from monai_n2v.io.atomic import readers_of
 from monai_n2v.io.volume import Volume
 
 _FORMATS = (nifti, nrrd, metaimage, tiff, png, npy)
@@ -49,10 +50,18 @@ def read_volume(path: str | Path, series: str | None = None) -> Volume:
     path = Path(path)
     check_source(path)
     if path.is_dir():
-        return replace(dicom_read.read_dicom(path, series), path=str(path))
+        return _placed(dicom_read.read_dicom(path, series), path)
     if series is not None:
         raise ValueError(f"series must come with a folder of DICOM files, got the file {path}. Leave it out.")
-    return replace(_READERS[_family(split_name(path)[1])](path), path=str(path))
+    return _placed(_READERS[_family(split_name(path)[1])](path), path)
+
+
+def _placed(volume: Volume, path: Path) -> Volume:
+    """Tell of the volume where it was read, and of its source who may."""
+    volume.source.readers = readers_of(path)
+    if path.is_dir():
+        volume.source.readers &= readers_of(next(one for one in sorted(path.iterdir()) if one.is_file()))
+    return replace(volume, path=str(path))
 
 
 def check_source(path: Path) -> None:
@@ -100,7 +109,7 @@ def save_volume(data: np.ndarray, volume: Volume, path: str | Path, dtype: str =
     if suffix in _NIFTI_FILES and not isinstance(volume.source, nifti.NiftiSource):
         nifti.save_as_nifti(data, volume.source, path, dtype)
     elif suffix in tiff.SUFFIXES and isinstance(volume.source, png.PngSource):
-        tiff.save_plain(data, path)
+        tiff.save_plain(data, volume.source, path)
     else:
         volume.source.write(data, path, dtype)
 

@@ -126,7 +126,7 @@ class MetaImageSource(Source):
         image.SetDirection(itk.matrix_from_array(np.ascontiguousarray(self.direction)))
         for key, value in self.fields.items():
             image[key] = value
-        with staged(path) as place:
+        with staged(path, self.readers) as place:
             itk.imwrite(image, str(place), compression=self.compressed)
 
 

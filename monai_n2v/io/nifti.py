@@ -71,7 +71,7 @@ class NiftiSource(Source):
         second = isinstance(self.image.header, nibabel.Nifti2Header)
         kinds = (nibabel.Nifti2Pair, nibabel.Nifti2Image) if second else (nibabel.Nifti1Pair, nibabel.Nifti1Image)
         image = self.to_image(data, dtype, kinds[path.name.lower().endswith(SUFFIXES[:2])])
-        with staged(path) as place:
+        with staged(path, self.readers) as place:
             nibabel.save(image, place)
 
 
@@ -217,5 +217,5 @@ def save_as_nifti(data: np.ndarray, source: Source, path: Path, dtype: str = "fl
         values = quantize(values, np.dtype(np.int16 if fits else np.int32))
     image = nibabel.Nifti1Image(values[..., 0] if values.shape[-1] == 1 else values, source.affine)
     image.header.set_xyzt_units("mm")
-    with staged(path) as place:
+    with staged(path, source.readers) as place:
         nibabel.save(image, place)

@@ -17,7 +17,7 @@ class NpySource(Source):
 
     def write(self, data: np.ndarray, path: Path, dtype: str = "float32") -> None:
         """See `Source.write`."""
-        with staged(path) as place:
+        with staged(path, self.readers) as place:
             np.save(place, self.to_array(data, dtype))
 
 

@@ -61,7 +61,7 @@ class NrrdSource(Source):
         import nrrd
 
         header = {name: value for name, value in self.header.items() if name not in _OF_OLD_VOXELS}
-        with staged(path) as place:
+        with staged(path, self.readers) as place:
             nrrd.write(str(place), self.to_array(data, dtype), header)
 
 

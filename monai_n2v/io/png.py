@@ -47,7 +47,7 @@ class PngSource(Source):
                 text.add_text(key, value)
         options = {"dpi": self.info["dpi"]} if "dpi" in self.info else {}
         values = np.ascontiguousarray(self.to_array(data, "input").T)
-        with staged(path) as place:
+        with staged(path, self.readers) as place:
             Image.fromarray(values).save(place, format="PNG", pnginfo=text, **options)
 
 

@@ -109,7 +109,7 @@ class TiffSource(Source):
             options |= {"description": _as_tag(self.description), "metadata": None}
         else:
             options |= {"metadata": {**self.notes, "axes": self.axes[::-1]}}
-        with staged(path) as place:
+        with staged(path, self.readers) as place:
             tifffile.imwrite(place, values, **options)
 
 
@@ -139,16 +139,17 @@ def _spell_micro(key: str, value: Any) -> Any:
     return value.replace("\u00b5", "\\u00B5").replace("\u03bc", "\\u00B5").encode("ascii", "replace").decode()
 
 
-def save_plain(data: np.ndarray, path: Path) -> None:
+def save_plain(data: np.ndarray, source: Source, path: Path) -> None:
     """Write voxels of another format as a TIFF of float32, without further description.
 
     Args:
         data: ``(n_volumes, x, y[, z])``.
+        source: what it came from.
         path: of the file.
     """
     import tifffile
 
-    with staged(path) as place:
+    with staged(path, source.readers) as place:
         tifffile.imwrite(place, np.ascontiguousarray((data[0] if len(data) == 1 else data).T, dtype=np.float32))
 
 

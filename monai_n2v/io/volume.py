@@ -45,7 +45,12 @@ class Source(ABC):
         stored: type of the stored values.
         is_spatial: of each axis, whether it is one of space; by default the first three are.
         affine: ``(4, 4)``, from voxel index to patient or scanner space (RAS, mm), or None where the format has none.
+
+    Attributes:
+        readers: permissions that files written from it may have at most.
     """
+
+    readers: int = 0o777
 
     def __init__(
         self,

@@ -97,6 +97,30 @@ def test_skip_existing_leaves_results_alone(tree, tmp_path, capsys):
     assert "nothing to do" in err
 
 
+def test_rest_of_a_folder_is_denoised_by_the_network_of_all(tree, tmp_path, capsys):
+    """An interrupted run that goes on gives what an uninterrupted one gives."""
+    options = ["-i", tree, "--pattern", "*.nii*", "--skip-existing", *QUICK]
+    assert run(capsys, "denoise", *options, "-o", tmp_path / "whole")[0] == 0
+    (tmp_path / "parts").mkdir()
+    shutil.copy(tmp_path / "whole" / "a.nii.gz", tmp_path / "parts")
+    code, _, err = run(capsys, "denoise", *options, "-o", tmp_path / "parts")
+    assert code == 0
+    assert "Training one network on 2 images" in err
+    assert "1 of 1 images denoised" in err
+    whole, parts = (read_volume(tmp_path / name / "sub ä" / "b.nii").data for name in ("whole", "parts"))
+    assert np.array_equal(whole, parts)
+
+
+def test_lost_residual_is_made_anew(tree, tmp_path, capsys):
+    options = ["-i", tree, "-o", tmp_path / "out", "--pattern", "*.nii*", "--skip-existing", "--save-residual", *QUICK]
+    assert run(capsys, "denoise", *options)[0] == 0
+    lost = tmp_path / "out" / "a_residual.nii.gz"
+    before = read_volume(lost).data
+    lost.unlink()
+    assert run(capsys, "denoise", *options)[0] == 0
+    assert np.array_equal(read_volume(lost).data, before)
+
+
 def test_interrupt_keeps_what_is_done_and_nothing_half(tree, tmp_path, capsys, monkeypatch):
     predict, calls = SymmetricInferer.__call__, []
 
