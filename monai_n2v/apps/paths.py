@@ -2,6 +2,7 @@
 """Which files a command reads and writes: found, named and checked before any work is done."""
 
 import fnmatch
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -183,5 +184,5 @@ def _check(job: Job, force: bool) -> None:
             raise FileExistsError(
                 f"OUT must be a new folder or one of DICOM files only, got {output} with others. Choose another folder."
             )
-        if output.exists() and not force:
+        if os.path.lexists(output) and not force:  # a link to nowhere is something, too
             raise FileExistsError(f"OUT must not exist yet, got {output}. Use --force to overwrite it.")

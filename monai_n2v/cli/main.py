@@ -30,8 +30,13 @@ class _Format(logging.Formatter):
     """Says of a warning that it is one."""
 
     def format(self, record: logging.LogRecord) -> str:
-        text = super().format(record)
+        text = _printable(super().format(record))
         return f"warning: {text}" if record.levelno == logging.WARNING else text
+
+
+def _printable(text: str) -> str:
+    """The same without what a terminal obeys: names of files may hold anything."""
+    return "".join(c if c.isprintable() or c in "\n\t" else c.encode("unicode_escape").decode() for c in text)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -111,7 +116,7 @@ def _denoise(args: argparse.Namespace) -> int:
 
 def _print_errors(errors: Sequence[str]) -> None:
     for error in errors:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {_printable(error)}", file=sys.stderr)
 
 
 def _tell(args: argparse.Namespace, record: dict[str, Any], n_jobs: int) -> None:

@@ -15,6 +15,7 @@ from conftest import oblique_nifti, phantom
 from monai.bundle import ConfigWorkflow
 from samples import dicom_series, oblique_affine
 
+from monai_n2v.bundle.resources import copy_bundle
 from monai_n2v.cli.main import main
 from monai_n2v.inferers import SymmetricInferer
 from monai_n2v.io.images import read_volume
@@ -385,3 +386,30 @@ def test_evaluator_that_ends_early_ends_with_a_sentence(tree, tmp_path, capsys, 
     assert code == 1
     assert all("evaluator must reach every image" in record["error"] for record in records)
     assert len(records) == 2
+
+
+def test_info_runs_nothing_of_a_bundle(tmp_path, capsys):
+    """A bundle is a program; to look at a stranger's must not run it."""
+    trap, ran = copy_bundle("n2v_denoise_3d", tmp_path / "trap"), tmp_path / "ran"
+    config = json.loads((trap / "configs" / "inference.json").read_text())
+    code = f"$__import__('pathlib').Path({str(ran)!r}).touch()"
+    config |= {"tta": code, "imports": [code], "features": code, "spatial_dims": code, "keep_mean": code}
+    (trap / "configs" / "inference.json").write_text(json.dumps(config))
+    for path in (trap, trap / "models" / "prior.pt"):
+        exit_code, records, err = run(capsys, "info", path, "--json")
+        assert exit_code == 0, err
+        assert records[0]["network"] == "BasicUNet"
+        assert records[0]["spatial_dims"] == 3
+        assert records[0]["n_parameters"] > 1e5
+    assert not ran.exists()
+
+
+def test_names_cannot_command_the_terminal(tmp_path, capsys):
+    path = tmp_path / "a\x1b[31mred\x07.nii"
+    path.write_bytes(b"no image")
+    assert main(["info", str(path)]) == 1
+    assert main(["denoise", "-i", str(path), "-o", str(tmp_path / "o.nii"), *QUICK]) == 1
+    err = capsys.readouterr().err
+    assert r"a\x1b[31mred\x07.nii" in err
+    assert "\x1b" not in err
+    assert "\x07" not in err

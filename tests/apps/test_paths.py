@@ -87,6 +87,9 @@ def refused(case: str, tree: Path, out: Path) -> dict:
         (tree / "x.mhd").write_text("ElementDataFile = y.raw\n")
         (tree / "y.raw").touch()
         return {"source": tree / "x.mhd", "target": tree / "y.mhd", "force": True}
+    elif case == "dangling link":
+        (tree / "l.nii").symlink_to(tree / "nowhere.nii")
+        return {"source": tree / "a.nii.gz", "target": tree / "l.nii"}
     elif case == "same file":
         return {"source": tree / "a.nii.gz", "target": tree / "a.nii.gz", "force": True}
     return {}
@@ -96,6 +99,7 @@ def refused(case: str, tree: Path, out: Path) -> dict:
     ("case", "error", "message"),
     [
         ("exists", FileExistsError, "OUT must not exist yet"),
+        ("dangling link", FileExistsError, "OUT must not exist yet"),
         ("report exists", FileExistsError, "OUT must not exist yet"),
         ("same folder", ValueError, "OUT must not be IN"),
         ("file as folder", ValueError, "OUT must be a folder"),
