@@ -110,8 +110,9 @@ def list_series(folder: Path) -> dict[str, list[tuple[Path, Dataset]]]:
             if "SOPClassUID" not in header:
                 raise ValueError("no SOP Class UID")
             name = getattr(header.SOPClassUID, "name", "")
+            uid = str(header.get("SeriesInstanceUID", ""))
         if "Rows" in header:
-            series.setdefault(str(header.get("SeriesInstanceUID", "")), []).append((path, header))
+            series.setdefault(uid, []).append((path, header))
         elif "Image Storage" in name:
             raise Refusal(f"image must have Rows, got none for {path}, of {name}. Copy the file once more: it is cut.")
     return series

@@ -11,7 +11,7 @@ import numpy as np
 
 from monai_n2v.io.dicom_files import numbers_of, value_of
 from monai_n2v.io.dicom_pixels import check_syntax
-from monai_n2v.io.volume import Refusal, check_kind, reading
+from monai_n2v.io.volume import Refusal, check_kind
 
 if TYPE_CHECKING:
     from pydicom import Dataset
@@ -93,11 +93,10 @@ def frames_of(path: Path, header: Dataset) -> list[Frame]:
                 f"image must have a functional group per frame, got {len(per_frame)} of {n_frames} for {path}. "
                 "Copy the file once more: it is damaged."
             )
-        with reading(path, "DICOM file"):
-            common: dict[str, Any] = {}
-            for item in header.get("SharedFunctionalGroupsSequence") or []:
-                common |= _flat(item)
-            frames = [Frame(path, header, k, {**common, **_flat(item)}) for k, item in enumerate(per_frame)]
+        common: dict[str, Any] = {}
+        for item in header.get("SharedFunctionalGroupsSequence") or []:
+            common |= _flat(item)
+        frames = [Frame(path, header, k, {**common, **_flat(item)}) for k, item in enumerate(per_frame)]
     elif n_frames != 1:
         raise Refusal(
             f"image must have one frame per file or be an enhanced image, got {n_frames} frames for {path}. "

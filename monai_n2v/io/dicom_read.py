@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from monai_n2v.io.dicom_files import list_series
+from monai_n2v.io.dicom_files import list_series, value_of
 from monai_n2v.io.dicom_frames import Frame, frames_of
 from monai_n2v.io.dicom_pixels import read_stored
 from monai_n2v.io.dicom_sort import Volumes, check_alike, sort_frames
@@ -24,17 +24,18 @@ def _choose(folder: Path, series: str | None) -> list[tuple[Path, Dataset]]:
     found = list_series(folder)
     if not found:
         raise Refusal(f"path must hold DICOM images, got none in {folder}. Check the path.")
-    first = {uid: images[0][1] for uid, images in found.items()}
+    first = {uid: images[0] for uid, images in found.items()}
     if series is not None:
-        chosen = [uid for uid, header in first.items() if series in (uid, str(header.get("SeriesNumber", "")))]
+        names = {uid: str(value_of(header, "SeriesNumber", path)) for uid, (path, header) in first.items()}
+        chosen = [uid for uid, number in names.items() if series in (uid, number)]
         if len(chosen) == 1:
             return found[chosen[0]]
     elif len(found) == 1:
         return next(iter(found.values()))
     listed = "; ".join(
-        f"{header.get('SeriesNumber', '?')} ({header.get('SeriesDescription', 'no description')}, "
-        f"{len(found[uid])} images, {uid})"
-        for uid, header in first.items()
+        f"{value_of(header, 'SeriesNumber', path) or '?'} "
+        f"({value_of(header, 'SeriesDescription', path) or 'no description'}, {len(found[uid])} images, {uid})"
+        for uid, (path, header) in first.items()
     )
     asked = "one series" if series is None else f"one series {series}"
     raise Refusal(f"path must hold {asked}, got {len(found)} in {folder}: {listed}. Choose one with --series.")
@@ -57,7 +58,10 @@ def read_dicom(folder: Path, series: str | None = None) -> Volume:
     Raises:
         ValueError: for several series, colors, mixed sizes, missing slices, or images that nothing tells apart.
     """
-    frames = [frame for path, header in _choose(folder, series) for frame in frames_of(path, header)]
+    frames: list[Frame] = []
+    for path, header in _choose(folder, series):
+        with reading(path, "DICOM file"):
+            frames += frames_of(path, header)
     check_alike(folder, frames)
     first = frames[0].header
     check_memory((int(first.Columns), int(first.Rows), len(frames)), folder)

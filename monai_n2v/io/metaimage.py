@@ -10,7 +10,7 @@ import numpy as np
 
 from monai_n2v.io.atomic import staged
 from monai_n2v.io.memory import check_memory
-from monai_n2v.io.volume import Refusal, Source, Volume, reading, to_affine
+from monai_n2v.io.volume import Refusal, Source, Volume, beside, reading, to_affine
 
 SUFFIXES = (".mha", ".mhd")
 
@@ -170,13 +170,7 @@ def _place_of(header: Mapping[str, str], path: Path) -> Path:
     name = header.get("ElementDataFile", "")
     if name.upper() == "LOCAL":
         return path
-    parts = Path(name.replace("\\", "/"))
-    if not name or "%" in name or name.upper().startswith("LIST") or parts.is_absolute() or ".." in parts.parts:
-        raise Refusal(
-            f"ElementDataFile must be LOCAL or a file beside the header, got {name or 'none'} for {path}. "
-            "Put all voxels into one file there."
-        )
-    return path.parent / parts
+    return beside(path, name, "ElementDataFile")
 
 
 def _read_voxels(header: _Header, source: MetaImageSource) -> np.ndarray:

@@ -137,6 +137,26 @@ def where(name: object) -> str:
     return f" for {name}" if str(name) else ""
 
 
+def beside(path: Path, name: str, field_name: str) -> Path:
+    """The file of voxels that a header names: in the header's folder or below it, wherever the header comes from.
+
+    Args:
+        path: of the header.
+        name: as it stands there.
+        field_name: of the header's field.
+
+    Raises:
+        ValueError: for a name that leads elsewhere, a pattern, or none.
+    """
+    parts = Path(name.replace("\\", "/"))
+    if not name or "%" in name or name.upper().startswith("LIST") or parts.is_absolute() or ".." in parts.parts:
+        raise Refusal(
+            f"{field_name} must be a file beside the header, got {name or 'none'} for {path}. "
+            "Put all voxels into one file there."
+        )
+    return path.parent / parts
+
+
 @contextlib.contextmanager
 def reading(path: object, kind: str) -> Iterator[None]:
     """Say of all that fails inside that the file is damaged or none of its kind; a `Refusal` passes."""

@@ -101,7 +101,7 @@ def mha(path, voxels: bytes = bytes(240), data_file: str = "LOCAL", **fields):
         ({"CompressedData": "Perhaps"}, "CompressedData must be True or False"),
         ({"BinaryData": "False"}, "BinaryData must be True"),
         ({"ObjectType": "Mesh"}, "ObjectType must be Image, got Mesh"),
-        ({"data_file": "LIST"}, "ElementDataFile must be LOCAL or a file beside the header, got LIST"),
+        ({"data_file": "LIST"}, "ElementDataFile must be a file beside the header, got LIST"),
         ({"data_file": "/etc/passwd"}, "beside the header, got /etc/passwd"),
         ({"data_file": "../x.raw"}, "beside the header, got ../x.raw"),
         ({"data_file": "x%03d.raw 1 6 1"}, "beside the header, got x%03d"),
