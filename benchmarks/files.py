@@ -130,6 +130,20 @@ def judge(path: Path) -> tuple[str, str]:
     return ("equal" if same else "different"), "" if same else f"{ours.shape} and {theirs.shape}: {path.name}"
 
 
+def table(results: dict[str, Any]) -> str:
+    """The table of docs/formats.md."""
+    names = [*results, "all"]
+    total = {kind: sum(one[kind] for one in results.values()) for kind in ("files", *KINDS)}
+    rows = [
+        f"| {name} | {' | '.join(str(one[kind]) for kind in ('files', *KINDS))} |"
+        for name, one in zip(names, [*results.values(), total])
+    ]
+    return (
+        "\n".join([f"| package | files | {' | '.join(KINDS)} |", "| --- |" + " ---: |" * (len(KINDS) + 1), *rows])
+        + "\n"
+    )
+
+
 def main() -> None:
     folders = {}
     for name in PACKAGES:
