@@ -98,7 +98,9 @@ class _Derivation:
         image.file_meta.MediaStorageSOPInstanceUID = image.SOPInstanceUID
         image.SeriesInstanceUID = self.series_uid
         image.SeriesDescription, image.SeriesNumber = self.description, self.number
-        image.ImageType = ["DERIVED", "SECONDARY", *list(image.get("ImageType", []))[2:]]
+        # Of an enhanced image the second value is always PRIMARY, and every frame has a type of its own.
+        second = "PRIMARY" if "PerFrameFunctionalGroupsSequence" in image else "SECONDARY"
+        image.ImageType = ["DERIVED", second, *list(image.get("ImageType", []))[2:]]
         _call_frames_derived(image)
         image.InstanceCreationDate = image.ContentDate = self.now.strftime("%Y%m%d")
         image.InstanceCreationTime = self.now.strftime("%H%M%S")

@@ -9,7 +9,7 @@ import subprocess
 import numpy as np
 import pydicom
 import pytest
-from samples import dicom_series, oblique_affine
+from samples import dicom_series, enhanced_image, oblique_affine
 
 from monai_n2v.io.dicom_files import list_series
 from monai_n2v.io.dicom_read import read_dicom
@@ -284,6 +284,13 @@ def derived_without_new_errors(folder, out) -> None:
 
 def test_checker_finds_no_new_errors(tmp_path):
     dicom_series(tmp_path / "in", stored_values(), oblique_affine())
+    derived_without_new_errors(tmp_path / "in", tmp_path / "out")
+
+
+@pytest.mark.parametrize("ct", [False, True])
+def test_checker_finds_no_new_errors_in_enhanced_images(ct, tmp_path):
+    data = np.random.default_rng(0).integers(0, 99, (*SHAPE, 1)).astype(np.uint16)
+    enhanced_image(tmp_path / "in" / "a", data, oblique_affine(), ct=ct)
     derived_without_new_errors(tmp_path / "in", tmp_path / "out")
 
 
