@@ -17,6 +17,10 @@ class Refusal(ValueError):
     """A sentence of this package that names file, fault and what to do; it needs no other around it."""
 
 
+# Steps of float32 that are no longer small beside the spread of the values.
+_ROUNDED = 0.05
+
+
 @dataclass(frozen=True)
 class Volume:
     """An image as the network sees it.
@@ -93,7 +97,7 @@ class Source(ABC):
         data = np.require(values.transpose(self._order()).reshape(-1, *sizes), np.float32, ["C", "W"])
         spacing = tuple(float(side) for side, n in zip(sides, self.spatial_shape) if n > 1)
         self._check_space(spacing, name)
-        return Volume(np.asarray(data), spacing, self, list(notes))
+        return Volume(np.asarray(data), spacing, self, [*notes, *_rounding_of(values)])
 
     def _check_space(self, spacing: Sequence[float], name: object) -> None:
         if not all(np.isfinite(side) and side > 0 for side in spacing):
@@ -130,6 +134,23 @@ class Source(ABC):
             path: where, whole or not at all; its folder is made.
             dtype: ``"float32"``, or ``"input"`` for the stored type: rounded to the nearest stored value and clipped.
         """
+
+
+def _rounding_of(values: np.ndarray) -> list[str]:
+    """Tell of values whose differences are too small for float32, beside an offset."""
+    if values.dtype.kind not in "iuf" or values.dtype.itemsize < (8 if values.dtype.kind == "f" else 4):
+        return []
+    low, high = float(values.min()), float(values.max())
+    step = 2.0 ** (np.floor(np.log2(max(abs(low), abs(high), 1e-30))) - 23)
+    if not np.isfinite(step) or high <= low or step < 1e-5 * (high - low):
+        return []
+    spread = float(values.std(dtype=np.float64))
+    if step < _ROUNDED * spread:
+        return []
+    return [
+        f"Values up to {max(abs(low), abs(high)):g} are rounded to steps of {step:g} in float32, where they spread by "
+        f"{spread:.3g}. Subtract an offset first."
+    ]
 
 
 def where(name: object) -> str:

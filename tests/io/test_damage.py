@@ -311,3 +311,11 @@ def test_tiff_of_two_channels_says_so(tmp_path):
     tifffile.imwrite(tmp_path / "x.tif", np.zeros((2, 9, 9), np.uint8), **options)
     with pytest.raises(ValueError, match="got 2-channel voxels"):
         read_volume(tmp_path / "x.tif")
+
+
+@pytest.mark.parametrize(("offset", "noted"), [(1e6, True), (-1e6, True), (1e4, False), (0, False)])
+def test_offset_that_float32_cannot_hold_is_noted(offset, noted, tmp_path):
+    np.save(tmp_path / "x.npy", offset + np.random.default_rng(0).normal(0, 0.18, (40, 40)))
+    notes = read_volume(tmp_path / "x.npy").notes
+    assert len(notes) == noted
+    assert not noted or "rounded to steps of 0.0625 in float32, where they spread by 0.17" in notes[0]
