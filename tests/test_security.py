@@ -152,6 +152,12 @@ def test_report_is_no_more_readable_than_its_image(tmp_path, capsys):
     assert {stat.S_IMODE(path.stat().st_mode) for path in written} == {0o600}
 
 
+def test_help_says_that_a_bundle_is_a_program(capsys):
+    with pytest.raises(SystemExit):
+        main(["denoise", "--help"])
+    assert "a program: run only those you trust" in " ".join(capsys.readouterr().out.split())
+
+
 def test_every_sentence_of_the_page_is_there(root):
     text = (root / "docs" / "security.md").read_text()
     for what in ("--model BUNDLE", "info BUNDLE", "pickled arrays", "ElementDataFile", "--set KEY=VALUE", "cache_dir"):
