@@ -68,7 +68,12 @@ def _add_denoise(commands: argparse._SubParsersAction[_Parser]) -> None:
     add = denoise.add_argument
     add("-i", "--input", required=True, type=Path, metavar="IN", help="noisy image, DICOM folder, or folder of images")
     add("-o", "--output", required=True, type=Path, metavar="OUT", help="the same kind, denoised; a folder is mirrored")
-    add("--model", type=Path, metavar="DIR|FILE", help="a trained bundle's folder (a program: run only those you trust), or a file of weights")
+    add(
+        "--model",
+        type=Path,
+        metavar="DIR|FILE",
+        help="a trained bundle's folder (a program: run only those you trust), or a file of weights",
+    )
     _add_training_options(denoise)
     add("--per-image", action="store_true", help="of a folder: a network for every image, not one for all")
     _add_choice_options(denoise)
