@@ -2,6 +2,7 @@
 """Files and folders that appear whole or not at all, no more readable than what they come from."""
 
 import contextlib
+import errno
 import os
 import shutil
 import tempfile
@@ -11,6 +12,7 @@ from pathlib import Path
 # Of the folders that are worked in; no part of a user's names, which may be as long as the file system allows.
 _PREFIX = ".monai_n2v_"
 _LOCK = "lock"
+_LITTLE = 1 << 20  # bytes: a disk is full
 _OTHERS = 0o077  # the bits of group and others
 
 
@@ -84,7 +86,13 @@ def staged(path: str | Path, readers: int = 0o777) -> Iterator[Path]:
         stage, replaced = work / "new", work / "old"
         stage.mkdir()
         replaced.mkdir()
-        yield stage / path.name
+        try:
+            yield stage / path.name
+        except Exception as error:
+            # Libraries say it in words of their own, such as "enforce fail at inline_container.cc".
+            if isinstance(error, OSError) or shutil.disk_usage(path.parent).free > _LITTLE:
+                raise
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path)) from error
         # The named file may refer to the others: it comes last.
         for part in sorted(stage.iterdir(), key=lambda p: (p.name == path.name, p.name)):
             target = path.parent / part.name

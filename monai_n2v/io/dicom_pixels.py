@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 _DECODERS = {
     "1.2.840.10008.1.2.4.50": "jpeg8_decode",  # baseline
     "1.2.840.10008.1.2.4.51": "jpeg8_decode",  # extended, 12 bits
-    "1.2.840.10008.1.2.4.57": "ljpeg_decode",  # lossless
-    "1.2.840.10008.1.2.4.70": "ljpeg_decode",  # lossless, first order
+    "1.2.840.10008.1.2.4.57": "jpeg8_decode",  # lossless
+    "1.2.840.10008.1.2.4.70": "jpeg8_decode",  # lossless, first order
     "1.2.840.10008.1.2.4.80": "jpegls_decode",
     "1.2.840.10008.1.2.4.81": "jpegls_decode",
     "1.2.840.10008.1.2.4.90": "jpeg2k_decode",

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 
@@ -167,3 +168,17 @@ def test_longest_name_is_written(tmp_path):
     name = "x" * (os.pathconf(tmp_path, "PC_NAME_MAX") - 4) + ".txt"
     write(tmp_path / name)
     assert (tmp_path / name).read_text() == "new"
+
+
+@pytest.mark.parametrize("free", [0, 1 << 30])
+def test_full_disk_is_called_so_whatever_a_library_says(free, tmp_path, monkeypatch):
+    usage = shutil.disk_usage(tmp_path)._replace(free=free)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
+
+    def fail() -> None:
+        with staged(tmp_path / "x.pt"):
+            raise RuntimeError("enforce fail at inline_container.cc")
+
+    with pytest.raises(RuntimeError if free else OSError, match="enforce fail" if free else "No space left .*x.pt"):
+        fail()
+    assert list(tmp_path.iterdir()) == []
