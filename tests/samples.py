@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import gzip
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import nibabel
@@ -16,8 +16,14 @@ import torch
 from conftest import phantom
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
-from pydicom.dataset import FileDataset, FileMetaDataset
-from pydicom.uid import ExplicitVRLittleEndian, MRImageStorage, generate_uid
+from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
+from pydicom.uid import (
+    EnhancedCTImageStorage,
+    EnhancedMRImageStorage,
+    ExplicitVRLittleEndian,
+    MRImageStorage,
+    generate_uid,
+)
 
 
 def oblique_affine(spacing: tuple[float, ...] = (0.9, 1.1, 2.5), left_handed: bool = True) -> np.ndarray:
@@ -159,11 +165,7 @@ def dicom_series(
         ds.WindowCenter, ds.WindowWidth = 40, 400
         ds.PixelData = np.ascontiguousarray(data[:, :, k].T).astype(data.dtype.newbyteorder("<")).tobytes()
         path = folder / f"IM{names[k]:04d}"
-        if int(pydicom.__version__.partition(".")[0]) < 3:
-            ds.is_little_endian, ds.is_implicit_VR = True, False
-            ds.save_as(path, write_like_original=False)
-        else:
-            ds.save_as(path, enforce_file_format=True)
+        save_dicom(ds, path)
         paths.append(path)
     return paths
 
@@ -233,3 +235,86 @@ def magnitude(clean: np.ndarray, sigma: float, n_coils: int = 1, seed: int = 0) 
     parts = sigma * rng.normal(size=(2 * n_coils, *clean.shape))
     parts[0] += clean
     return np.sqrt((parts**2).sum(0)).astype(np.float32)
+
+
+def enhanced_image(
+    path: Path,
+    data: np.ndarray,
+    affine: np.ndarray,
+    *,
+    scales: Sequence[tuple[float, float]] = ((1.0, 0.0),),
+    echo_times: Sequence[float] = (10.0,),
+    ct: bool = False,
+) -> Path:
+    """Write stored values ``(columns, rows, slices, echoes)`` as one enhanced MR or CT image, its frames shuffled.
+
+    ``scales`` are slope and intercept of the frames in turn.
+    """
+    lps = np.diag([-1, -1, 1, 1]) @ affine
+    sides = np.linalg.norm(lps[:3, :3], axis=0)
+    meta = FileMetaDataset()
+    meta.MediaStorageSOPClassUID = EnhancedCTImageStorage if ct else EnhancedMRImageStorage
+    meta.MediaStorageSOPInstanceUID, meta.TransferSyntaxUID = generate_uid(), ExplicitVRLittleEndian
+    ds = FileDataset(None, {}, file_meta=meta, preamble=b"\0" * 128)
+    ds.SOPClassUID, ds.SOPInstanceUID = meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID
+    ds.StudyInstanceUID, ds.SeriesInstanceUID, ds.FrameOfReferenceUID = generate_uid(), generate_uid(), generate_uid()
+    ds.PatientName, ds.PatientID, ds.Modality = "Phantom^A", "1", "CT" if ct else "MR"
+    ds.SeriesNumber, ds.SeriesDescription, ds.InstanceNumber = 3, "enhanced phantom", 1
+    ds.ImageType = ["ORIGINAL", "PRIMARY", "VOLUME", "NONE"]
+    ds.SamplesPerPixel, ds.PhotometricInterpretation = 1, "MONOCHROME2"
+    ds.Columns, ds.Rows, ds.NumberOfFrames = data.shape[0], data.shape[1], data.shape[2] * data.shape[3]
+    ds.BitsAllocated = ds.BitsStored = data.dtype.itemsize * 8
+    ds.HighBit, ds.PixelRepresentation = ds.BitsStored - 1, int(data.dtype.kind == "i")
+    ds.SharedFunctionalGroupsSequence = [
+        group(
+            PixelMeasuresSequence={
+                "PixelSpacing": [f"{sides[1]:.10g}", f"{sides[0]:.10g}"], "SliceThickness": f"{sides[2]:.10g}"
+            },
+            PlaneOrientationSequence={
+                "ImageOrientationPatient": [
+                    f"{v:.12g}"[:16] for v in (*lps[:3, 0] / sides[0], *lps[:3, 1] / sides[1])
+                ]
+            },
+        )
+    ]  # fmt: skip
+    frames, planes = [], []
+    for n in np.random.default_rng(0).permutation(int(ds.NumberOfFrames)):
+        k, echo = divmod(int(n), data.shape[3])
+        slope, intercept = scales[len(frames) % len(scales)]
+        frame = {
+            "PlanePositionSequence": {"ImagePositionPatient": [f"{v:.12g}"[:16] for v in lps[:3, 3] + k * lps[:3, 2]]},
+            "PixelValueTransformationSequence": {
+                "RescaleSlope": f"{slope:g}", "RescaleIntercept": f"{intercept:g}", "RescaleType": "US"
+            },
+            f"{'CT' if ct else 'MR'}ImageFrameTypeSequence": {"FrameType": ["ORIGINAL", "PRIMARY", "VOLUME", "NONE"]},
+        }  # fmt: skip
+        if not ct:
+            frame["MREchoSequence"] = {"EffectiveEchoTime": echo_times[echo]}
+        frames.append(group(**frame))
+        planes.append(np.ascontiguousarray(data[:, :, k, echo].T))
+    ds.PerFrameFunctionalGroupsSequence = frames
+    ds.PixelData = np.stack(planes).astype(data.dtype.newbyteorder("<")).tobytes()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    save_dicom(ds, path)
+    return path
+
+
+def group(**macros: dict) -> Dataset:
+    """A functional group: sequences of one item by keyword."""
+    out = Dataset()
+    for keyword, values in macros.items():
+        item = Dataset()
+        for name, value in values.items():
+            setattr(item, name, value)
+        setattr(out, keyword, [item])
+    return out
+
+
+def save_dicom(ds: FileDataset, path: Path) -> None:
+    """Write in the transfer syntax of the meta header, by either version of pydicom."""
+    syntax = ds.file_meta.TransferSyntaxUID
+    if int(pydicom.__version__.partition(".")[0]) < 3:
+        ds.is_little_endian, ds.is_implicit_VR = syntax.is_little_endian, syntax.is_implicit_VR
+        ds.save_as(path, write_like_original=False)
+    else:
+        pydicom.dcmwrite(path, ds, enforce_file_format=True)

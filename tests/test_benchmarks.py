@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from benchmarks.common import ROOT
+from benchmarks.files import table
 from benchmarks.recipes import Recipe
 from benchmarks.speed.curves import TASK_OF, name_of, variants
 from benchmarks.table import text
@@ -46,6 +47,13 @@ def test_variants_of_the_curves_set_keys_that_the_config_has(dims):
             assert plain <= set(known), name_of(dims, group, name)
             assert recipe.spatial_dims == dims
     assert TASK_OF[dims] in TASKS
+
+
+def test_table_of_real_files_says_what_the_json_says():
+    results = json.loads((ROOT / "benchmarks" / "results" / "files.json").read_text())["packages"]
+    assert table(results) in (ROOT / "docs" / "formats.md").read_text()
+    assert sum(one["equal"] for one in results.values()) >= 100
+    assert all(one["different"] == 0 for one in results.values())
 
 
 def test_results_page_says_what_the_json_says():

@@ -3,7 +3,6 @@
 
 import contextlib
 import logging
-import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -20,6 +19,7 @@ from monai_n2v.bundle.options import PredictionOptions, TrainingOptions
 from monai_n2v.bundle.resources import nearest
 from monai_n2v.bundle.run import Denoiser
 from monai_n2v.bundle.trained import TrainedNetwork, resolve_model
+from monai_n2v.io.atomic import scratch
 from monai_n2v.io.images import check_target, default_target, read_volume
 from monai_n2v.io.nifti import NiftiSource, to_volume
 from monai_n2v.io.volume import Volume, where
@@ -95,7 +95,7 @@ def denoise_image(
             network = resolve_model(model)
             record["model"] = str(model)
         else:
-            folder = Path(work.enter_context(tempfile.TemporaryDirectory(prefix="monai_n2v_")))
+            folder = work.enter_context(scratch())
             training = replace(training or TrainingOptions(), device=prediction.device, noise_map=prediction.noise_map)
             network, trained = train_network([noisy], folder, training)
             record |= trained

@@ -2,7 +2,6 @@
 """Denoising of files, one or many: look at them, train, denoise, write; a file that fails does not stop the others."""
 
 import logging
-import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -21,6 +20,7 @@ from monai_n2v.bundle.options import PredictionOptions, TrainingOptions
 from monai_n2v.bundle.resources import PRIOR
 from monai_n2v.bundle.run import Denoiser
 from monai_n2v.bundle.trained import TrainedNetwork, resolve_model
+from monai_n2v.io.atomic import scratch
 from monai_n2v.io.images import check_geometry, read_volume, save_volume
 from monai_n2v.io.volume import Volume
 from monai_n2v.metrics.residual import find_faults, measure
@@ -154,8 +154,8 @@ class _Work:
     def train_and_predict(self, paths: Sequence[str]) -> None:
         """Train one network on images that were looked at, and denoise them by it."""
         if paths:
-            with tempfile.TemporaryDirectory(prefix="monai_n2v_") as folder:
-                self.predict(paths, *self._train(paths, Path(folder)))
+            with scratch() as folder:
+                self.predict(paths, *self._train(paths, folder))
 
     def _train(self, paths: Sequence[str], folder: Path) -> tuple[TrainedNetwork, dict[str, Any]]:
         options, images = self.settings.training, [self.known[path] for path in paths]
@@ -194,7 +194,7 @@ class _Work:
         if trained.get("scheme") == "prior" or network.weights.name == Path(PRIOR).name:
             trained = {**trained, "network": _PRIOR_KEPT if trained.get("steps") else _PRIOR_ALONE}
         denoiser = Denoiser(network, self.settings.prediction, check)
-        denoiser.run([item(path) for path in paths], tell)
+        denoiser.run([item(path) for path in paths if not self.jobs[path].done], tell)
 
     def _finish(self, job: Job, volume: Volume, outcome: Mapping[str, Any], record: dict[str, Any]) -> None:
         """Write what was asked for beside the denoised image; the record is completed on the way."""
@@ -255,11 +255,11 @@ def denoise_jobs(
     work, loaded = _Work(jobs, settings, tell), loaded or {}
     if settings.model is not None:
         work.network = resolve_model(settings.model)
-        paths = work.read(loaded) if loaded else list(work.jobs)
+        paths = work.read(loaded) if loaded else [path for path, job in work.jobs.items() if not job.done]
         if paths:
             work.predict(paths, work.network, {"model": str(settings.model)})
     elif settings.per_image or len(jobs) == 1:
-        for job in jobs:
+        for job in (job for job in jobs if not job.done):
             alone = _Work([job], settings, tell)
             try:
                 alone.train_and_predict(alone.read(loaded))

@@ -55,21 +55,21 @@ def _describe_image(path: Path, series: str | None) -> dict[str, Any]:
 
 
 def _describe_network(path: Path) -> dict[str, Any]:
-    from monai.bundle import ConfigParser
+    """Tell of a bundle without running it: a stranger's is a stranger's program."""
+    from monai_n2v.bundle.trained import find_network
+    from monai_n2v.handlers.checkpoints import load_weights
 
-    from monai_n2v.bundle.trained import resolve_model
-
-    network = resolve_model(path)
-    parser = ConfigParser(ConfigParser.load_config_file(network.bundle / "configs" / "inference.json"))
-    module = parser.get_parsed_content("network_def")
-    metadata = json.loads((network.bundle / "configs" / "metadata.json").read_text())
+    bundle, weights = find_network(path)
+    config = json.loads((bundle / "configs" / "inference.json").read_text())
+    metadata = json.loads((bundle / "configs" / "metadata.json").read_text())
+    tensors = load_weights(weights, "model")
     return {
         "kind": "trained network",
-        "bundle": str(network.bundle),
-        "weights": str(network.weights),
-        "network": type(module).__name__,
-        "spatial_dims": network.spatial_dims,
-        "n_parameters": sum(parameter.numel() for parameter in module.parameters()),
+        "bundle": str(bundle),
+        "weights": str(weights),
+        "network": str(config["network_def"]["_target_"]).rpartition(".")[2],
+        "spatial_dims": max(tensor.ndim for tensor in tensors.values()) - 2,
+        "n_parameters": sum(tensor.numel() for tensor in tensors.values()),
         "version": metadata.get("version"),
         "training_data": metadata.get("training_data", "unknown"),
     }

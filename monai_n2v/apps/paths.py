@@ -2,11 +2,12 @@
 """Which files a command reads and writes: found, named and checked before any work is done."""
 
 import fnmatch
+import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from monai_n2v.io.dicom_read import has_dicom, holds_dicom_only
+from monai_n2v.io.dicom_files import has_dicom, holds_dicom_only
 from monai_n2v.io.images import check_target, find_images, float_suffix, partners_of, split_name, voxel_files_of
 
 
@@ -20,6 +21,7 @@ class Job:
         report: folder for its report, or None.
         residual: where what was removed goes, or None.
         noise_map: where the local noise level goes, or None.
+        done: whether all of these exist and are to stay; a network is trained on such an image still.
     """
 
     source: Path
@@ -27,6 +29,7 @@ class Job:
     report: Path | None = None
     residual: Path | None = None
     noise_map: Path | None = None
+    done: bool = False
 
     @property
     def stem(self) -> str:
@@ -34,15 +37,19 @@ class Job:
         return split_name(self.target)[0]
 
     @property
-    def outputs(self) -> list[Path]:
-        """Everything that will be written."""
-        outputs = [path for path in (self.target, self.residual, self.noise_map) if path is not None]
-        outputs += [partner for image in outputs for partner in partners_of(image)]
+    def results(self) -> list[Path]:
+        """Everything that was asked for."""
+        results = [path for path in (self.target, self.residual, self.noise_map) if path is not None]
         if self.report is not None:
             from monai_n2v.report.write import report_paths
 
-            outputs += report_paths(self.report, self.stem)
-        return outputs
+            results += report_paths(self.report, self.stem)
+        return results
+
+    @property
+    def outputs(self) -> list[Path]:
+        """Everything that will be written: the results, and what is written along with them."""
+        return [*self.results, *(partner for image in self.results for partner in partners_of(image))]
 
 
 def is_tree(path: Path) -> bool:
@@ -71,7 +78,7 @@ def plan_jobs(
         residual: whether what was removed is written beside the denoised image.
         noise_map: whether the local noise level is, too.
         force: whether existing files are overwritten.
-        skip_existing: whether images whose result exists are left out.
+        skip_existing: whether images are done all of whose results exist; of the others, what exists is overwritten.
 
     Returns:
         the jobs, sorted by source.
@@ -89,11 +96,12 @@ def plan_jobs(
             raise ValueError(f"OUT must not be IN, got {target} for both. Choose another folder.")
     found = plan_sources(source, patterns, exclude=target)
     jobs = [_job(path, target / path.relative_to(source), report, residual, noise_map) for path in found]
-    if skip_existing:
-        jobs = [job for job in jobs if not job.target.exists()]
     _check_collisions(jobs)
+    if skip_existing:
+        jobs = [replace(job, done=all(path.exists() for path in job.results)) for job in jobs]
     for job in jobs:
-        _check(job, force)
+        if not job.done:
+            _check(job, force or skip_existing)
     return jobs
 
 
@@ -176,5 +184,5 @@ def _check(job: Job, force: bool) -> None:
             raise FileExistsError(
                 f"OUT must be a new folder or one of DICOM files only, got {output} with others. Choose another folder."
             )
-        if output.exists() and not force:
+        if os.path.lexists(output) and not force:  # a link to nowhere is something, too
             raise FileExistsError(f"OUT must not exist yet, got {output}. Use --force to overwrite it.")

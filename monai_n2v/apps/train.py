@@ -6,7 +6,6 @@ import json
 import logging
 import os
 import shutil
-import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -22,6 +21,7 @@ from monai_n2v.bundle.resources import PRIOR, bundle_name, find_bundle, find_con
 from monai_n2v.bundle.run import train, untouched_process
 from monai_n2v.bundle.settings import check_settings
 from monai_n2v.bundle.trained import TrainedNetwork, resolve_model
+from monai_n2v.io.atomic import scratch
 from monai_n2v.io.volume import where
 from monai_n2v.transforms.axes import MIN_DEPTH, slice_axis
 from monai_n2v.transforms.footprints import smallest_radius
@@ -71,8 +71,7 @@ def train_network(
         _tell_of_slices(images)
     started = time.perf_counter()
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as work:
-        made = Path(work)
+    with scratch(folder.parent) as made:
         _write_bundle(made, spatial_dims, images, options, choice.context)
         record = _train(made, folder, images, options, choice)
         configs = [made / "configs" / name for name in ("train.json", "inference.json")]

@@ -44,6 +44,25 @@ def resolve_model(model: str | Path) -> TrainedNetwork:
         FileNotFoundError: where something is missing.
         ValueError: for another kind of file.
     """
+    bundle, weights = find_network(model)
+    parser = ConfigParser(ConfigParser.load_config_file(bundle / "configs" / "inference.json"))
+    n_axes = parser.get_parsed_content("network_def#spatial_dims")
+    return TrainedNetwork(bundle, weights, int(n_axes), frozenset(parser.get()))
+
+
+def find_network(model: str | Path) -> tuple[Path, Path]:
+    """Find bundle and weights; nothing of the bundle is run.
+
+    Args:
+        model: see `resolve_model`.
+
+    Returns:
+        the bundle's folder and the file of weights.
+
+    Raises:
+        FileNotFoundError: where something is missing.
+        ValueError: for another kind of file.
+    """
     path = Path(model)
     weights = path / "models" / "model.pt" if path.is_dir() else path
     if path.is_dir() and not weights.is_file() and (path / PRIOR).is_file():
@@ -57,9 +76,7 @@ def resolve_model(model: str | Path) -> TrainedNetwork:
     bundle = weights.parent.parent
     if not (bundle / "configs" / "inference.json").is_file():
         bundle = find_bundle(bundle_name(_axes_of_weights(weights)))
-    parser = ConfigParser(ConfigParser.load_config_file(bundle / "configs" / "inference.json"))
-    n_axes = parser.get_parsed_content("network_def#spatial_dims")
-    return TrainedNetwork(bundle, weights, int(n_axes), frozenset(parser.get()))
+    return bundle, weights
 
 
 def prior_network(spatial_dims: int) -> TrainedNetwork:

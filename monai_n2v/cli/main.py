@@ -5,6 +5,7 @@ import argparse
 import json
 import logging
 import shlex
+import signal
 import sys
 import traceback
 from collections.abc import Sequence
@@ -13,12 +14,13 @@ from typing import Any
 
 from monai_n2v.bundle.settings import format_setting
 from monai_n2v.cli.options import make_parser
+from monai_n2v.cli.signals import ended_by_signals
 from monai_n2v.cli.validate import UsageError, plan_command_jobs, read_noise_map, training_options
 
 logger = logging.getLogger("monai_n2v")
 
 TRACEBACKS = 5  # below DEBUG: what -vv shows
-EXIT_FILE_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, 130
+EXIT_FILE_FAILED, EXIT_USAGE = 1, 2
 # What a record names that was written, in the order it is told.
 _WRITTEN = {"output": "Denoised image", "residual": "What was removed", "noise_map": "Noise level"}
 _WRITTEN |= {"page": "Report", "picture": "Before/after picture", "record": "Record of the run"}
@@ -28,8 +30,13 @@ class _Format(logging.Formatter):
     """Says of a warning that it is one."""
 
     def format(self, record: logging.LogRecord) -> str:
-        text = super().format(record)
+        text = _printable(super().format(record))
         return f"warning: {text}" if record.levelno == logging.WARNING else text
+
+
+def _printable(text: str) -> str:
+    """The same without what a terminal obeys: names of files may hold anything."""
+    return "".join(c if c.isprintable() or c in "\n\t" else c.encode("unicode_escape").decode() for c in text)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -39,7 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: arguments; those of the process by default.
 
     Returns:
-        0 all done, 1 a file is at fault, 2 asked wrongly, 130 interrupted.
+        0 all done, 1 a file is at fault, 2 asked wrongly, 128 and the signal's number interrupted (130 by Ctrl-C).
     """
     args = make_parser().parse_args(argv)
     handler = logging.StreamHandler(sys.stderr)
@@ -49,10 +56,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     logger.setLevel(logging.WARNING if args.quiet else levels[min(args.verbose, 2)])
     commands = {"denoise": _denoise, "train": _train, "check": _check, "info": _info, "bundle": _bundle}
     try:
-        return commands[args.command](args)
-    except KeyboardInterrupt:
+        with ended_by_signals():
+            return commands[args.command](args)
+    except KeyboardInterrupt as end:
         print("interrupted", file=sys.stderr)
-        return EXIT_INTERRUPTED
+        return 128 + getattr(end, "number", signal.SIGINT)
     except Exception as error:  # noqa: BLE001 - no bad input may end in a traceback
         if args.verbose > 1:
             traceback.print_exc()
@@ -67,7 +75,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _denoise(args: argparse.Namespace) -> int:
     jobs = plan_command_jobs(args)
-    if not jobs:
+    n_jobs = sum(not job.done for job in jobs)
+    if n_jobs == 0:
         logger.info("Every image has its result already: nothing to do.")
         return 0
     from monai_n2v.io.images import read_volume
@@ -101,14 +110,14 @@ def _denoise(args: argparse.Namespace) -> int:
     finally:
         failed = [record["error"] for record in records if record["status"] == "failed"]
         if len(jobs) > 1:
-            logger.info("%d of %d images denoised.", len(records) - len(failed), len(jobs))
+            logger.info("%d of %d images denoised.", len(records) - len(failed), n_jobs)
         _print_errors(failed)
     return EXIT_FILE_FAILED if failed else 0
 
 
 def _print_errors(errors: Sequence[str]) -> None:
     for error in errors:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {_printable(error)}", file=sys.stderr)
 
 
 def _tell(args: argparse.Namespace, record: dict[str, Any], n_jobs: int) -> None:

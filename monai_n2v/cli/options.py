@@ -68,7 +68,12 @@ def _add_denoise(commands: argparse._SubParsersAction[_Parser]) -> None:
     add = denoise.add_argument
     add("-i", "--input", required=True, type=Path, metavar="IN", help="noisy image, DICOM folder, or folder of images")
     add("-o", "--output", required=True, type=Path, metavar="OUT", help="the same kind, denoised; a folder is mirrored")
-    add("--model", type=Path, metavar="DIR|FILE", help="a trained bundle's folder, or its models/model.pt")
+    add(
+        "--model",
+        type=Path,
+        metavar="DIR|FILE",
+        help="a trained bundle's folder (a program: run only those you trust), or a file of weights",
+    )
     _add_training_options(denoise)
     add("--per-image", action="store_true", help="of a folder: a network for every image, not one for all")
     _add_choice_options(denoise)
@@ -85,7 +90,11 @@ def _add_denoise(commands: argparse._SubParsersAction[_Parser]) -> None:
     add("--save-noise-map", action="store_true", help="also write the local noise level that was removed, <OUT>_noise")
     existing = denoise.add_mutually_exclusive_group()
     existing.add_argument("--force", action="store_true", help="overwrite what exists")
-    existing.add_argument("--skip-existing", action="store_true", help="leave out images whose OUT exists")
+    existing.add_argument(
+        "--skip-existing",
+        action="store_true",
+        help="leave out images that have all that is asked for; others are done anew",
+    )
     add("--json", action="store_true", help="print one line of JSON per image on standard output")
     _add_volume(denoise)
 

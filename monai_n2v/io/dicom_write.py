@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import datetime
-import warnings
 from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,6 +12,8 @@ import numpy as np
 
 from monai_n2v import __version__
 from monai_n2v.io.atomic import staged
+from monai_n2v.io.dicom_files import read_dataset
+from monai_n2v.io.dicom_frames import Frame
 from monai_n2v.io.volume import Source, quantize
 
 if TYPE_CHECKING:
@@ -24,46 +25,22 @@ _OF_OLD_VOXELS = (
 )
 
 
-def read_dataset(path: Path, **options: Any) -> Dataset:
-    """Read a DICOM file, without pydicom's remarks on values that bend the standard, as scanners' often do.
-
-    Args:
-        path: of the file.
-        options: of pydicom's ``dcmread``.
-    """
-    import pydicom
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        return pydicom.dcmread(path, force=True, **options)
-
-
 class DicomSource(Source):
     """A DICOM series, sorted along its slice axis.
 
     Args:
-        paths: of the files, ``paths[volume][slice]``.
-        header: of the first.
+        volumes: the frames, ``volumes[volume][slice]``.
         affine: from voxel index (column, row, slice) to RAS in mm.
-        scales: slope and intercept of every file, as ``paths``.
     """
 
-    def __init__(
-        self,
-        paths: list[list[Path]],
-        header: Dataset,
-        affine: np.ndarray | None,
-        scales: list[list[tuple[float, float]]],
-    ) -> None:
-        shape = len(paths), int(header.Columns), int(header.Rows), len(paths[0])
-        stored = np.dtype(f"{'i' if header.PixelRepresentation else 'u'}{header.BitsAllocated // 8}")
-        super().__init__(shape, stored, [False, True, True, True], affine)
-        self.paths = paths
-        self.scales = scales
-        self.header = header
+    def __init__(self, volumes: list[list[Frame]], affine: np.ndarray | None) -> None:
+        self.header = volumes[0][0].header
+        shape = len(volumes), int(self.header.Columns), int(self.header.Rows), len(volumes[0])
+        super().__init__(shape, volumes[0][0].stored, [False, True, True, True], affine)
+        self.volumes = volumes
 
     def write(self, data: np.ndarray, path: Path, dtype: str = "float32") -> None:  # noqa: ARG002 - see below
-        """Write a derived series into the folder ``path``, one ``.dcm`` file per image.
+        """Write a derived series into the folder ``path``, one ``.dcm`` file for every file of the source.
 
         Patient, study, frame of reference, geometry and VOI are kept. Voxels are rounded and clipped to the stored
         bits whatever ``dtype`` says, since DICOM's images hold whole numbers.
@@ -73,16 +50,23 @@ class DicomSource(Source):
             path: of the folder.
             dtype: not used.
         """
-        volumes = self.split_axes(data)
-        stems = Counter(p.stem for row in self.paths for p in row)
+        voxels = self.split_axes(data)
+        files: dict[Path, dict[int, np.ndarray]] = {}
+        volume_of: dict[Path, int] = {}
+        for i, row in enumerate(self.volumes):
+            for k, frame in enumerate(row):
+                stored = self._stored_values(voxels[i, ..., k].T, *frame.scale)
+                volume_of.setdefault(frame.path, i)
+                files.setdefault(frame.path, {})[frame.number] = stored
+        stems = Counter(source.stem for source in files)
         derivation = _Derivation(self.header)
-        with staged(path) as folder:
+        with staged(path, self.readers) as folder:
             folder.mkdir()
-            for i, row in enumerate(self.paths):
-                for k, source in enumerate(row):
-                    image = derivation.derive(source, self._stored_values(volumes[i, ..., k].T, *self.scales[i][k]))
-                    stem = source.stem if stems[source.stem] == 1 else source.name.replace(".", "_")
-                    _save(image, folder / f"{stem}.dcm")
+            for source, frames in files.items():
+                stored = np.stack([frames[number] for number in sorted(frames)])
+                image = derivation.derive(source, stored, volume_of[source])
+                stem = source.stem if stems[source.stem] == 1 else source.name.replace(".", "_")
+                _save(image, folder / f"{stem}.dcm")
 
     def _stored_values(self, values: np.ndarray, slope: float, intercept: float) -> np.ndarray:
         n_levels = 2 ** int(self.header.BitsStored)
@@ -105,17 +89,23 @@ class _Derivation:
         self.description = f"{str(header.get('SeriesDescription', ''))[:51]} N2V denoised".strip()
         self.number = int(header.get("SeriesNumber") or 0) + 1000
 
-    def derive(self, path: Path, stored: np.ndarray) -> Dataset:
-        """Read an image and put other voxels into it, as an image of the new series."""
+    def derive(self, path: Path, stored: np.ndarray, volume: int) -> Dataset:
+        """Read an image and put other voxels ``(frames, rows, columns)`` into it, as an image of the new series."""
         image = read_dataset(path)
+        _to_little_endian(image)
         self._refer(image)
         image.SOPInstanceUID = _new_uid()
         image.file_meta.MediaStorageSOPInstanceUID = image.SOPInstanceUID
         image.SeriesInstanceUID = self.series_uid
         image.SeriesDescription, image.SeriesNumber = self.description, self.number
-        image.ImageType = ["DERIVED", "SECONDARY", *list(image.get("ImageType", []))[2:]]
+        # Of an enhanced image the second value is always PRIMARY, and every frame has a type of its own.
+        second = "PRIMARY" if "PerFrameFunctionalGroupsSequence" in image else "SECONDARY"
+        image.ImageType = ["DERIVED", second, *list(image.get("ImageType", []))[2:]]
+        _call_frames_derived(image)
         image.InstanceCreationDate = image.ContentDate = self.now.strftime("%Y%m%d")
-        image.InstanceCreationTime = image.ContentTime = self.now.strftime("%H%M%S")
+        image.InstanceCreationTime = self.now.strftime("%H%M%S")
+        # Where nothing but the time tells volumes apart, it still does.
+        image.ContentTime = f"{image.InstanceCreationTime}.{volume:06d}"
         image.DerivationDescription = (
             f"Denoised by Noise2Void (monai_n2v {__version__}), a network trained on noisy images alone. "
             "Research only, not for diagnosis."
@@ -160,6 +150,30 @@ def _new_uid() -> str:
     return generate_uid(prefix=None)  # derived from a UUID, in nobody's root
 
 
+def _call_frames_derived(image: Dataset) -> None:
+    """Of an enhanced image, the type of every frame says that it is derived."""
+    groups = [*image.get("SharedFunctionalGroupsSequence", []), *image.get("PerFrameFunctionalGroupsSequence", [])]
+    for group in groups:
+        for element in group:
+            for item in element.value if element.VR == "SQ" else []:
+                if "FrameType" in item:
+                    item.FrameType = ["DERIVED", *list(item.FrameType)[1:]]
+
+
+def _to_little_endian(image: Dataset) -> None:
+    """Turn words that pydicom takes as bytes; numbers it turns itself when it writes."""
+    from pydicom.uid import ExplicitVRBigEndian
+
+    if image.file_meta.TransferSyntaxUID != ExplicitVRBigEndian:
+        return
+
+    def turn(_: Dataset, element: Any) -> None:
+        if element.VR == "OW" and isinstance(element.value, bytes) and element.keyword != "PixelData":
+            element.value = np.frombuffer(element.value, ">u2").astype("<u2").tobytes()
+
+    image.walk(turn)
+
+
 def _set_pixels(image: Dataset, stored: np.ndarray) -> None:
     """Store voxels uncompressed; the source's encoding stays where it is little endian."""
     from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
@@ -185,4 +199,4 @@ def _save(image: Dataset, path: Path) -> None:
         image.is_implicit_VR = image.file_meta.TransferSyntaxUID == ImplicitVRLittleEndian
         image.save_as(path, write_like_original=False)
     else:
-        image.save_as(path, enforce_file_format=True)
+        pydicom.dcmwrite(path, image, enforce_file_format=True)

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from monai_n2v.io import dicom_read, metaimage, nifti, npy, nrrd, png, tiff
+from monai_n2v.io import dicom_files, dicom_read, metaimage, nifti, npy, nrrd, ome, png, tiff
+from monai_n2v.io.atomic import readers_of
 from monai_n2v.io.volume import Volume
 
 _FORMATS = (nifti, nrrd, metaimage, tiff, png, npy)
@@ -16,6 +17,7 @@ _READERS: dict[tuple[str, ...], Callable[[Path], Volume]] = {one.SUFFIXES: one.r
 # The endings of all files that can be read; a DICOM series is a folder.
 SUFFIXES = tuple(suffix for family in _READERS for suffix in family)
 _NIFTI_FILES = (".nii.gz", ".nii")
+_OF_OME_SETS = tuple(f".ome{suffix}" for suffix in tiff.SUFFIXES)
 # Formats that know where their voxels lie, and so can be written as NIfTI.
 _WITH_GEOMETRY = (*nrrd.SUFFIXES, *metaimage.SUFFIXES)
 
@@ -48,10 +50,18 @@ def read_volume(path: str | Path, series: str | None = None) -> Volume:
     path = Path(path)
     check_source(path)
     if path.is_dir():
-        return replace(dicom_read.read_dicom(path, series), path=str(path))
+        return _placed(dicom_read.read_dicom(path, series), path)
     if series is not None:
         raise ValueError(f"series must come with a folder of DICOM files, got the file {path}. Leave it out.")
-    return replace(_READERS[_family(split_name(path)[1])](path), path=str(path))
+    return _placed(_READERS[_family(split_name(path)[1])](path), path)
+
+
+def _placed(volume: Volume, path: Path) -> Volume:
+    """Tell of the volume where it was read, and of its source who may."""
+    volume.source.readers = readers_of(path)
+    if path.is_dir():
+        volume.source.readers &= readers_of(next(one for one in sorted(path.iterdir()) if one.is_file()))
+    return replace(volume, path=str(path))
 
 
 def check_source(path: Path) -> None:
@@ -99,7 +109,7 @@ def save_volume(data: np.ndarray, volume: Volume, path: str | Path, dtype: str =
     if suffix in _NIFTI_FILES and not isinstance(volume.source, nifti.NiftiSource):
         nifti.save_as_nifti(data, volume.source, path, dtype)
     elif suffix in tiff.SUFFIXES and isinstance(volume.source, png.PngSource):
-        tiff.save_plain(data, path)
+        tiff.save_plain(data, volume.source, path)
     else:
         volume.source.write(data, path, dtype)
 
@@ -250,7 +260,7 @@ def find_images(dataset_dir: str | Path, exclude: str | Path | None = None) -> l
         if folder.resolve() == left_out:
             continue
         paths += [folder / name for name in names if _is_image(folder / name)]
-        if dicom_read.has_dicom(folder):
+        if dicom_files.has_dicom(folder):
             paths.append(folder)
     if not paths:
         raise FileNotFoundError(f"dataset_dir must hold images ({suffixes}), got none below {top}. Check the path.")
@@ -258,5 +268,7 @@ def find_images(dataset_dir: str | Path, exclude: str | Path | None = None) -> l
 
 
 def _is_image(path: Path) -> bool:
-    # Of a two-file image, the header stands for both.
-    return split_name(path)[1].lower() not in ("", ".img") and not path.name.startswith(".") and path.is_file()
+    # Of a two-file image, the header stands for both; of an OME set, its first file for all.
+    if split_name(path)[1].lower() in ("", ".img") or path.name.startswith(".") or not path.is_file():
+        return False
+    return not path.name.lower().endswith(_OF_OME_SETS) or ome.stands_for(path) == path

@@ -3,6 +3,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import logging
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,12 +13,16 @@ import numpy as np
 
 from monai_n2v.io.atomic import staged
 from monai_n2v.io.memory import check_memory
-from monai_n2v.io.volume import Source, Volume, check_kind, quantize, reading
+from monai_n2v.io.volume import Refusal, Source, Volume, check_kind, quantize, reading, where
 
 if TYPE_CHECKING:
     import nibabel
 
 SUFFIXES = (".nii.gz", ".nii", ".hdr", ".img")
+
+_GZIP = b"\x1f\x8b"
+_HEADER_SIZES = {348, 540}  # what both versions begin with
+_CHUNK = 1 << 20
 
 
 class NiftiSource(Source):
@@ -58,7 +65,7 @@ class NiftiSource(Source):
         second = isinstance(self.image.header, nibabel.Nifti2Header)
         kinds = (nibabel.Nifti2Pair, nibabel.Nifti2Image) if second else (nibabel.Nifti1Pair, nibabel.Nifti1Image)
         image = self.to_image(data, dtype, kinds[path.name.lower().endswith(SUFFIXES[:2])])
-        with staged(path) as place:
+        with staged(path, self.readers) as place:
             nibabel.save(image, place)
 
 
@@ -77,19 +84,86 @@ def read(path: Path) -> Volume:
     """
     import nibabel
 
+    _check_name(path)
     with reading(path, "NIfTI file"):
-        image = nibabel.load(path)
+        with _without_remarks():
+            image = nibabel.load(path)
         if not isinstance(image, nibabel.Nifti1Pair):  # single files and NIfTI-2 are subclasses
-            raise TypeError(f"{type(image).__name__}, not NIfTI")
-    return to_volume(image, path)
+            raise _other_kind(path, type(image).__name__)
+    return to_volume(image, path, _raw_sides(image))
 
 
-def to_volume(image: nibabel.Nifti1Pair, name: object = "") -> Volume:
+def _check_name(path: Path) -> None:
+    """Refuse a good file whose ending says another compression than its first bytes."""
+    with path.open("rb") as file:
+        start = file.read(4)
+    named = path.name.lower().endswith(".gz")
+    if start[:2] == _GZIP and not named:
+        raise Refusal(
+            f"a name must end in .gz where the file holds gzip data, got {path}. Rename it to {path.name}.gz."
+        )
+    if named and {int.from_bytes(start, order) for order in ("little", "big")} & _HEADER_SIZES:
+        raise Refusal(f"a name must not end in .gz where the file is not compressed, got {path}. Take away the .gz.")
+
+
+def _other_kind(path: Path, kind: str) -> Refusal:
+    if "Analyze" in kind:
+        return Refusal(
+            f"path must be a NIfTI file, got Analyze 7.5 in {path}, which does not tell left from right. "
+            "Convert it to NIfTI by a program that knows how it was written."
+        )
+    return Refusal(f"path must be a NIfTI file, got {kind} in {path}. Convert it to NIfTI.")
+
+
+@contextlib.contextmanager
+def _without_remarks() -> Iterator[None]:
+    """Nibabel tells of small faults by its own logger; what matters becomes a note or a refusal."""
+    from nibabel import imageglobals
+
+    level = imageglobals.logger.level
+    imageglobals.logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        imageglobals.logger.setLevel(level)
+
+
+def _raw_sides(image: nibabel.Nifti1Pair) -> list[float]:
+    """The voxel sides as they stand in the file: nibabel replaces those that are not positive."""
+    holder = image.file_map.get("header", image.file_map["image"])
+    with holder.get_prepare_fileobj("rb") as file:
+        header = type(image.header).from_fileobj(file, check=False)
+    return [float(side) for side in header["pixdim"][1 : 1 + min(3, len(image.shape))]]
+
+
+def _read_voxels(image: nibabel.Nifti1Pair, kind: type) -> np.ndarray:
+    """The voxels of an image, of a file up to its last byte: only there stand gzip's checksum and length."""
+    from nibabel.arrayproxy import ArrayProxy
+
+    proxy: Any = image.dataobj
+    holder = image.file_map["image"]
+    if holder.filename is None or not isinstance(proxy, ArrayProxy):
+        return np.asarray(proxy, dtype=kind)
+    spec = proxy.shape, proxy.dtype, proxy.offset, proxy.slope, proxy.inter
+    n_bytes = int(np.prod([*map(int, proxy.shape)], dtype=object)) * proxy.dtype.itemsize
+    with holder.get_prepare_fileobj("rb") as file:
+        values: np.ndarray = np.asarray(ArrayProxy(file, spec, mmap=False), dtype=kind)
+        file.seek(proxy.offset + n_bytes)
+        excess = 0
+        while chunk := file.read(_CHUNK):
+            excess += len(chunk)
+    if excess:
+        raise ValueError(f"{excess} bytes after the voxels")
+    return values
+
+
+def to_volume(image: nibabel.Nifti1Pair, name: object = "", raw_sides: Sequence[float] = ()) -> Volume:
     """Take the voxels of a NIfTI image, further axes than three merged into volumes; of complex ones both parts.
 
     Args:
         image: the image.
         name: of its file, for messages.
+        raw_sides: voxel sides as they stand in the file.
 
     Returns:
         the volume.
@@ -101,9 +175,19 @@ def to_volume(image: nibabel.Nifti1Pair, name: object = "") -> Volume:
     check_kind(np.dtype(np.float32) if source.is_complex else source.stored, name)
     check_memory(source.shape, name)
     with reading(name, "NIfTI file"):
-        values = np.asarray(image.dataobj, dtype=np.complex64 if source.is_complex else np.float32)
-    unit = {"meter": 1e3, "micron": 1e-3}.get(image.header.get_xyzt_units()[0], 1.0)
-    return source.to_volume(values, [float(zoom) * unit for zoom in image.header.get_zooms()], name)
+        values = _read_voxels(image, np.complex64 if source.is_complex else np.float32)
+    notes = []
+    for axis, side in enumerate(raw_sides):
+        if side <= 0 and image.shape[axis] > 1:
+            instead = image.header.get_zooms()[axis]
+            notes.append(f"pixdim[{axis + 1}] of the header is {side:g}: a voxel side of {instead:g} is taken.")
+    try:
+        named = image.header.get_xyzt_units()[0]
+    except KeyError:
+        got = int(image.header["xyzt_units"])
+        raise Refusal(f"xyzt_units must be a code of NIfTI, got {got}{where(name)}. Correct the header.") from None
+    unit = {"meter": 1e3, "micron": 1e-3}.get(named, 1.0)
+    return source.to_volume(values, [float(zoom) * unit for zoom in image.header.get_zooms()], name, notes)
 
 
 def save_as_nifti(data: np.ndarray, source: Source, path: Path, dtype: str = "float32") -> None:
@@ -124,5 +208,5 @@ def save_as_nifti(data: np.ndarray, source: Source, path: Path, dtype: str = "fl
         values = quantize(values, np.dtype(np.int16 if fits else np.int32))
     image = nibabel.Nifti1Image(values[..., 0] if values.shape[-1] == 1 else values, source.affine)
     image.header.set_xyzt_units("mm")
-    with staged(path) as place:
+    with staged(path, source.readers) as place:
         nibabel.save(image, place)

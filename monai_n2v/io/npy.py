@@ -17,7 +17,7 @@ class NpySource(Source):
 
     def write(self, data: np.ndarray, path: Path, dtype: str = "float32") -> None:
         """See `Source.write`."""
-        with staged(path) as place:
+        with staged(path, self.readers) as place:
             np.save(place, self.to_array(data, dtype))
 
 
@@ -35,6 +35,9 @@ def read(path: Path) -> Volume:
     """
     with reading(path, "NumPy array"):
         values = np.load(path, mmap_mode="r", allow_pickle=False)
+        excess = path.stat().st_size - values.nbytes - getattr(values, "offset", 0)
+        if excess:
+            raise ValueError(f"{excess} bytes after the array")
     source = NpySource(values.shape, values.dtype)
     check_kind(np.dtype(np.float32) if source.is_complex else source.stored, path)
     check_memory(source.shape, path)

@@ -8,7 +8,7 @@ import numpy as np
 
 from monai_n2v.io.atomic import staged
 from monai_n2v.io.memory import check_memory
-from monai_n2v.io.volume import Source, Volume, check_kind, reading, to_affine
+from monai_n2v.io.volume import Source, Volume, beside, check_kind, reading, to_affine
 
 SUFFIXES = (".nrrd",)
 
@@ -47,6 +47,8 @@ class NrrdSource(Source):
             sides = np.asarray(header.get("spacings", np.ones(len(shape))), dtype=np.float64)
         else:
             is_spatial, sides = np.isfinite(steps).all(axis=1).tolist(), np.linalg.norm(steps, axis=1)
+        if not len(shape) == len(is_spatial) == len(kinds):
+            raise ValueError(f"{len(shape)} axes, {len(is_spatial)} directions and {len(kinds)} kinds")
         super().__init__(shape, stored, is_spatial)
         self.header = header
         self.is_colored = not _COLORS.isdisjoint(kinds)
@@ -61,7 +63,7 @@ class NrrdSource(Source):
         import nrrd
 
         header = {name: value for name, value in self.header.items() if name not in _OF_OLD_VOXELS}
-        with staged(path) as place:
+        with staged(path, self.readers) as place:
             nrrd.write(str(place), self.to_array(data, dtype), header)
 
 
@@ -80,8 +82,11 @@ def read(path: Path) -> Volume:
     import nrrd
 
     with reading(path, "NRRD file"):
-        check_memory(nrrd.read_header(str(path))["sizes"], path)
+        header = nrrd.read_header(str(path))
+        for name in np.atleast_1d(header.get("data file", header.get("datafile", []))):
+            beside(path, str(name), "data file")
+        check_memory(header["sizes"], path)
         values, header = nrrd.read(str(path))
         source = NrrdSource(dict(header), values.dtype)
-    check_kind(np.dtype(np.complex64) if source.is_complex else source.stored, path, colors=source.is_colored)
+    check_kind(source.stored, path, "RGB" if source.is_colored else "complex" if source.is_complex else "")
     return source.to_volume(values, source.sides, path)

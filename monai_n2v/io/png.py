@@ -3,6 +3,7 @@
 
 import functools
 import logging
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,12 +11,13 @@ from typing import Any
 import numpy as np
 
 from monai_n2v.io.atomic import staged
-from monai_n2v.io.volume import Source, Volume, check_kind, reading
+from monai_n2v.io.volume import Refusal, Source, Volume, check_kind, reading
 
 logger = logging.getLogger(__name__)
 
 SUFFIXES = (".png",)
 
+_FOUND = {"P": "palette", "LA": "gray and transparency", "1": "one-bit"}
 _GRAY = {"L": np.uint8, "I;16": np.uint16, "I;16B": np.uint16, "I": np.uint16}
 
 
@@ -45,7 +47,7 @@ class PngSource(Source):
                 text.add_text(key, value)
         options = {"dpi": self.info["dpi"]} if "dpi" in self.info else {}
         values = np.ascontiguousarray(self.to_array(data, "input").T)
-        with staged(path) as place:
+        with staged(path, self.readers) as place:
             Image.fromarray(values).save(place, format="PNG", pnginfo=text, **options)
 
 
@@ -69,14 +71,30 @@ def read(path: Path) -> Volume:
     from PIL import Image
 
     with reading(path, "PNG image"), Image.open(path, formats=["PNG"]) as image:
+        content = path.read_bytes()
+        _check_sums(content)
         image.load()
-        depth, n_frames = path.read_bytes()[24], getattr(image, "n_frames", 1)
+        depth, n_frames = content[24], getattr(image, "n_frames", 1)
         mode, info = image.mode, {**image.info, **getattr(image, "text", {})}
-        check_kind(np.dtype(np.uint8), path, colors=mode not in _GRAY or "transparency" in image.info)
+        found = "" if mode in _GRAY else _FOUND.get(mode, "RGB")
+        check_kind(np.dtype(np.uint8), path, found or ("transparent" if "transparency" in image.info else ""))
         values = np.asarray(image)
     if depth not in (8, 16) or n_frames > 1:
         found = f"{n_frames} frames" if n_frames > 1 else f"{depth} bits"
-        raise ValueError(f"image must be one of 8 or 16 bits, got {found} for {path}. Convert it first.")
+        raise Refusal(f"image must be one of 8 or 16 bits, got {found} for {path}. Convert it first.")
     values = values.astype(_GRAY[mode]).T
     sides = [25.4 / d for d in info["dpi"]] if "dpi" in info and min(info["dpi"]) > 0 else [1.0, 1.0]
     return PngSource(values.shape, values.dtype, info).to_volume(values, sides, path)
+
+
+def _check_sums(content: bytes) -> None:
+    """Compare the checksum of every part, which Pillow leaves out for the voxels."""
+    place, kind = 8, b""
+    while kind != b"IEND":
+        length, kind = int.from_bytes(content[place : place + 4], "big"), content[place + 4 : place + 8]
+        end = place + 8 + length
+        if end + 4 > len(content):
+            raise ValueError("the file ends too early")
+        if zlib.crc32(content[place + 4 : end]) != int.from_bytes(content[end : end + 4], "big"):
+            raise ValueError(f"the checksum of {kind.decode('latin-1')!r} does not fit")
+        place = end + 4

@@ -13,6 +13,14 @@ from typing import Any
 import numpy as np
 
 
+class Refusal(ValueError):
+    """A sentence of this package that names file, fault and what to do; it needs no other around it."""
+
+
+# Steps of float32 that are no longer small beside the spread of the values.
+_ROUNDED = 0.05
+
+
 @dataclass(frozen=True)
 class Volume:
     """An image as the network sees it.
@@ -43,7 +51,12 @@ class Source(ABC):
         stored: type of the stored values.
         is_spatial: of each axis, whether it is one of space; by default the first three are.
         affine: ``(4, 4)``, from voxel index to patient or scanner space (RAS, mm), or None where the format has none.
+
+    Attributes:
+        readers: permissions that files written from it may have at most.
     """
+
+    readers: int = 0o777
 
     def __init__(
         self,
@@ -76,11 +89,12 @@ class Source(ABC):
             notes: see `Volume`.
 
         Raises:
-            ValueError: where fewer than two or more than three spatial axes have more than one voxel.
+            ValueError: where fewer than two or more than three spatial axes have more than one voxel, or where it is
+                not told in positive numbers how far these are apart.
         """
         sizes = [n for n in self.spatial_shape if n > 1]
         if len(sizes) not in (2, 3) or values.size == 0:
-            raise ValueError(
+            raise Refusal(
                 f"image must have 2 or 3 spatial axes, got shape {values.shape}{where(name)}. Use an image or a volume."
             )
         if self.is_complex:
@@ -89,7 +103,21 @@ class Source(ABC):
         # A copy where the values are mapped from a file: they must not change with it.
         data = np.require(values.transpose(self._order()).reshape(-1, *sizes), np.float32, ["C", "W"])
         spacing = tuple(float(side) for side, n in zip(sides, self.spatial_shape) if n > 1)
-        return Volume(np.asarray(data), spacing, self, list(notes))
+        self._check_space(spacing, name)
+        return Volume(np.asarray(data), spacing, self, [*notes, *_rounding_of(values)])
+
+    def _check_space(self, spacing: Sequence[float], name: object) -> None:
+        if not all(np.isfinite(side) and side > 0 for side in spacing):
+            got = ", ".join(f"{side:g}" for side in spacing)
+            raise Refusal(f"voxel sides must be positive numbers, got {got} mm{where(name)}. Correct the header.")
+        if self.affine is None:
+            return
+        used = [axis for axis, n in enumerate(self.spatial_shape[:3]) if n > 1]
+        steps = self.affine[:3, used]
+        sound = np.isfinite(self.affine).all() and (np.linalg.norm(steps, axis=0) > 0).all()
+        if not sound or np.linalg.matrix_rank(steps / np.linalg.norm(steps, axis=0)) < len(used):
+            got = np.round(self.affine[:3], 6).tolist()
+            raise Refusal(f"affine must lead along {len(used)} axes, got {got}{where(name)}. Correct the header.")
 
     def to_array(self, data: np.ndarray, dtype: str) -> np.ndarray:
         """Bring voxels of a `Volume` into the form of the array; see `write`."""
@@ -117,40 +145,77 @@ class Source(ABC):
         """
 
 
+def _rounding_of(values: np.ndarray) -> list[str]:
+    """Tell of values whose differences are too small for float32, beside an offset."""
+    if values.dtype.kind not in "iuf" or values.dtype.itemsize < (8 if values.dtype.kind == "f" else 4):
+        return []
+    low, high = float(values.min()), float(values.max())
+    step = 2.0 ** (np.floor(np.log2(max(abs(low), abs(high), 1e-30))) - 23)
+    if not np.isfinite(step) or high <= low or step < 1e-5 * (high - low):
+        return []
+    spread = float(values.std(dtype=np.float64))
+    if step < _ROUNDED * spread:
+        return []
+    return [
+        f"Values up to {max(abs(low), abs(high)):g} are rounded to steps of {step:g} in float32, where they spread by "
+        f"{spread:.3g}. Subtract an offset first."
+    ]
+
+
 def where(name: object) -> str:
     """The end of a message about a file."""
     return f" for {name}" if str(name) else ""
 
 
+def beside(path: Path, name: str, field_name: str) -> Path:
+    """The file of voxels that a header names: in the header's folder or below it, wherever the header comes from.
+
+    Args:
+        path: of the header.
+        name: as it stands there.
+        field_name: of the header's field.
+
+    Raises:
+        ValueError: for a name that leads elsewhere, a pattern, or none.
+    """
+    parts = Path(name.replace("\\", "/"))
+    if not name or "%" in name or name.upper().startswith("LIST") or parts.is_absolute() or ".." in parts.parts:
+        raise Refusal(
+            f"{field_name} must be a file beside the header, got {name or 'none'} for {path}. "
+            "Put all voxels into one file there."
+        )
+    return path.parent / parts
+
+
 @contextlib.contextmanager
 def reading(path: object, kind: str) -> Iterator[None]:
-    """Say of all that fails inside that the file is damaged or none of its kind; what an image must be, passes."""
+    """Say of all that fails inside that the file is damaged or none of its kind; a `Refusal` passes."""
     try:
         yield
+    except Refusal:
+        raise
     except Exception as error:
-        if str(error).startswith("image must"):
-            raise
         reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
         raise ValueError(
             f"path must be a readable {kind}, got {path} ({reason[:200]}). Check that it is complete."
         ) from error
 
 
-def check_kind(stored: np.dtype, name: object = "", colors: bool = False) -> None:
+def check_kind(stored: np.dtype, name: object = "", found: str = "") -> None:
     """Refuse voxels that are not one real number each.
 
     Args:
         stored: type of the stored values.
         name: of the file, for the message.
-        colors: whether the file says that its values are colors.
+        found: what the file says that its voxels hold instead, such as ``"RGB"``.
 
     Raises:
         ValueError: for complex, RGB or non-numeric voxels.
     """
-    kind = "RGB" if colors or stored.fields is not None else "complex" if stored.kind == "c" else str(stored)
-    if colors or stored.kind not in "biuf":
-        raise ValueError(
-            f"image must hold one real number per voxel, got {kind} voxels{where(name)}. Convert it first."
+    found = found or ("RGB" if stored.fields is not None else "complex" if stored.kind == "c" else "")
+    if found or stored.kind not in "biuf":
+        raise Refusal(
+            f"image must hold one real number per voxel, got {found or stored} voxels{where(name)}. Convert it first."
         )
 
 
@@ -165,7 +230,7 @@ def check_finite(n_bad: int, name: object = "") -> None:
         ValueError: for one and more.
     """
     if n_bad:
-        raise ValueError(
+        raise Refusal(
             f"image must be finite, got {n_bad} NaN or infinite voxels{where(name)}. "
             "Replace them first, for example with numpy.nan_to_num."
         )

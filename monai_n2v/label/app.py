@@ -175,12 +175,18 @@ class DenoisingApp(MONAILabelApp):
         if model not in known:
             raise FileNotFoundError(f"model must be of {', '.join(known)}, got {model}. GET /info/ lists them.")
 
+    def _was_sent(self, path: Path) -> bool:
+        """Whether a file of this machine came from a client; of all others a server must tell nothing."""
+        sessions = getattr(self.sessions(), "store_path", None)
+        return _is_upload(path) or (sessions is not None and path.resolve().is_relative_to(Path(sessions).resolve()))
+
     def _check(self, request: dict[str, Any], datastore: Datastore) -> None:
         """Refuse a request before any work."""
         self._check_model(request.get("model"))
         image, model = request.get("image"), request["model"]
         is_file = isinstance(image, str) and Path(image).exists()
-        if isinstance(image, str) and not is_file and not has_image(datastore, image):
+        known = isinstance(image, str) and has_image(datastore, image_id_of(datastore, image))
+        if isinstance(image, str) and not known and not (is_file and self._was_sent(Path(image))):
             raise FileNotFoundError(f"image must be of the studies, got {image}. GET /datastore/ lists them.")
         if model not in self._denoisers:
             return
@@ -196,8 +202,13 @@ class DenoisingApp(MONAILabelApp):
             check_can_add_images(datastore)
 
 
+def _is_upload(path: Path) -> bool:
+    """Whether MONAI Label has stored the file for a client, under a name that nobody can guess."""
+    return path.parent == Path(tempfile.gettempdir()) and re.fullmatch(r"tmp\w{8}(\..*)?", path.name) is not None
+
+
 def _remove_upload(image: Any) -> None:
     """Remove a file that MONAI Label has stored for a client: after a refusal it would leave it, a patient's image."""
     path = Path(str(image))
-    if path.parent == Path(tempfile.gettempdir()) and re.fullmatch(r"tmp\w{8}\..*", path.name):
+    if _is_upload(path) and path.is_file():
         path.unlink(missing_ok=True)

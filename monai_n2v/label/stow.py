@@ -16,7 +16,8 @@ from monai_n2v.apps.denoise import denoise_image
 from monai_n2v.apps.inspect import choose_device
 from monai_n2v.bundle.options import PredictionOptions
 from monai_n2v.bundle.trained import TrainedNetwork
-from monai_n2v.io.dicom_write import DicomSource, read_dataset
+from monai_n2v.io.dicom_files import read_dataset
+from monai_n2v.io.dicom_write import DicomSource
 from monai_n2v.io.images import read_volume
 
 if TYPE_CHECKING:

@@ -106,7 +106,7 @@ def write_report(
     page = render_page(stem, full, quality, planes, windows, shown)
     text = json.dumps(full, indent=4, allow_nan=False) + "\n"
     for target, content in zip(paths, (page.encode(), picture.getvalue(), text.encode())):
-        with staged(target) as place:
+        with staged(target, volume.source.readers) as place:
             place.write_bytes(content)
     return paths
 

@@ -14,6 +14,7 @@ from monai.transforms import MapTransform, Transform
 from monai.utils import TransformBackends, ensure_tuple_rep
 
 from monai_n2v.io.volume import check_finite, where
+from monai_n2v.transforms.outliers import find_outliers
 
 _MAX_AT_A_TIME = 1 << 22
 
@@ -21,6 +22,19 @@ _MAX_AT_A_TIME = 1 << 22
 def _parts(voxels: torch.Tensor) -> tuple[torch.Tensor, ...]:
     """Views of an image, small enough to hold one at a time in float64."""
     return voxels.split(max(1, _MAX_AT_A_TIME // max(1, voxels[0].numel())))
+
+
+def _without_outliers(values: torch.Tensor) -> torch.Tensor:
+    """The same with the median of its neighbors in place of every voxel far outside of all others."""
+    found = {channel: find_outliers(voxels.cpu().numpy()) for channel, voxels in enumerate(values)}
+    if not any(found.values()):
+        return values
+    replaced = values.clone()
+    for channel, outliers in found.items():
+        if outliers is not None:
+            sites = tuple(torch.from_numpy(axis).to(values.device) for axis in outliers.sites)
+            replaced[channel][sites] = torch.from_numpy(outliers.medians).to(values)
+    return replaced
 
 
 def _statistics(values: torch.Tensor) -> tuple[np.ndarray, np.ndarray]:
@@ -40,8 +54,9 @@ class StandardizeIntensity(Transform):
     """Give every channel zero mean and unit standard deviation, and remember both to undo it.
 
     The statistics travel in the image's metadata as ``intensity_mean`` and ``intensity_std``, in the image's own units
-    (HU, gray values); :py:class:`RestoreIntensity` reads them there. A constant channel is divided by 1 and
-    keeps the spread 0, so whatever a network makes of it, it is restored to what it was.
+    (HU, gray values); :py:class:`RestoreIntensity` reads them there. Single voxels far outside of all others (see
+    `find_outliers`) count for nothing: the median of their neighbors takes their place. A constant channel is divided
+    by 1 and keeps the spread 0, so whatever a network makes of it, it is restored to what it was.
     """
 
     backend = [TransformBackends.TORCH]
@@ -67,6 +82,7 @@ class StandardizeIntensity(Transform):
         check_finite(int(values.numel() - torch.isfinite(values).sum()), name)
         standard = torch.empty(values.shape, dtype=torch.float32, device=values.device)
         if reference is None:
+            values = _without_outliers(values)
             means, stds = _statistics(values)
         else:
             means, stds = (np.asarray(reference[key], dtype=np.float64) for key in ("intensity_mean", "intensity_std"))

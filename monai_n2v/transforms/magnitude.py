@@ -20,7 +20,7 @@ from monai_n2v.noise.magnitude import (
     remove_magnitude_bias,
     tell_noise,
 )
-from monai_n2v.transforms.padding import find_padding
+from monai_n2v.transforms.padding import find_kept
 
 logger = logging.getLogger(__name__)
 
@@ -29,7 +29,7 @@ class RemoveMagnitudeBiasd(MapTransform):
     """Take off what noise adds to the mean of a magnitude image, 1.25 of its standard deviation in air.
 
     A denoiser estimates the mean of the noisy values. In a magnitude image (MR) this is a known function of signal and
-    noise, which is inverted voxel by voxel ([1]_, Eq. 3). Constant padding stays as it is.
+    noise, which is inverted voxel by voxel ([1]_, Eq. 3). Constant padding and outliers stay as they are.
 
     Args:
         keys: predictions ``(C, *spatial)``, float32, in the units of the source.
@@ -79,7 +79,7 @@ class RemoveMagnitudeBiasd(MapTransform):
             d[self.mean_key] = d[key]
             denoised = d[key].float().cpu().numpy()
             even = denoised if gain is None else denoised / gain
-            output = [remove_magnitude_bias(b, noise, find_padding(a)) for a, b, noise in zip(noisy, even, noises)]
+            output = [remove_magnitude_bias(b, noise, find_kept(a)[0]) for a, b, noise in zip(noisy, even, noises)]
             if gain is not None:
                 output = [one * gain for one in output]
             d[key] = torch.from_numpy(np.stack(output))

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Constant padding: the voxels outside of what was measured, which no denoiser should touch."""
+"""What no denoiser should touch: constant padding outside of what was measured, and outliers."""
 
+import logging
 from collections.abc import Hashable, Mapping
 from typing import Any
 
@@ -8,6 +9,10 @@ import numpy as np
 import torch
 from monai.transforms import MapTransform
 from scipy import ndimage
+
+from monai_n2v.transforms.outliers import Outliers, find_outliers
+
+logger = logging.getLogger(__name__)
 
 # Side of the smallest solid block that counts, by number of axes.
 _BLOCK = {2: 5, 3: 3}
@@ -87,8 +92,24 @@ def _outer(solid: np.ndarray) -> np.ndarray:
     return (at_border & large)[labels]
 
 
-def restore_padding(noisy: np.ndarray, denoised: np.ndarray, keep_mean: bool = True) -> None:
-    """Put padding back into a denoised image, in place, and give the other voxels the mean they had.
+def find_kept(volume: np.ndarray) -> tuple[np.ndarray | None, Outliers | None]:
+    """Find all that stays as it is: padding and outliers.
+
+    Args:
+        volume: one image, 2 or 3 axes.
+
+    Returns:
+        bool of the same shape, or None where there is neither; and the outliers among it.
+    """
+    kept, outliers = find_padding(volume), find_outliers(volume)
+    if outliers is not None:
+        kept = np.zeros(volume.shape, dtype=bool) if kept is None else kept
+        kept[outliers.sites] = True
+    return kept, outliers
+
+
+def restore_padding(noisy: np.ndarray, denoised: np.ndarray, keep_mean: bool = True) -> Outliers | None:
+    """Put padding and outliers back into a denoised image, in place, and give the other voxels the mean they had.
 
     A network leaves an offset, which `RestoreIntensity` takes off on average over all voxels; where padding takes none
     of it, the others keep some.
@@ -97,22 +118,28 @@ def restore_padding(noisy: np.ndarray, denoised: np.ndarray, keep_mean: bool = T
         noisy: one image, 2 or 3 axes.
         denoised: of the same shape.
         keep_mean: whether the other voxels are given the mean they had.
+
+    Returns:
+        the outliers, where there are any.
     """
-    padding = find_padding(noisy)
-    if padding is None:
-        return
-    planes = list(zip(noisy, denoised, padding))  # views: one plane at a time bounds the memory
-    n_measured = padding.size - int(padding.sum())
+    kept, outliers = find_kept(noisy)
+    if kept is None:
+        return None
+    planes = list(zip(noisy, denoised, kept))  # views: one plane at a time bounds the memory
+    n_measured = kept.size - int(kept.sum())
     missing = 0.0
     if keep_mean:
         missing = sum(float((before[~out] - after[~out]).sum(dtype=np.float64)) for before, after, out in planes)
     for before, after, out in planes:
         after += np.float32(missing / max(1, n_measured))
         after[out] = before[out]
+    return outliers
 
 
 class RestorePaddingd(MapTransform):
-    """Put constant padding back into predictions, exactly as it was (see `find_padding`).
+    """Put constant padding and outliers back into predictions, exactly as they were.
+
+    See `find_padding` and `find_outliers`; a warning names the latter.
 
     Args:
         keys: predictions ``(C, *spatial)``, float32, in the units of the source.
@@ -139,6 +166,9 @@ class RestorePaddingd(MapTransform):
             noisy = d[self.source_key].float().cpu().numpy()
             denoised = np.array(d[key].float().cpu().numpy(), order="C")
             for before, after in zip(noisy, denoised):
-                restore_padding(before, after, self.keep_mean)
+                outliers = restore_padding(before, after, self.keep_mean)
+                if outliers is not None:
+                    name = d[self.source_key].meta.get("filename_or_obj") or ""
+                    logger.warning("%s%s", f"{name}: " if name else "", outliers.describe(before))
             d[key] = torch.from_numpy(denoised)
         return d

@@ -15,6 +15,7 @@ from conftest import oblique_nifti, phantom
 from monai.bundle import ConfigWorkflow
 from samples import dicom_series, oblique_affine
 
+from monai_n2v.bundle.resources import copy_bundle
 from monai_n2v.cli.main import main
 from monai_n2v.inferers import SymmetricInferer
 from monai_n2v.io.images import read_volume
@@ -95,6 +96,30 @@ def test_skip_existing_leaves_results_alone(tree, tmp_path, capsys):
     code, _, err = run(capsys, "denoise", "-i", tree, "-o", out, "--pattern", "*.nii*", "--skip-existing", *QUICK)
     assert code == 0
     assert "nothing to do" in err
+
+
+def test_rest_of_a_folder_is_denoised_by_the_network_of_all(tree, tmp_path, capsys):
+    """An interrupted run that goes on gives what an uninterrupted one gives."""
+    options = ["-i", tree, "--pattern", "*.nii*", "--skip-existing", *QUICK]
+    assert run(capsys, "denoise", *options, "-o", tmp_path / "whole")[0] == 0
+    (tmp_path / "parts").mkdir()
+    shutil.copy(tmp_path / "whole" / "a.nii.gz", tmp_path / "parts")
+    code, _, err = run(capsys, "denoise", *options, "-o", tmp_path / "parts")
+    assert code == 0
+    assert "Training one network on 2 images" in err
+    assert "1 of 1 images denoised" in err
+    whole, parts = (read_volume(tmp_path / name / "sub ä" / "b.nii").data for name in ("whole", "parts"))
+    assert np.array_equal(whole, parts)
+
+
+def test_lost_residual_is_made_anew(tree, tmp_path, capsys):
+    options = ["-i", tree, "-o", tmp_path / "out", "--pattern", "*.nii*", "--skip-existing", "--save-residual", *QUICK]
+    assert run(capsys, "denoise", *options)[0] == 0
+    lost = tmp_path / "out" / "a_residual.nii.gz"
+    before = read_volume(lost).data
+    lost.unlink()
+    assert run(capsys, "denoise", *options)[0] == 0
+    assert np.array_equal(read_volume(lost).data, before)
 
 
 def test_interrupt_keeps_what_is_done_and_nothing_half(tree, tmp_path, capsys, monkeypatch):
@@ -361,3 +386,30 @@ def test_evaluator_that_ends_early_ends_with_a_sentence(tree, tmp_path, capsys, 
     assert code == 1
     assert all("evaluator must reach every image" in record["error"] for record in records)
     assert len(records) == 2
+
+
+def test_info_runs_nothing_of_a_bundle(tmp_path, capsys):
+    """A bundle is a program; to look at a stranger's must not run it."""
+    trap, ran = copy_bundle("n2v_denoise_3d", tmp_path / "trap"), tmp_path / "ran"
+    config = json.loads((trap / "configs" / "inference.json").read_text())
+    code = f"$__import__('pathlib').Path({str(ran)!r}).touch()"
+    config |= {"tta": code, "imports": [code], "features": code, "spatial_dims": code, "keep_mean": code}
+    (trap / "configs" / "inference.json").write_text(json.dumps(config))
+    for path in (trap, trap / "models" / "prior.pt"):
+        exit_code, records, err = run(capsys, "info", path, "--json")
+        assert exit_code == 0, err
+        assert records[0]["network"] == "BasicUNet"
+        assert records[0]["spatial_dims"] == 3
+        assert records[0]["n_parameters"] > 1e5
+    assert not ran.exists()
+
+
+def test_names_cannot_command_the_terminal(tmp_path, capsys):
+    path = tmp_path / "a\x1b[31mred\x07.nii"
+    path.write_bytes(b"no image")
+    assert main(["info", str(path)]) == 1
+    assert main(["denoise", "-i", str(path), "-o", str(tmp_path / "o.nii"), *QUICK]) == 1
+    err = capsys.readouterr().err
+    assert r"a\x1b[31mred\x07.nii" in err
+    assert "\x1b" not in err
+    assert "\x07" not in err

@@ -38,7 +38,7 @@ def test_pattern_matches_name_or_path(pattern, n, tree, tmp_path):
 def test_results_inside_the_tree_are_left_out(tree):
     (tree / "out").mkdir()
     (tree / "out" / "a.nii.gz").touch()
-    assert len(plan_jobs(tree, tree / "out", skip_existing=True)) == 3
+    assert sum(not job.done for job in plan_jobs(tree, tree / "out", skip_existing=True)) == 3
     assert len(plan_jobs(tree, tree / "out", force=True)) == 4
 
 
@@ -87,6 +87,9 @@ def refused(case: str, tree: Path, out: Path) -> dict:
         (tree / "x.mhd").write_text("ElementDataFile = y.raw\n")
         (tree / "y.raw").touch()
         return {"source": tree / "x.mhd", "target": tree / "y.mhd", "force": True}
+    elif case == "dangling link":
+        (tree / "l.nii").symlink_to(tree / "nowhere.nii")
+        return {"source": tree / "a.nii.gz", "target": tree / "l.nii"}
     elif case == "same file":
         return {"source": tree / "a.nii.gz", "target": tree / "a.nii.gz", "force": True}
     return {}
@@ -96,6 +99,7 @@ def refused(case: str, tree: Path, out: Path) -> dict:
     ("case", "error", "message"),
     [
         ("exists", FileExistsError, "OUT must not exist yet"),
+        ("dangling link", FileExistsError, "OUT must not exist yet"),
         ("report exists", FileExistsError, "OUT must not exist yet"),
         ("same folder", ValueError, "OUT must not be IN"),
         ("file as folder", ValueError, "OUT must be a folder"),
@@ -117,3 +121,19 @@ def test_what_cannot_work_is_refused_before_any_work(case, error, message, tree,
     with pytest.raises(error, match=message):
         plan_jobs(**question)
     assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_image_is_done_when_all_that_was_asked_for_exists(tree, tmp_path):
+    out = tmp_path / "out"
+    options = {"patterns": ["a.nii.gz"], "report": True, "residual": True, "noise_map": True, "skip_existing": True}
+    results = plan_jobs(tree, out, **options)[0].results
+    assert len(results) == 6
+    out.mkdir()
+    (out / "sub").mkdir()
+    for path in results:
+        assert not plan_jobs(tree, out, **options)[0].done
+        path.touch()
+    jobs = plan_jobs(tree, out, **options)
+    assert [job.done for job in jobs] == [True, False]
+    with pytest.raises(FileExistsError):
+        plan_jobs(tree, out, **{**options, "skip_existing": False})

@@ -4,154 +4,42 @@
 from __future__ import annotations
 
 import errno
-import gzip
 import re
-from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
 
 import nibabel
-import nrrd
 import numpy as np
-import pydicom
 import pytest
-import tifffile
 import torch
-from conftest import phantom
-from PIL import Image
-from samples import dicom_series, metaimage, oblique_affine
+from faulty import (
+    DATA,
+    FILE_CASES,
+    ZIPPED,
+    Case,
+    changed,
+    color_nrrd,
+    cut,
+    edited,
+    huge_nifti,
+    io,
+    lonely_header,
+    lonely_mhd,
+    mha,
+    mixed_tiff,
+    nifti,
+    npy,
+    nrrd_file,
+    png,
+    rgb_nifti,
+    series,
+    tiff,
+    vector_mha,
+    written,
+)
 
 from monai_n2v.cli.main import main
 
-
-class Case(NamedTuple):
-    """A row of the table."""
-
-    what: str  # the first column of docs/errors.md
-    code: int
-    message: str  # what the last line says, after "error: "; the third column
-    make: Callable[[Path], list]  # makes the files in a folder, returns options in place of -i IN -o OUT
-    command: tuple[str, ...] = ("denoise", "--device", "cpu")
-    of_a_file: bool = True  # whether the line names one
-
-
-DATA = phantom((12, 11, 10))[1]
 FOUR = np.stack([DATA] * 4, axis=-1)
-ZIPPED = gzip.compress(b"no image")
-
-
-def nifti(folder: Path, data: np.ndarray, name: str = "in.nii.gz") -> Path:
-    nibabel.save(nibabel.Nifti1Image(data, np.eye(4)), folder / name)
-    return folder / name
-
-
-def changed(voxel: float) -> np.ndarray:
-    data = DATA.copy()
-    data[3, 3, 3] = voxel
-    return data
-
-
-def io(path: Path, out: str | None = None) -> list:
-    suffix = "".join(Path(path.name).suffixes[-2:]) if path.name.endswith(".gz") else path.suffix
-    return ["-i", path, "-o", path.parent / (out or f"out{suffix}")]
-
-
-def cut(path: Path, part: float = 0.5) -> Path:
-    content = path.read_bytes()
-    path.write_bytes(content[: int(part * len(content))])
-    return path
-
-
-def written(path: Path, content: bytes) -> Path:
-    path.write_bytes(content)
-    return path
-
-
-def rgb_nifti(folder: Path) -> list:
-    colors = np.zeros((9, 9, 9), np.dtype([("R", "u1"), ("G", "u1"), ("B", "u1")]))
-    return io(nifti(folder, colors))
-
-
-def huge_nifti(folder: Path) -> list:
-    path = nifti(folder, np.zeros((2, 2, 2), np.float32), "in.nii")
-    content = bytearray(path.read_bytes())
-    content[42:48] = np.array([30000, 30000, 30000], "<i2").tobytes()
-    path.write_bytes(content)
-    return io(path)
-
-
-def lonely_header(folder: Path) -> list:
-    nibabel.save(nibabel.Nifti1Pair(DATA, np.eye(4)), folder / "in.hdr")
-    (folder / "in.img").unlink()
-    return io(folder / "in.hdr")
-
-
-def nrrd_file(folder: Path, **header) -> Path:
-    nrrd.write(str(folder / "in.nrrd"), DATA, {"encoding": "raw", **header})
-    return folder / "in.nrrd"
-
-
-def color_nrrd(folder: Path) -> list:
-    nrrd.write(str(folder / "in.nrrd"), np.zeros((3, 9, 9), np.uint8), {"kinds": ["RGB-color", "domain", "domain"]})
-    return io(folder / "in.nrrd")
-
-
-def mha(folder: Path, name: str = "in.mha") -> Path:
-    metaimage(folder / name, DATA, oblique_affine())
-    return folder / name
-
-
-def lonely_mhd(folder: Path) -> list:
-    path = mha(folder, "in.mhd")
-    for raw in folder.glob("*raw"):
-        raw.unlink()
-    return io(path)
-
-
-def vector_mha(folder: Path) -> list:
-    text = "ObjectType = Image\nNDims = 2\nDimSize = 8 8\nElementType = MET_UCHAR\nElementNumberOfChannels = 3\n"
-    content = text.encode() + b"ElementDataFile = LOCAL\n" + bytes(192)
-    return io(written(folder / "in.mha", content))
-
-
-def tiff(folder: Path, data: np.ndarray = DATA, **options) -> Path:
-    tifffile.imwrite(folder / "in.tif", data, **options)
-    return folder / "in.tif"
-
-
-def mixed_tiff(folder: Path) -> list:
-    with tifffile.TiffWriter(folder / "in.tif") as writer:
-        for shape in ((9, 9), (12, 8)):
-            writer.write(np.zeros(shape, np.uint8), photometric="minisblack", metadata=None)
-    return io(folder / "in.tif")
-
-
-def png(folder: Path, mode: str = "L") -> Path:
-    Image.fromarray(np.random.default_rng(0).integers(0, 255, (20, 20), dtype=np.uint8)).convert(mode).save(
-        folder / "in.png"
-    )
-    return folder / "in.png"
-
-
-def npy(folder: Path, data: np.ndarray, **options) -> list:
-    np.save(folder / "in.npy", data, **options)
-    return io(folder / "in.npy")
-
-
-def series(folder: Path, spoil: Callable[[list[Path]], object] = lambda paths: None) -> list:
-    data = np.random.default_rng(0).integers(0, 99, (12, 11, 8)).astype(np.int16)
-    spoil(dicom_series(folder / "in", data, oblique_affine()))
-    return ["-i", folder / "in", "-o", folder / "out"]
-
-
-def edited(**values) -> Callable[[list[Path]], None]:
-    def edit(paths: list[Path]) -> None:
-        ds = pydicom.dcmread(paths[2])
-        for keyword, value in values.items():
-            setattr(ds, keyword, value)
-        ds.save_as(paths[2])
-
-    return edit
 
 
 def loop(folder: Path) -> list:
@@ -233,7 +121,7 @@ CASES = [
     Case("TIFF of several sizes", 1, "path must hold one image or stack, got 2", mixed_tiff),
     Case("truncated PNG", 1, "readable PNG image", lambda f: io(cut(png(f)))),
     Case("RGB PNG", 1, "got RGB voxels", lambda f: io(png(f, "RGB"))),
-    Case("PNG of one bit", 1, "got RGB voxels", lambda f: io(png(f, "P"))),
+    Case("PNG of a palette", 1, "got palette voxels", lambda f: io(png(f, "P"))),
     Case("pickled NPY", 1, "readable NumPy array", lambda f: npy(f, np.array([{}], object), allow_pickle=True)),
     Case("NPY of texts", 1, "one real number per voxel", lambda f: npy(f, np.full((9, 9), "a"))),
     Case("DICOM series with a missing slice", 1, "evenly spaced slices", lambda f: series(f, lambda p: p[3].unlink())),
@@ -242,6 +130,7 @@ CASES = [
     Case("truncated DICOM", 1, "readable DICOM image", lambda f: series(f, lambda p: cut(p[2], 0.9))),
     Case("multi-frame DICOM", 1, "one frame per file", lambda f: series(f, edited(NumberOfFrames=2))),
     Case("RGB DICOM", 1, "got RGB voxels", lambda f: series(f, edited(SamplesPerPixel=3))),
+    *FILE_CASES,
     Case("misspelled option", 2, "Did you mean --epochs?", lambda f: [*io(f / "x"), "--epoch", "3"], DENOISE, False),
     setting("misspelled key of --set", "Did you mean epoch_length?", "epoch_lenght=3"),
     setting("misspelled part of a key of --set", "Did you mean optimizer#betas?", "optimizer#beta=3"),

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 from __future__ import annotations
 
+import json
 import tempfile
 from pathlib import Path
 
@@ -127,6 +128,20 @@ def test_wrong_questions_are_answered_in_one_sentence(trained, model, image, par
     assert told in answer.json()["detail"]
     assert "\n" not in answer.json()["detail"]
     assert trained.client.get("/info/").status_code == 200
+
+
+def test_files_of_the_server_that_are_no_studies_are_not_read(trained, tmp_path):
+    """Else every client could have any image of the machine denoised and sent."""
+    secret = tmp_path / "secret.nii.gz"
+    secret.write_bytes((trained.studies / "phantom_0.nii.gz").read_bytes())
+    link = trained.studies / ".." / secret.parent.name / secret.name
+    form = {"params": json.dumps({"image": str(secret)})}
+    hidden = trained.client.post("/infer/n2v_denoise_3d?image=phantom_0&output=image", data=form)
+    for answer in (hidden, *(trained.infer("n2v_denoise_3d", str(path)) for path in (secret, link))):
+        assert answer.status_code == 404
+        assert "image must be of the studies" in answer.json()["detail"]
+    assert secret.exists()
+    assert trained.infer("n2v_denoise_3d", str(trained.studies / "phantom_0.nii.gz")).status_code == 200
 
 
 def test_constant_image_stays_what_it_is(trained):
