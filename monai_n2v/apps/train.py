@@ -118,6 +118,7 @@ def _train(
     record["context"] = choice.context
     if choice.scheme == "prior":
         shutil.copyfile(prior, weights)
+        _keep_scale(bundle, choice.judge.prior.scale if choice.judge else None, options, record)
         return record
     overlays = [*([] if choice.scheme == "n2v" else [f"{choice.scheme}.json"]), "anneal.json"]
     # Those of train.json stand there already; what remains of the settings is for the overlays.
@@ -140,14 +141,29 @@ def _train(
         resume=options.resume,
         **more,
     )
+    if choice.judge is None:
+        return record
     with untouched_process():
-        kept = choice.judge is None or choice.judge.prefers(resolve_model(bundle))
-    if not kept:
+        verdict = choice.judge.trained(resolve_model(bundle))
+    if verdict.error >= choice.judge.prior.error:
         logger.info("By the noisy image itself, the prior alone is better than what was trained: it is kept.")
         _write_bundle(bundle, choice.spatial_dims, images, options, context=0)  # the prior sees one volume
         shutil.copyfile(prior, weights)
         record |= {"scheme": "prior", "context": 0}
+        verdict = choice.judge.prior
+    _keep_scale(bundle, verdict.scale, options, record)
     return record
+
+
+def _keep_scale(bundle: Path, scale: float | None, options: TrainingOptions, record: dict[str, Any]) -> None:
+    """Write into a bundle from which scale on structure is taken from the noisy image, unless it was asked for."""
+    if scale is None or "keep_scale" in options.settings:
+        return
+    logger.info("Structures wider than about %g voxels are taken from the noisy image itself.", 2 * scale)
+    record["keep_scale"] = scale
+    for name in ("inference.json", "evaluate.json"):
+        path = bundle / "configs" / name
+        path.write_text(json.dumps({**json.loads(path.read_text()), "keep_scale": scale}, indent=4) + "\n")
 
 
 def _turn_footprint(footprint: np.ndarray, images: Sequence[NoisyImage], spatial_dims: int) -> list[Any]:

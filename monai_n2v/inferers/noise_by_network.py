@@ -26,6 +26,8 @@ _COARSE = 2**20  # voxels in which content is looked for
 _STEP = 0.1  # of the derivative in SURE, in standard deviations of the noise
 
 Predict = Callable[[torch.Tensor], torch.Tensor]
+# Makes a result of a noisy image and its prediction.
+Finish = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
 
 def predict_with(network: torch.nn.Module, inferer: Callable[..., torch.Tensor]) -> Predict:
@@ -194,9 +196,14 @@ def _fullest(channel: torch.Tensor, max_voxels: int) -> tuple[slice, ...]:
 
 
 def sure(
-    part: torch.Tensor, predict: Predict, noise: NoiseModel, level: torch.Tensor | None = None, seed: int = 0
-) -> float:
-    """Estimate a result's mean squared error against the clean image from the noisy one alone.
+    part: torch.Tensor,
+    predict: Predict,
+    noise: NoiseModel,
+    level: torch.Tensor | None = None,
+    finishes: Sequence[Finish] = (lambda _, denoised: denoised,),
+    seed: int = 0,
+) -> np.ndarray:
+    """Estimate the mean squared error of results against the clean image from the noisy one alone.
 
     Stein's unbiased risk estimate, for noise of a known covariance ([1]_, Eq. 7; its derivative by drawn noise):
     ``|f(y) - y|^2 - |n|^2 + 2 n (f(y + t n) - f(y)) / t``, as means over the voxels but padding. The result is given
@@ -209,10 +216,11 @@ def sure(
         noise: of the image.
         level: a denoised version of the part, the intensities that the noise goes with. To compare results it must be
             the same for all; each result's own where it is left out.
+        finishes: what is done to the prediction, one for each result.
         seed: of the drawn noise.
 
     Returns:
-        mean squared error in units of the standardized image; it may be negative by chance.
+        mean squared errors ``(n_finishes,)`` in units of the standardized image; they may be negative by chance.
 
     References:
         .. [1] Ramani, Blu, Unser, "Monte-Carlo SURE: A Black-Box Optimization of Regularization Parameters for General
@@ -221,13 +229,19 @@ def sure(
     noisy = part[None]
     counted = torch.from_numpy(~padding_of(part)).to(noisy.device)[None]
     if not counted.any():
-        return 0.0
+        return np.zeros(len(finishes))
+    predicted = predict(noisy)
+    drawn = draw_noise(noise, predicted if level is None else level[None], np.random.RandomState(seed))
+    noisier = noisy + _STEP * drawn
+    predicted_noisier = predict(noisier)
 
-    def result(image: torch.Tensor) -> torch.Tensor:
-        found = predict(image)
-        return found + (image - found)[counted].mean()
+    def risk(finish: Finish) -> float:
+        def result(image: torch.Tensor, denoised: torch.Tensor) -> torch.Tensor:
+            found = finish(image, denoised)
+            return found + (image - found)[counted].mean()
 
-    clean = result(noisy)
-    drawn = draw_noise(noise, clean if level is None else level[None], np.random.RandomState(seed))
-    risk = (clean - noisy) ** 2 - drawn**2 + 2 * drawn * (result(noisy + _STEP * drawn) - clean) / _STEP
-    return float(risk[counted].mean())
+        clean = result(noisy, predicted)
+        change = result(noisier, predicted_noisier) - clean
+        return float(((clean - noisy) ** 2 - drawn**2 + 2 * drawn * change / _STEP)[counted].mean())
+
+    return np.array([risk(finish) for finish in finishes])

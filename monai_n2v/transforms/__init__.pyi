@@ -5,6 +5,7 @@ from .blind_spots import (
     apply_blind_spots as apply_blind_spots,
     draw_blind_spots as draw_blind_spots,
 )
+from .coarse import RestoreCoarsed as RestoreCoarsed, restore_coarse as restore_coarse
 from .drawn_noise import (
     RandRecorruptD as RandRecorruptD,
     RandRecorruptd as RandRecorruptd,

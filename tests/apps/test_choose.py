@@ -4,16 +4,21 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 
 import numpy as np
 import pytest
 from conftest import phantom
 from scipy import ndimage
 
+import monai_n2v
 from monai_n2v.apps.choose import choose
 from monai_n2v.apps.inspect import NoisyImage
+from monai_n2v.apps.judge import Verdict
+from monai_n2v.apps.train import train_network
 from monai_n2v.bundle.options import TrainingOptions
 from monai_n2v.bundle.trained import prior_network
+from monai_n2v.transforms.coarse import restore_coarse
 from monai_n2v.transforms.files import as_meta_tensor
 
 SHAPES = {2: (96, 88), 3: (40, 36, 32)}
@@ -154,9 +159,40 @@ def test_a_spoiled_network_is_not_kept(tmp_path):
     assert judge is not None
     prior = prior_network(2)
     state = {name: value.float() for name, value in torch.load(prior.weights, weights_only=True).items()}
-    state["final_conv.weight"] *= 0.5
+    state["final_conv.weight"] = torch.randn(
+        state["final_conv.weight"].shape, generator=torch.Generator().manual_seed(0)
+    )
     torch.save(state, tmp_path / "spoiled.pt")
-    assert not judge.prefers(dataclasses.replace(prior, weights=tmp_path / "spoiled.pt"))
+    assert judge.trained(dataclasses.replace(prior, weights=tmp_path / "spoiled.pt")).error > judge.prior.error
+
+
+@pytest.mark.parametrize("spatial_dims", [2, 3])
+def test_coarse_structure_that_a_network_misses_is_seen_in_the_image(spatial_dims, tmp_path):
+    import torch
+
+    judge = choose([image(phantom(SHAPES[spatial_dims])[1])], TrainingOptions(spatial_dims=spatial_dims)).judge
+    assert judge is not None
+    prior = prior_network(spatial_dims)
+    state = {name: value.float() for name, value in torch.load(prior.weights, weights_only=True).items()}
+    state["final_conv.weight"] *= 0
+    torch.save(state, tmp_path / "empty.pt")
+    assert judge.trained(dataclasses.replace(prior, weights=tmp_path / "empty.pt")).scale is not None
+
+
+@pytest.mark.parametrize("asked", [None, 4.0])
+def test_a_bundle_keeps_the_scale_that_was_found_or_asked_for(asked, tmp_path, monkeypatch):
+    monkeypatch.setattr("monai_n2v.apps.judge.Judge.prior", Verdict(1.0, 2.0))
+    settings = {} if asked is None else {"keep_scale": asked}
+    noisy = phantom(SHAPES[3])[1]
+    options = TrainingOptions(scheme="prior", spatial_dims=3, settings=settings)
+    network, record = train_network([image(noisy)], tmp_path / "m", options)
+    assert record.get("keep_scale") == (2.0 if asked is None else None)
+    for name in ("inference.json", "evaluate.json"):
+        assert json.loads((network.bundle / "configs" / name).read_text())["keep_scale"] == (asked or 2.0)
+    fine = monai_n2v.denoise(noisy, model=prior_network(3).bundle / "models" / "prior.pt", device="cpu")
+    expected = restore_coarse(noisy, fine, asked or 2.0, 3)
+    found = monai_n2v.denoise(noisy, model=network.bundle, device="cpu")
+    np.testing.assert_allclose(found, expected + (noisy - expected).mean(), atol=1e-3)
 
 
 @pytest.mark.parametrize(

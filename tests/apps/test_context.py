@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 
 import nibabel
 import numpy as np
@@ -15,6 +16,7 @@ import monai_n2v
 from monai_n2v.apps.choose import choose
 from monai_n2v.apps.context import AUTO_CONTEXT, choose_context
 from monai_n2v.apps.inspect import NoisyImage
+from monai_n2v.apps.judge import Verdict
 from monai_n2v.apps.train import train_network
 from monai_n2v.bundle.options import TrainingOptions
 from monai_n2v.cli.main import main
@@ -127,7 +129,7 @@ def test_a_trained_bundle_carries_its_context(spatial_dims, scheme, tmp_path):
 
 @pytest.mark.usefixtures("short_epochs")
 def test_the_prior_is_kept_without_context_where_training_does_not_help(tmp_path, monkeypatch):
-    monkeypatch.setattr("monai_n2v.apps.choose.Judge.prefers", lambda self, network: False)
+    monkeypatch.setattr("monai_n2v.apps.judge.Judge.trained", lambda self, network: Verdict(math.inf, None))
     noisy = volumes(6, (32, 32, 24))
     network, record = train_network([image(noisy)], tmp_path / "model", TrainingOptions(1, spatial_dims=3, context=2))
     assert (record["scheme"], record["context"]) == ("prior", 0)

@@ -1,0 +1,186 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the results of networks on an image are worth, by the noisy image alone.
+
+They are judged by Stein's unbiased risk estimate (`sure`) on parts of the image, with the noise that the prior's
+residual shows.
+"""
+
+import functools
+import logging
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+
+from monai_n2v.apps.inspect import NoisyImage
+from monai_n2v.bundle.options import PredictionOptions
+from monai_n2v.bundle.run import Denoiser
+from monai_n2v.bundle.trained import TrainedNetwork, prior_network
+from monai_n2v.inferers.noise_by_network import (
+    Predict,
+    evenly,
+    measure_part,
+    padding_of,
+    parts_of,
+    scales_of_parts,
+    sure,
+)
+from monai_n2v.noise.block_statistics import MIN_SIDE
+from monai_n2v.noise.model import NoiseModel, NoNoiseError
+from monai_n2v.noise.noise_map import NoiseMap
+from monai_n2v.transforms.axes import slice_axis
+from monai_n2v.transforms.coarse import restore_coarse
+from monai_n2v.transforms.series import NearestVolumesd
+
+logger = logging.getLogger(__name__)
+
+# Images that are judged by, and voxels of each channel.
+_N_IMAGES, _MAX_VOXELS = 3, 2**19
+# Noise below this share of the standard deviation of what is not padding is not worth a training.
+_HARDLY = 0.01
+# Where neighbors are that alike along every axis, what varies is structure.
+_SMOOTH = 0.6
+# Standard deviations in voxels beyond which structure may be left to the noisy image; and by which factor of the error
+# that has to be better.
+SCALES = (None, 1.0, 1.25, 1.5, 2.0, 3.0)
+_CLEARLY = 0.99
+
+
+@dataclass(frozen=True)
+class _Part:
+    """A part of one channel of an image, and its noise.
+
+    Attributes:
+        noisy: ``(1, *spatial)``, standardized.
+        level: the same denoised by the prior: the intensities that noise may go with.
+        noise: by the difference of the two.
+        axis: the spatial axis across which a 2D network would cut slices.
+        context: of the same place in other volumes, ``(context, *spatial)``.
+        scale: how strong noise that is even over the series is in this volume; 1 without context.
+    """
+
+    noisy: torch.Tensor
+    level: torch.Tensor
+    noise: NoiseModel
+    axis: int
+    context: torch.Tensor
+    scale: float = 1.0
+
+    @property
+    def is_noisy(self) -> bool:
+        """Whether there is noise worth a training."""
+        sides = self.noisy.shape[1:]
+        lags = [self.noise.lags[axis, 0] for axis, side in enumerate(sides) if side >= MIN_SIDE]
+        counted = self.noisy[~torch.from_numpy(padding_of(self.noisy)).to(self.noisy.device)]
+        return min(lags) <= _SMOOTH and self.noise.sigma >= _HARDLY * float(counted.std())
+
+    def sliced(self) -> "_Part":
+        """The same with the axis across slices last, as a 2D network takes it."""
+        order = [*np.delete(np.arange(self.noisy.ndim - 1), self.axis), self.axis]
+        noise = replace(self.noise, lags=self.noise.lags[order])
+        turned = (torch.movedim(one, 1 + self.axis, -1) for one in (self.noisy, self.level, self.context))
+        noisy, level, context = turned
+        return _Part(noisy, level, noise, len(order) - 1, context, self.scale)
+
+
+class Verdict(NamedTuple):
+    """What a result is worth.
+
+    Attributes:
+        error: estimated mean squared error in standardized units.
+        scale: from which on structure is best taken from the noisy image, in voxels (`RestoreCoarsed`); None for none.
+    """
+
+    error: float
+    scale: float | None
+
+
+class Judge:
+    """Parts of images with their noise, by which networks are compared.
+
+    Args:
+        parts: what to judge by.
+        spatial_dims: axes of the networks.
+        device: as torch names it.
+    """
+
+    def __init__(self, parts: Sequence[_Part], spatial_dims: int, device: str) -> None:
+        self.parts, self.spatial_dims, self.device = parts, spatial_dims, device
+
+    @classmethod
+    def of(
+        cls,
+        images: Sequence[NoisyImage],
+        spatial_dims: int,
+        device: str,
+        context: int = 0,
+        noise_map: NoiseMap | None = None,
+    ) -> "Judge":
+        """Take parts of a few images, as far as there is noise in them.
+
+        Args:
+            images: to judge by.
+            spatial_dims: axes of the networks.
+            device: as torch names it.
+            context: how many other volumes a trained network sees beside each; the prior sees none.
+            noise_map: how their noise varies.
+        """
+        prior = Denoiser(prior_network(spatial_dims), PredictionOptions(device, noise_map=noise_map))
+        predict = prior.network_alone()
+        parts: list[_Part] = []
+        for image in (images[number] for number in evenly(len(images), _N_IMAGES)):
+            axis = slice_axis(image.shape[1:], 2)
+            whole: dict[Hashable, Any] = {"image": prior.standardized(image.image, image.series)}
+            series = NearestVolumesd("image", context)(whole)["image"]
+            for volumes, scales in zip(parts_of(series, _MAX_VOXELS), scales_of_parts(series)):
+                noisy = volumes[:1]
+                level = predict(noisy[None])[0]
+                try:
+                    part = _Part(noisy, level, measure_part(volumes, level, scales), axis, volumes[1:], scales[0])
+                except NoNoiseError:
+                    continue
+                if part.is_noisy:
+                    parts.append(part)
+        return cls(parts, spatial_dims, device)
+
+    def sliced(self) -> "Judge":
+        """A judge of 2D networks by the same parts of volumes."""
+        return Judge([part.sliced() for part in self.parts], 2, self.device)
+
+    @functools.cached_property
+    def prior(self) -> "Verdict":
+        """Of the prior alone."""
+        return self._judge(_denoiser(prior_network(self.spatial_dims), self.device).network_alone())
+
+    def trained(self, network: TrainedNetwork) -> "Verdict":
+        """Of a trained network."""
+        found = self._judge(_denoiser(network, self.device).network_alone(), with_context=True)
+        logger.debug("Estimated errors: trained %s, prior %s.", found, self.prior)
+        return found
+
+    def _judge(self, predict: Predict, with_context: bool = False) -> "Verdict":
+        # Noise of the context is independent, so the estimate holds as if the context were a part of the network.
+        def of(part: _Part) -> Predict:
+            beside = part.context[None]
+            return (lambda noisy: predict(torch.cat([noisy, beside], dim=1))) if with_context else predict
+
+        finishes = [functools.partial(_restore_coarse, scale=scale, spatial_dims=self.spatial_dims) for scale in SCALES]
+        errors = np.mean([sure(p.noisy, of(p), p.noise, p.level, finishes) for p in self.parts], axis=0)
+        best = int(np.argmin(errors))
+        best = best if errors[best] < _CLEARLY * errors[0] else 0
+        return Verdict(float(errors[best]), SCALES[best])
+
+
+def _restore_coarse(
+    noisy: torch.Tensor, denoised: torch.Tensor, scale: float | None, spatial_dims: int
+) -> torch.Tensor:
+    if scale is None:
+        return denoised
+    found = restore_coarse(noisy[0, 0].cpu().numpy(), denoised[0, 0].cpu().numpy(), scale, spatial_dims)
+    return torch.from_numpy(found).to(denoised)[None, None]
+
+
+def _denoiser(network: TrainedNetwork, device: str) -> Denoiser:
+    return Denoiser(network, PredictionOptions(device))
