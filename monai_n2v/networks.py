@@ -29,6 +29,7 @@ class ReplicateUNet(BasicUNet):
         act: activation, as MONAI names it.
         norm: feature normalization, as MONAI names it; None for none.
         bias: whether convolutions have a bias.
+        dropout: as MONAI names it.
         upsample: ``"deconv"``, ``"pixelshuffle"`` or ``"nontrainable"``.
     """
 
@@ -41,9 +42,10 @@ class ReplicateUNet(BasicUNet):
         act: str | tuple[Any, ...] = ("LeakyReLU", {"negative_slope": 0.1, "inplace": True}),
         norm: str | tuple[Any, ...] | None = None,
         bias: bool = True,
+        dropout: float | tuple[Any, ...] = 0.0,
         upsample: str = "deconv",
     ) -> None:
-        super().__init__(spatial_dims, in_channels, out_channels, features, act, norm, bias, upsample=upsample)
+        super().__init__(spatial_dims, in_channels, out_channels, features, act, norm, bias, dropout, upsample)
         for module in self.modules():
             if isinstance(module, (nn.Conv2d, nn.Conv3d)) and module.kernel_size[0] > 1:
                 module.padding_mode = "replicate"

@@ -398,7 +398,7 @@ def test_info_runs_nothing_of_a_bundle(tmp_path, capsys):
     for path in (trap, trap / "models" / "prior.pt"):
         exit_code, records, err = run(capsys, "info", path, "--json")
         assert exit_code == 0, err
-        assert records[0]["network"] == "BasicUNet"
+        assert records[0]["network"] == "ReplicateUNet"
         assert records[0]["spatial_dims"] == 3
         assert records[0]["n_parameters"] > 1e5
     assert not ran.exists()

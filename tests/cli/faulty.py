@@ -464,7 +464,6 @@ FILE_CASES = [
         "4 bytes after the array",
         lambda f: [*npy(f, DATA)[:1], longer(f / "in.npy")[1], "-o", f / "out.npy"],
     ),
-    Case("complex NPY", 1, "got complex voxels", lambda f: npy(f, DATA.astype(np.complex64))),
     Case("NPY of five axes", 1, "2 or 3 spatial axes", lambda f: npy(f, np.zeros((3, 3, 3, 3, 0), np.float32))),
     Case(
         "folder of text named .dcm",

@@ -14,9 +14,11 @@ from monai_n2v.cli.signals import Ended, ended_by_signals
 
 # The command, which tells when it has begun to write and then waits.
 SCRIPT = """
-import sys, time
+import signal, sys, time
 import numpy as np
 from monai_n2v.cli.main import main
+
+signal.signal(signal.SIGINT, signal.default_int_handler)  # what a shell starts in the background ignores it
 
 def save(*args):
     print("ready", flush=True)
