@@ -74,8 +74,12 @@ class Quality:
 
     @property
     def strongest(self) -> float:
-        """The largest autocorrelation in size beyond the noise's own, with its sign; 0 for a constant residual."""
-        beyond = np.subtract(self.autocorrelation, self.of_noise).ravel().tolist()
+        """The largest autocorrelation in size, with its sign, beyond all between white noise and the noise's own.
+
+        0 for a constant residual. Where neighbors share noise, a part of it may stay, and the residual be whiter.
+        """
+        found, of_noise = np.array(self.autocorrelation), np.array(self.of_noise)
+        beyond = (found - np.clip(found, np.minimum(of_noise, 0), np.maximum(of_noise, 0))).ravel().tolist()
         return max((v for v in beyond if math.isfinite(v)), key=abs, default=0.0)
 
     @property

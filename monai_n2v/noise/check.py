@@ -78,10 +78,10 @@ class NoiseCheck:
 
     @property
     def autocorrelation(self) -> np.ndarray:
-        """Autocorrelation of the noise along the axes that warn of it, ``(n_axes, 3)`` at lags 1 to 3; 0 elsewhere."""
+        """Autocorrelation of the noise, ``(n_axes, 3)`` at lags 1 to 3; 0 along the axes that passed."""
         found = np.zeros((len(self.axes), MAX_LAG))
         for row, axis in zip(found, self.axes):
-            if axis.verdict == "WARN" and axis.correlations:
+            if axis.verdict != "PASS" and axis.correlations:
                 row[:] = axis.correlations[0].lags
         return found
 

@@ -380,7 +380,8 @@ def test_correlation_that_the_noise_had_before_is_no_fault(shape):
     assert not checked.autocorrelation[1:].any()
     assert kinds(clean + noise, clean) == {"resemble"}
     assert kinds(clean + noise, clean, checked.autocorrelation) == set()
-    smooth = ndimage.gaussian_filter(clean, 6)
+    assert kinds(noisy, clean, checked.autocorrelation) == set(), "whiter than the noise"
+    smooth = ndimage.gaussian_filter(clean, 9)
     assert kinds(clean + noise, smooth, checked.autocorrelation), "anatomy is still missed"
 
 
