@@ -195,7 +195,10 @@ def test_segmentation_after_denoising_as_dicom_seg(served, series, folder, tmp_p
         assert seg.FrameOfReferenceUID == source.FrameOfReferenceUID
         assert np.array_equal(mask_of(seg), image > BALL)
     ball = phantom_3d(0, SHAPE)[0] > BALL
-    assert 2 * (mask_of(seg) & ball).sum() / (mask_of(seg).sum() + ball.sum()) > 0.9
+    noisy, after = (
+        2 * (mask & ball).sum() / (mask.sum() + ball.sum()) for mask in (seen["toy_segmentation"] > BALL, mask_of(seg))
+    )
+    assert after > max(0.87, noisy + 0.03)
 
 
 def test_series_that_came_later_is_denoised(served, orthanc, tmp_path):
