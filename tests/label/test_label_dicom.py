@@ -289,7 +289,8 @@ def test_stow_of_a_series_that_cannot_be_denoised(orthanc, folder, model, capsys
     frames = orthanc.upload(tmp_path / "in")
     code, out, err = stow(capsys, *options, "--series", frames)
     assert (code, out, len(err)) == (1, "", 1)
-    assert err[0].startswith(f"image must have one frame per file, got several in series {frames}/")
+    assert err[0].startswith("image must have one frame per file or be an enhanced image, got 2 frames for ")
+    assert f" for series {frames}" in err[0]
     assert set(orthanc.series()) >= {flat, frames}
 
 
