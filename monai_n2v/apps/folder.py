@@ -204,8 +204,8 @@ class _Work:
             record["given_noise_map"] = self.settings.prediction.noise_map.path
         record["prediction_seconds"] = round(time.perf_counter() - known.started, 1)
         # The network is judged by what it made of the noise, not by the bias that was taken off after it.
-        expected = outcome["noisy_mean"].numpy() if noises else output
-        quality = measure(volume.data, expected, known.check.autocorrelation)
+        expected = outcome["noisy_mean"].numpy() if noises else None
+        quality = measure(volume.data, output if expected is None else expected, known.check.autocorrelation)
         record["faults"] = record["warnings"] = find_faults(quality)
         if job.residual is not None:
             save_volume(volume.data - output, volume, job.residual)

@@ -42,10 +42,10 @@ _N_IMAGES, _MAX_VOXELS = 3, 2**19
 _HARDLY = 0.01
 # Where neighbors are that alike along every axis, what varies is structure.
 _SMOOTH = 0.6
-# Standard deviations in voxels beyond which structure may be left to the noisy image; and by which factor of the error
-# that has to be better.
-SCALES = (None, 1.0, 1.25, 1.5, 2.0, 3.0)
-_CLEARLY = 0.99
+# By axes of the network: standard deviations in voxels beyond which structure may be left to the noisy image. In 2D
+# smaller ones would leave more than a fifth of the noise. And the factor of the error by which that has to be better.
+_SCALES: dict[int, tuple[float | None, ...]] = {2: (None, 1.5, 2.0, 3.0), 3: (None, 1.0, 1.25, 1.5, 2.0, 3.0)}
+_WORTH_IT = 0.99
 
 
 @dataclass(frozen=True)
@@ -166,11 +166,12 @@ class Judge:
             beside = part.context[None]
             return (lambda noisy: predict(torch.cat([noisy, beside], dim=1))) if with_context else predict
 
-        finishes = [functools.partial(_restore_coarse, scale=scale, spatial_dims=self.spatial_dims) for scale in SCALES]
+        scales = _SCALES[self.spatial_dims]
+        finishes = [functools.partial(_restore_coarse, scale=scale, spatial_dims=self.spatial_dims) for scale in scales]
         errors = np.mean([sure(p.noisy, of(p), p.noise, p.level, finishes) for p in self.parts], axis=0)
         best = int(np.argmin(errors))
-        best = best if errors[best] < _CLEARLY * errors[0] else 0
-        return Verdict(float(errors[best]), SCALES[best])
+        best = best if errors[best] < _WORTH_IT * errors[0] else 0
+        return Verdict(float(errors[best]), scales[best])
 
 
 def _restore_coarse(

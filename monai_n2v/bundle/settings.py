@@ -130,8 +130,8 @@ _RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "dtype": (lambda value: value in ("float32", "input"), "float32 or input"),
     "halo": (lambda value: type(value) is int and value >= 0, "a whole number of at least 0"),
     "keep_scale": (
-        lambda value: value is None or (type(value) in (int, float) and value > 0),
-        "a positive number of voxels, or null",
+        lambda value: value is None or (type(value) in (int, float) and 0 < value <= 10),
+        "a number of voxels from 0 to 10, or null",
     ),
 }
 

@@ -2,6 +2,7 @@
 """Coarse structure: so wide that noise averages out within it. The image itself tells it better than a network."""
 
 from collections.abc import Hashable, Mapping
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -9,6 +10,8 @@ import torch
 from monai.config import KeysCollection
 from monai.transforms import MapTransform
 from scipy import ndimage
+
+_LARGEST = 10  # beyond it next to nothing is coarse
 
 
 def restore_coarse(noisy: np.ndarray, denoised: np.ndarray, scale: float, spatial_dims: int) -> np.ndarray:
@@ -46,7 +49,7 @@ class RestoreCoarsed(MapTransform):
         spatial_dims: axes of the network, 2 or 3.
 
     Raises:
-        ValueError: for a scale that is no positive number.
+        ValueError: for a scale that is no number above 0, or above 10.
     """
 
     def __init__(
@@ -57,8 +60,8 @@ class RestoreCoarsed(MapTransform):
         spatial_dims: int = 3,
     ) -> None:
         super().__init__(keys)
-        if scale is not None and (isinstance(scale, bool) or not isinstance(scale, (int, float)) or not scale > 0):
-            raise ValueError(f"keep_scale must be a positive number of voxels, got {scale!r}. Use for example 2.")
+        if scale is not None and (isinstance(scale, bool) or not isinstance(scale, Real) or not 0 < scale <= _LARGEST):
+            raise ValueError(f"keep_scale must be a number of voxels from 0 to 10, got {scale!r}. Use for example 2.")
         self.source_key, self.scale, self.spatial_dims = source_key, scale, spatial_dims
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:

@@ -62,7 +62,7 @@ class DivideByNoiseMapd(MapTransform):
         if self.noise_map is None:
             return d
         for key in self.key_iterator(d):
-            name = d[key].meta.get("filename_or_obj") or ""
+            name = getattr(d[key], "meta", {}).get("filename_or_obj") or ""
             self.noise_map.check_grid(tuple(d[key].shape[1:]), affine_of(name), name)
         gain = torch.from_numpy(noise_gain(d[self.keys[0]].float().cpu().numpy(), self.noise_map))
         for key in self.key_iterator(d):

@@ -295,7 +295,9 @@ def test_prior_alone_is_told_everywhere(asked, noisy, tmp_path, capsys):
     assert "prior" in err
     told = "the prior alone, nothing was trained on this image"
     assert json.loads((tmp_path / "o_report.json").read_text())["network"] == told
-    assert told in (tmp_path / "o_report.html").read_text()
+    page = (tmp_path / "o_report.html").read_text()
+    assert told in page
+    assert "before the bias was taken off" not in page, "none was"
 
 
 def noise_map(folder: Path, like: Path) -> Path:

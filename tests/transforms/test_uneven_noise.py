@@ -108,3 +108,9 @@ def test_bias_of_uneven_magnitude_noise_is_taken_off_everywhere(spatial_dims, ma
 def test_image_of_another_grid_is_refused():
     with pytest.raises(ValueError, match=r"noise_map must have the shape of the image, \(144, 160\), got \(160, 144\)"):
         divided(np.ones((160, 144)))(item(head(2)))
+
+
+def test_plain_tensors_are_divided_too():
+    image = torch.rand(1, 8, 8)
+    found = DivideByNoiseMapd("image", np.full((8, 8), 3.0))({"image": image})
+    assert torch.equal(found["image"], image), "a map of one value changes nothing"
