@@ -31,6 +31,7 @@ Score = Callable[[Sequence[np.ndarray]], dict[str, Any]]
 
 METHODS: dict[str, dict[str, Any]] = {
     "prior": {"scheme": "prior"},
+    "prior, network alone": {"scheme": "prior", "settings": {"keep_scale": None}},
     "prior, averaged over flips": {"scheme": "prior", "tta": True},
     "adapted": {},
     "adapted, averaged over flips": {"tta": True},
