@@ -98,10 +98,9 @@ def choose(images: Sequence[NoisyImage], options: TrainingOptions) -> Choice:
         return Choice(spatial_dims, scheme, "as asked for", context)
     judge = Judge.of(images, spatial_dims, options.device, context, options.noise_map)
     if not judge.parts:
-        found = "next to no noise was found"
-        return (
-            Choice(spatial_dims, "prior", found) if scheme == "auto" else Choice(spatial_dims, scheme, found, context)
-        )
+        if scheme == "auto":
+            scheme, context = "prior", 0  # which sees one volume
+        return Choice(spatial_dims, scheme, "next to no noise was found", context)
     if open_dims:
         sliced = judge.sliced()
         logger.debug("Estimated errors of the prior: in 2D %s, in 3D %s.", sliced.prior, judge.prior)

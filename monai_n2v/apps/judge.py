@@ -80,8 +80,9 @@ class _Part:
         """The same with the axis across slices last, as a 2D network takes it."""
         order = [*np.delete(np.arange(self.noisy.ndim - 1), self.axis), self.axis]
         noise = replace(self.noise, lags=self.noise.lags[order])
-        turned = (torch.movedim(one, 1 + self.axis, -1) for one in (self.noisy, self.level, self.context))
-        noisy, level, context = turned
+        noisy, level, context = (
+            torch.movedim(one, 1 + self.axis, -1) for one in (self.noisy, self.level, self.context)
+        )
         return _Part(noisy, level, noise, len(order) - 1, context, self.scale)
 
 
@@ -150,25 +151,28 @@ class Judge:
         return Judge([part.sliced() for part in self.parts], 2, self.device)
 
     @functools.cached_property
-    def prior(self) -> "Verdict":
+    def prior(self) -> Verdict:
         """Of the prior alone."""
         return self._judge(_denoiser(prior_network(self.spatial_dims), self.device).network_alone())
 
-    def trained(self, network: TrainedNetwork) -> "Verdict":
+    def trained(self, network: TrainedNetwork) -> Verdict:
         """Of a trained network."""
         found = self._judge(_denoiser(network, self.device).network_alone(), with_context=True)
         logger.debug("Estimated errors: trained %s, prior %s.", found, self.prior)
         return found
 
-    def _judge(self, predict: Predict, with_context: bool = False) -> "Verdict":
-        # Noise of the context is independent, so the estimate holds as if the context were a part of the network.
-        def of(part: _Part) -> Predict:
-            beside = part.context[None]
-            return (lambda noisy: predict(torch.cat([noisy, beside], dim=1))) if with_context else predict
-
+    def _judge(self, predict: Predict, with_context: bool = False) -> Verdict:
         scales = _SCALES[self.spatial_dims]
         finishes = [functools.partial(_restore_coarse, scale=scale, spatial_dims=self.spatial_dims) for scale in scales]
-        errors = np.mean([sure(p.noisy, of(p), p.noise, p.level, finishes) for p in self.parts], axis=0)
+
+        def errors_of(part: _Part) -> np.ndarray:
+            # Noise of the context is independent, so the estimate holds as if the context were a part of the network.
+            def predict_part(noisy: torch.Tensor) -> torch.Tensor:
+                return predict(torch.cat([noisy, part.context[None]], dim=1) if with_context else noisy)
+
+            return sure(part.noisy, predict_part, part.noise, part.level, finishes)
+
+        errors = np.mean([errors_of(part) for part in self.parts], axis=0)
         best = int(np.argmin(errors))
         best = best if errors[best] < _WORTH_IT * errors[0] else 0
         return Verdict(float(errors[best]), scales[best])

@@ -40,7 +40,8 @@ def restore_coarse(noisy: np.ndarray, denoised: np.ndarray, scale: float, spatia
 class RestoreCoarsed(MapTransform):
     """Give predictions the coarse structure of the noisy image; see `restore_coarse`.
 
-    It extends to every place what `RestoreIntensity` does for the whole image, whose mean it keeps.
+    It extends to every place what :py:class:`RestoreIntensity` does for the whole image, whose mean it keeps. It works
+    on the CPU, and brings the result back to the device of the prediction.
 
     Args:
         keys: predictions ``(C, *spatial)``, standardized.
