@@ -6,6 +6,7 @@ from __future__ import annotations
 import gzip
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import nibabel
 import nrrd
@@ -75,6 +76,27 @@ def metaimage(path: Path, data: np.ndarray, affine: np.ndarray) -> None:
     image.SetOrigin(origin.tolist())
     image["note"] = "a phantom"
     itk.imwrite(image, str(path), compression=True)
+
+
+def metaimage_of(path: Path, voxels: bytes, **fields: str) -> Path:
+    """A MetaImage of a header as it is given, whatever it means; an empty field is left out."""
+    lines = [f"{name} = {value}" for name, value in {"ElementDataFile": "LOCAL", **fields}.items() if value]
+    lines.sort(key=lambda line: line.startswith("ElementDataFile"))  # the last one by the format's rule
+    path.write_bytes("\n".join([*lines, ""]).encode() + voxels)
+    return path
+
+
+def nifti_of(path: Path, data: np.ndarray, affine: np.ndarray, **fields: Any) -> Path:
+    """A NIfTI file with some fields of its header changed, whatever nibabel thinks of them."""
+    image = nibabel.Nifti1Image(data, affine)
+    image.header["qform_code"] = image.header["sform_code"] = 0
+    content = bytearray(image.to_bytes())
+    header = np.frombuffer(content, image.header.template_dtype, 1).copy()
+    for field, value in fields.items():
+        header[field] = value
+    content[: header.nbytes] = header.tobytes()
+    path.write_bytes(content)
+    return path
 
 
 def tiff_plain(path: Path, data: np.ndarray, affine: np.ndarray) -> None:

@@ -15,7 +15,7 @@ import pydicom
 import tifffile
 from conftest import phantom
 from PIL import Image
-from samples import dicom_series, enhanced_image, metaimage, oblique_affine
+from samples import dicom_series, enhanced_image, metaimage, metaimage_of, nifti_of, oblique_affine
 
 
 class Case(NamedTuple):
@@ -150,21 +150,11 @@ def edited(**values) -> Callable[[list[Path]], None]:
 def mha_text(folder: Path, voxels: bytes = bytes(1024), **fields: str) -> list:
     """A MetaImage of 8 x 8 x 8 voxels with some fields of its header changed."""
     known = {"ObjectType": "Image", "NDims": "3", "DimSize": "8 8 8", "ElementType": "MET_SHORT"}
-    header = {**known, **fields, "ElementDataFile": fields.get("ElementDataFile", "LOCAL")}
-    lines = [f"{name} = {value}" for name, value in header.items() if value]
-    return io(written(folder / "in.mha", "\n".join([*lines, ""]).encode() + voxels))
+    return io(metaimage_of(folder / "in.mha", voxels, **{**known, **fields}))
 
 
 def raw_nifti(folder: Path, name: str = "in.nii", **fields: Any) -> list:
-    """A NIfTI file with some fields of its header changed, whatever nibabel thinks of them."""
-    image = nibabel.Nifti1Image(DATA, np.eye(4))
-    image.header["qform_code"] = image.header["sform_code"] = 0
-    content = bytearray(image.to_bytes())
-    header = np.frombuffer(content, image.header.template_dtype, 1).copy()
-    for field, value in fields.items():
-        header[field] = value
-    content[: header.nbytes] = header.tobytes()
-    return io(written(folder / name, bytes(content)))
+    return io(nifti_of(folder / name, DATA, np.eye(4), **fields))
 
 
 def raw_nrrd(folder: Path, changes: str = "", n_bytes: int = 1024, directions: str = "(1,0,0) (0,1,0) (0,0,1)") -> list:

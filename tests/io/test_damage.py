@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import tifffile
 from PIL import Image
-from samples import metaimage, oblique_affine
+from samples import metaimage, metaimage_of, nifti_of, oblique_affine
 
 from monai_n2v.io.images import find_images, read_volume, save_volume
 
@@ -77,9 +77,7 @@ HEADER = {"ObjectType": "Image", "NDims": "3", "DimSize": "4 5 6", "ElementType"
 
 
 def mha(path, voxels: bytes = bytes(240), data_file: str = "LOCAL", **fields):
-    lines = [f"{name} = {value}" for name, value in {**HEADER, **fields, "ElementDataFile": data_file}.items()]
-    path.write_bytes("\n".join([*lines, ""]).encode("utf-8") + voxels)
-    return path
+    return metaimage_of(path, voxels, **{**HEADER, **fields, "ElementDataFile": data_file})
 
 
 @pytest.mark.parametrize(
@@ -164,15 +162,7 @@ def test_bytes_after_the_voxels_refused(name, tmp_path):
 
 
 def spoiled_nifti(path, **fields):
-    image = nibabel.Nifti1Image(NOISE, np.diag([1, 2, 3, 1]))
-    image.header["qform_code"] = image.header["sform_code"] = 0
-    content = bytearray(image.to_bytes())
-    header = np.frombuffer(content, image.header.template_dtype, 1).copy()
-    for name, value in fields.items():
-        header[name] = value
-    content[: header.nbytes] = header.tobytes()
-    path.write_bytes(content)
-    return path
+    return nifti_of(path, NOISE, np.diag([1, 2, 3, 1]), **fields)
 
 
 @pytest.mark.parametrize("side", [np.nan, np.inf])

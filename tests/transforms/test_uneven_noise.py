@@ -112,5 +112,6 @@ def test_image_of_another_grid_is_refused():
 
 def test_plain_tensors_are_divided_too():
     image = torch.rand(1, 8, 8)
-    found = DivideByNoiseMapd("image", np.full((8, 8), 3.0))({"image": image})
-    assert torch.equal(found["image"], image), "a map of one value changes nothing"
+    strength = np.repeat([[1.0], [2.0], [3.0], [4.0]], 2, axis=0) * np.ones((8, 8))
+    found = DivideByNoiseMapd("image", strength)({"image": image})
+    assert torch.allclose(found["image"], image * 2.5 / torch.from_numpy(strength).float())
