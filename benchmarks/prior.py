@@ -31,7 +31,7 @@ Score = Callable[[Sequence[np.ndarray]], dict[str, Any]]
 
 METHODS: dict[str, dict[str, Any]] = {
     "prior": {"scheme": "prior"},
-    "prior, network alone": {"scheme": "prior", "settings": {"keep_scale": None}},
+    "prior, network alone": {"scheme": "prior", "settings": {"wiener": 0}},
     "prior, averaged over flips": {"scheme": "prior", "tta": True},
     "adapted": {},
     "adapted, averaged over flips": {"tta": True},

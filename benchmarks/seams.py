@@ -37,7 +37,7 @@ def differences(spatial_dims: int, epochs: int, tile: int, halos: list[int], **o
 
         def denoise(tile_size: int, halo: int) -> torch.Tensor:
             sides = [tile_size] * spatial_dims
-            return torch.from_numpy(Denoiser(resolve_model(folder), tile_size=sides, halo=halo)(image))
+            return torch.from_numpy(Denoiser(resolve_model(folder), tile_size=sides, halo=halo, wiener=0)(image))
 
         whole = denoise(256, 16)
         rows = []

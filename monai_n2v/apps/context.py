@@ -7,12 +7,12 @@ from collections.abc import Sequence
 import numpy as np
 
 from monai_n2v.apps.inspect import NoisyImage
-from monai_n2v.inferers.noise_by_network import evenly
 from monai_n2v.io.images import read_volume
 from monai_n2v.io.series import nearest_volumes, read_q_vectors
 from monai_n2v.io.volume import Volume
 from monai_n2v.noise.between_volumes import measure_series
 from monai_n2v.noise.sentences import why_no_context
+from monai_n2v.transforms.noise_parts import evenly
 
 logger = logging.getLogger(__name__)
 

@@ -18,21 +18,14 @@ from monai_n2v.apps.inspect import NoisyImage
 from monai_n2v.bundle.options import PredictionOptions
 from monai_n2v.bundle.run import Denoiser
 from monai_n2v.bundle.trained import TrainedNetwork, prior_network
-from monai_n2v.inferers.noise_by_network import (
-    Predict,
-    evenly,
-    measure_part,
-    padding_of,
-    parts_of,
-    scales_of_parts,
-    sure,
-)
+from monai_n2v.inferers.noise_by_network import Predict, sure
 from monai_n2v.noise.block_statistics import MIN_SIDE
 from monai_n2v.noise.model import NoiseModel, NoNoiseError
 from monai_n2v.noise.noise_map import NoiseMap
 from monai_n2v.transforms.axes import slice_axis
-from monai_n2v.transforms.coarse import restore_coarse
+from monai_n2v.transforms.noise_parts import evenly, measure_part, padding_of, parts_of, scales_of_parts
 from monai_n2v.transforms.series import NearestVolumesd
+from monai_n2v.transforms.wiener import wiener_filter
 
 logger = logging.getLogger(__name__)
 
@@ -42,10 +35,8 @@ _N_IMAGES, _MAX_VOXELS = 3, 2**19
 _HARDLY = 0.01
 # Where neighbors are that alike along every axis, what varies is structure.
 _SMOOTH = 0.6
-# By axes of the network: standard deviations in voxels beyond which structure may be left to the noisy image. In 2D
-# smaller ones would leave more than a fifth of the noise. And the factor of the error by which that has to be better.
-_SCALES: dict[int, tuple[float | None, ...]] = {2: (None, 1.5, 2.0, 3.0), 3: (None, 1.0, 1.25, 1.5, 2.0, 3.0)}
-_WORTH_IT = 0.99
+# Weights of the filtered image whose errors are estimated: a parabola goes through them.
+_WEIGHTS = (0.0, 0.5, 1.0)
 
 
 @dataclass(frozen=True)
@@ -91,11 +82,11 @@ class Verdict(NamedTuple):
 
     Attributes:
         error: estimated mean squared error in standardized units.
-        scale: from which on structure is best taken from the noisy image, in voxels (`RestoreCoarsed`); None for none.
+        weight: of the Wiener filter in the result, by which the error is least (`WienerFilterd`).
     """
 
     error: float
-    scale: float | None
+    weight: float
 
 
 class Judge:
@@ -162,29 +153,26 @@ class Judge:
         return found
 
     def _judge(self, predict: Predict, with_context: bool = False) -> Verdict:
-        scales = _SCALES[self.spatial_dims]
-        finishes = [functools.partial(_restore_coarse, scale=scale, spatial_dims=self.spatial_dims) for scale in scales]
-
         def errors_of(part: _Part) -> np.ndarray:
             # Noise of the context is independent, so the estimate holds as if the context were a part of the network.
             def predict_part(noisy: torch.Tensor) -> torch.Tensor:
                 return predict(torch.cat([noisy, part.context[None]], dim=1) if with_context else noisy)
 
-            return sure(part.noisy, predict_part, part.noise, part.level, finishes)
+            def finish(noisy: torch.Tensor, denoised: torch.Tensor) -> list[torch.Tensor]:
+                filtered = wiener_filter(noisy[0, 0], denoised[0, 0], part.noise, self.spatial_dims)[None, None]
+                return [torch.lerp(denoised, filtered, weight) for weight in _WEIGHTS]
 
-        errors = np.mean([errors_of(part) for part in self.parts], axis=0)
-        best = int(np.argmin(errors))
-        best = best if errors[best] < _WORTH_IT * errors[0] else 0
-        return Verdict(float(errors[best]), scales[best])
+            return sure(part.noisy, predict_part, part.noise, part.level, finish)
+
+        return _best(np.mean([errors_of(part) for part in self.parts], axis=0))
 
 
-def _restore_coarse(
-    noisy: torch.Tensor, denoised: torch.Tensor, scale: float | None, spatial_dims: int
-) -> torch.Tensor:
-    if scale is None:
-        return denoised
-    found = restore_coarse(noisy[0, 0].cpu().numpy(), denoised[0, 0].cpu().numpy(), scale, spatial_dims)
-    return torch.from_numpy(found).to(denoised)[None, None]
+def _best(errors: np.ndarray) -> Verdict:
+    """The weight where a parabola through the errors of `_WEIGHTS` is least, in steps of a twentieth."""
+    parabola = np.polynomial.Polynomial.fit(_WEIGHTS, errors, 2).convert()
+    weights = np.linspace(0, 1, 21)
+    best = int(np.argmin(parabola(weights)))
+    return Verdict(float(parabola(weights[best])), round(float(weights[best]), 2))
 
 
 def _denoiser(network: TrainedNetwork, device: str) -> Denoiser:

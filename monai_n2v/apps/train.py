@@ -16,6 +16,7 @@ from monai.bundle import ConfigParser
 
 from monai_n2v.apps.choose import Choice, choose, has_own_network
 from monai_n2v.apps.inspect import NoisyImage
+from monai_n2v.apps.judge import Verdict
 from monai_n2v.bundle.options import TrainingOptions
 from monai_n2v.bundle.resources import PRIOR, bundle_name, find_bundle, find_config
 from monai_n2v.bundle.run import train, untouched_process
@@ -118,7 +119,7 @@ def _train(
     record["context"] = choice.context
     if choice.scheme == "prior":
         shutil.copyfile(prior, weights)
-        _keep_scale(bundle, choice.judge.prior.scale if choice.judge else None, options, record)
+        _keep_weight(bundle, choice.judge.prior if choice.judge else None, options, record)
         return record
     overlays = [*([] if choice.scheme == "n2v" else [f"{choice.scheme}.json"]), "anneal.json"]
     # Those of train.json stand there already; what remains of the settings is for the overlays.
@@ -151,19 +152,19 @@ def _train(
         shutil.copyfile(prior, weights)
         record |= {"scheme": "prior", "context": 0}
         verdict = choice.judge.prior
-    _keep_scale(bundle, verdict.scale, options, record)
+    _keep_weight(bundle, verdict, options, record)
     return record
 
 
-def _keep_scale(bundle: Path, scale: float | None, options: TrainingOptions, record: dict[str, Any]) -> None:
-    """Write into a bundle from which scale on structure is taken from the noisy image, unless it was asked for."""
-    if scale is None or "keep_scale" in options.settings:
+def _keep_weight(bundle: Path, verdict: Verdict | None, options: TrainingOptions, record: dict[str, Any]) -> None:
+    """Write the weight of the Wiener filter that suits the images into a bundle, unless one was asked for."""
+    if verdict is None or "wiener" in options.settings:
         return
-    logger.info("Structures wider than about %g voxels are taken from the noisy image itself.", 2 * scale)
-    record["keep_scale"] = scale
+    logger.info("By the noisy image itself, the Wiener filter gets the weight %g.", verdict.weight)
+    record["wiener"] = verdict.weight
     for name in ("inference.json", "evaluate.json"):
         path = bundle / "configs" / name
-        path.write_text(json.dumps({**json.loads(path.read_text()), "keep_scale": scale}, indent=4) + "\n")
+        path.write_text(json.dumps({**json.loads(path.read_text()), "wiener": verdict.weight}, indent=4) + "\n")
 
 
 def _turn_footprint(footprint: np.ndarray, images: Sequence[NoisyImage], spatial_dims: int) -> list[Any]:

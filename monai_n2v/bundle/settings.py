@@ -129,10 +129,7 @@ _RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "divisor": (_is_count, "a whole number of at least 1"),
     "dtype": (lambda value: value in ("float32", "input"), "float32 or input"),
     "halo": (lambda value: type(value) is int and value >= 0, "a whole number of at least 0"),
-    "keep_scale": (
-        lambda value: value is None or (type(value) in (int, float) and 0 < value <= 10),
-        "a number of voxels from 0 to 10, or null",
-    ),
+    "wiener": (lambda value: type(value) in (int, float) and 0 <= value <= 1, "a share from 0 to 1"),
 }
 
 

@@ -3,7 +3,6 @@
 
 import copy
 import functools
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -11,23 +10,18 @@ from typing import Any
 import numpy as np
 import torch
 from monai.config import KeysCollection
-from monai.data import MetaTensor
 from monai.transforms import MapTransform
-from scipy import ndimage
 
-from monai_n2v.noise.model import NoiseModel, NoNoiseError, fit_noise_model, pooled
-from monai_n2v.noise.processing import constant_areas
+from monai_n2v.noise.model import NoiseModel, NoNoiseError, pooled
 from monai_n2v.transforms.drawn_noise import draw_noise
-from monai_n2v.transforms.series import NEAREST, noise_scales
+from monai_n2v.transforms.noise_parts import evenly, measure_part, padding_of, parts_of, scales_of_parts
 
-# Images that a noise model is read from, channels of each, and voxels of these: more make it no better.
-_N_IMAGES, _N_CHANNELS, _MAX_VOXELS = 8, 4, 2**20
-_COARSE = 2**20  # voxels in which content is looked for
+_N_IMAGES = 8  # that a noise model is read from: more make it no better
 _STEP = 0.1  # of the derivative in SURE, in standard deviations of the noise
 
 Predict = Callable[[torch.Tensor], torch.Tensor]
-# Makes a result of a noisy image and its prediction.
-Finish = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+# Makes results of a noisy image and its prediction.
+Finish = Callable[[torch.Tensor, torch.Tensor], Sequence[torch.Tensor]]
 
 
 def predict_with(network: torch.nn.Module, inferer: Callable[..., torch.Tensor]) -> Predict:
@@ -112,95 +106,12 @@ def measure_by_network(images: Sequence[Mapping[str, Any]], predict: Predict, ke
     return pooled(models)
 
 
-def measure_part(part: torch.Tensor, denoised: torch.Tensor, scales: Sequence[float] = (1.0,)) -> NoiseModel:
-    """Measure the noise of a channel by its denoised version.
-
-    With context it is measured by the difference to the nearest volume, in which structure is gone.
-
-    Args:
-        part: ``(1 + context, *spatial)``, standardized, as of `parts_of`.
-        denoised: the channel, ``(1, *spatial)``.
-        scales: of channel and context, see `noise_scales`.
-
-    Raises:
-        NoNoiseError: where there is none to measure.
-    """
-    before, after = (one.cpu().float().numpy() for one in (part, denoised))
-    padding = padding_of(part[:1])
-    if len(before) == 1:
-        return fit_noise_model(before, after, padding)
-    noise = (before[:1] - before[1:2]) / np.float32(math.hypot(1.0, scales[1] / scales[0]))
-    return fit_noise_model(before[:1], after, padding, noise)
-
-
-def padding_of(part: torch.Tensor) -> np.ndarray:
-    """Constant padding of a channel ``(1, *spatial)``, and the two voxels around it; bool of the same shape."""
-    voxels = part.cpu().float().numpy()
-    padded = constant_areas(voxels, float(voxels.min()))
-    return ndimage.maximum_filter(padded, (1, *(5,) * (voxels.ndim - 1)))
-
-
-def parts_of(image: torch.Tensor, max_voxels: int = _MAX_VOXELS) -> list[torch.Tensor]:
-    """Parts of an image that are enough to measure its noise: of a few channels, where there is most content.
-
-    Args:
-        image: ``(C, *spatial)``.
-        max_voxels: of a channel, roughly.
-
-    Returns:
-        plain tensors ``(1 + context, *spatial)``, copies; a channel and its context, as `NearestVolumesd` found it.
-    """
-    whole = image.as_tensor() if isinstance(image, MetaTensor) else image
-    nearest = image.meta.get(NEAREST) if isinstance(image, MetaTensor) else None
-    parts = []
-    for channel in evenly(len(whole), _N_CHANNELS):
-        others = [] if nearest is None else [int(other) for other in nearest[channel]]
-        place = _fullest(whole[channel : channel + 1], max_voxels)
-        parts.append(torch.stack([whole[number][place] for number in (channel, *others)]))
-    return parts
-
-
-def evenly(n: int, n_chosen: int) -> list[int]:
-    """A few of the numbers below ``n``, evenly spaced, the first and the last among them."""
-    return sorted({round(k) for k in np.linspace(0, n - 1, min(n, n_chosen))})
-
-
-def scales_of_parts(image: torch.Tensor) -> list[list[float]]:
-    """The `noise_scales` of the parts of `parts_of`, channel and context; 1 for an image without context."""
-    channels = evenly(len(image), _N_CHANNELS)
-    if not isinstance(image, MetaTensor) or NEAREST not in image.meta:
-        return [[1.0] for _ in channels]
-    scales, nearest = noise_scales(image), image.meta[NEAREST]
-    return [[float(scales[number]) for number in (channel, *nearest[channel])] for channel in channels]
-
-
-def _fullest(channel: torch.Tensor, max_voxels: int) -> tuple[slice, ...]:
-    """Where a channel has the least padding along every axis; of equals the place nearest to the middle."""
-    n_axes = channel.ndim - 1
-    stride = max(1, math.ceil((channel.numel() / _COARSE) ** (1 / n_axes)))
-    coarse = channel[(slice(None), *(slice(None, None, stride),) * n_axes)].cpu().float().numpy()
-    content = ~constant_areas(coarse, float(coarse.min()))[0]
-    place, n_voxels = [], channel.numel()
-    for axis, side in enumerate(channel.shape[1:]):
-        share = (max_voxels / n_voxels) ** (1 / (n_axes - axis))
-        kept = min(side, max(32, int(side * min(1.0, share)) // 16 * 16))
-        counts = content.sum(axis=tuple(other for other in range(n_axes) if other != axis))
-        window = max(1, min(len(counts), kept // stride))
-        sums = np.convolve(counts, np.ones(window, dtype=int), mode="valid")
-        middle = (len(counts) - window) / 2
-        best = min(np.flatnonzero(sums == sums.max()), key=lambda start: abs(start - middle))
-        start = (side - kept) // 2 if sums.min() == sums.max() else min(int(best) * stride, side - kept)
-        place.append(slice(start, start + kept))
-        n_voxels = n_voxels // side * kept
-    return tuple(place)
-
-
 def sure(
     part: torch.Tensor,
     predict: Predict,
     noise: NoiseModel,
     level: torch.Tensor | None = None,
-    finishes: Sequence[Finish] = (lambda _, denoised: denoised,),
+    finish: Finish = lambda _, denoised: [denoised],
     seed: int = 0,
 ) -> np.ndarray:
     """Estimate the mean squared error of results against the clean image from the noisy one alone.
@@ -216,11 +127,11 @@ def sure(
         noise: of the image.
         level: a denoised version of the part, the intensities that the noise goes with. To compare results it must be
             the same for all; each result's own where it is left out.
-        finishes: what is done to the prediction, one for each result.
+        finish: what is done to the prediction; it may have several results.
         seed: of the drawn noise.
 
     Returns:
-        mean squared errors ``(n_finishes,)`` in units of the standardized image; they may be negative by chance.
+        mean squared errors ``(n_results,)`` in units of the standardized image; they may be negative by chance.
 
     References:
         .. [1] Ramani, Blu, Unser, "Monte-Carlo SURE: A Black-Box Optimization of Regularization Parameters for General
@@ -228,20 +139,17 @@ def sure(
     """
     noisy = part[None]
     counted = torch.from_numpy(~padding_of(part)).to(noisy.device)[None]
+
+    def results(image: torch.Tensor) -> list[torch.Tensor]:
+        return [found + (image - found)[counted].mean() for found in finish(image, predict(image))]
+
+    found = results(noisy)
     if not counted.any():
-        return np.zeros(len(finishes))
-    predicted = predict(noisy)
-    drawn = draw_noise(noise, predicted if level is None else level[None], np.random.RandomState(seed))
-    noisier = noisy + _STEP * drawn
-    predicted_noisier = predict(noisier)
+        return np.zeros(len(found))
+    drawn = draw_noise(noise, found[0] if level is None else level[None], np.random.RandomState(seed))
 
-    def risk(finish: Finish) -> float:
-        def result(image: torch.Tensor, denoised: torch.Tensor) -> torch.Tensor:
-            found = finish(image, denoised)
-            return found + (image - found)[counted].mean()
-
-        clean = result(noisy, predicted)
-        change = result(noisier, predicted_noisier) - clean
+    def risk(clean: torch.Tensor, of_noisier: torch.Tensor) -> float:
+        change = of_noisier - clean
         return float(((clean - noisy) ** 2 - drawn**2 + 2 * drawn * change / _STEP)[counted].mean())
 
-    return np.array([risk(finish) for finish in finishes])
+    return np.array([risk(*both) for both in zip(found, results(noisy + _STEP * drawn), strict=True)])

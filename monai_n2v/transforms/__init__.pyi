@@ -5,7 +5,6 @@ from .blind_spots import (
     apply_blind_spots as apply_blind_spots,
     draw_blind_spots as draw_blind_spots,
 )
-from .coarse import RestoreCoarsed as RestoreCoarsed, restore_coarse as restore_coarse
 from .drawn_noise import (
     RandRecorruptD as RandRecorruptD,
     RandRecorruptd as RandRecorruptd,
@@ -46,3 +45,4 @@ from .pairing import (
 from .procedural_noise import RandProceduralNoised as RandProceduralNoised
 from .series import NearestVolumesd as NearestVolumesd
 from .symmetries import list_symmetries as list_symmetries
+from .wiener import WienerFilterd as WienerFilterd, wiener_filter as wiener_filter

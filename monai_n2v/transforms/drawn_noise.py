@@ -33,7 +33,7 @@ def draw_noise(noise: NoiseModel | float, clean: torch.Tensor, rng: np.random.Ra
     if not isinstance(noise, NoiseModel):
         return float(noise) * torch.randn(clean.shape, generator=generator, device=clean.device)
     drawn = _correlated(noise, tuple(clean.shape), generator, clean.device)
-    return drawn.mul_(_strength(noise, clean))
+    return drawn.mul_(noise_strength(noise, clean))
 
 
 def _correlated(
@@ -54,8 +54,16 @@ def _correlated(
     return drawn.view(shape)
 
 
-def _strength(noise: NoiseModel, clean: torch.Tensor) -> torch.Tensor | float:
-    """Standard deviation at every voxel, linear between the model's levels."""
+def noise_strength(noise: NoiseModel, clean: torch.Tensor) -> torch.Tensor | float:
+    """Standard deviation of noise at every voxel, linear between the model's levels.
+
+    Args:
+        noise: its model.
+        clean: the intensities that it depends on, of any shape.
+
+    Returns:
+        float32 of the shape of ``clean``; one number where the noise is as strong everywhere.
+    """
     if noise.is_constant:
         return float(noise.sigmas[0])
     levels, sigmas = (

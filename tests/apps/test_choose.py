@@ -11,14 +11,13 @@ import pytest
 from conftest import phantom
 from scipy import ndimage
 
-import monai_n2v
 from monai_n2v.apps.choose import choose
 from monai_n2v.apps.inspect import NoisyImage
-from monai_n2v.apps.judge import Verdict
+from monai_n2v.apps.judge import Verdict, _best
 from monai_n2v.apps.train import train_network
 from monai_n2v.bundle.options import TrainingOptions
+from monai_n2v.bundle.run import Denoiser
 from monai_n2v.bundle.trained import prior_network
-from monai_n2v.transforms.coarse import restore_coarse
 from monai_n2v.transforms.files import as_meta_tensor
 
 SHAPES = {2: (96, 88), 3: (40, 36, 32)}
@@ -167,32 +166,40 @@ def test_a_spoiled_network_is_not_kept(tmp_path):
 
 
 @pytest.mark.parametrize("spatial_dims", [2, 3])
-def test_coarse_structure_that_a_network_misses_is_seen_in_the_image(spatial_dims, tmp_path):
+def test_structure_that_a_network_blurs_is_seen_in_the_image(spatial_dims, tmp_path):
     import torch
 
     judge = choose([image(phantom(SHAPES[spatial_dims])[1])], TrainingOptions(spatial_dims=spatial_dims)).judge
     assert judge is not None
     prior = prior_network(spatial_dims)
     state = {name: value.float() for name, value in torch.load(prior.weights, weights_only=True).items()}
-    state["final_conv.weight"] *= 0
-    torch.save(state, tmp_path / "empty.pt")
-    assert judge.trained(dataclasses.replace(prior, weights=tmp_path / "empty.pt")).scale is not None
+    state["final_conv.weight"] *= 0.7
+    state["final_conv.bias"] *= 0.7
+    torch.save(state, tmp_path / "weak.pt")
+    assert judge.trained(dataclasses.replace(prior, weights=tmp_path / "weak.pt")).weight == 1
 
 
-@pytest.mark.parametrize("asked", [None, 4.0])
-def test_a_bundle_keeps_the_scale_that_was_found_or_asked_for(asked, tmp_path, monkeypatch):
-    monkeypatch.setattr("monai_n2v.apps.judge.Judge.prior", Verdict(1.0, 2.0))
-    settings = {} if asked is None else {"keep_scale": asked}
+def test_the_best_weight_is_where_a_parabola_is_least():
+    errors = [(weight - 0.3) ** 2 + 0.5 for weight in (0.0, 0.5, 1.0)]
+    assert _best(np.array(errors)) == pytest.approx((0.5, 0.3))
+    assert _best(np.array([1.0, 2.0, 4.0])).weight == 0
+    assert _best(np.array([4.0, 2.0, 1.0])).weight == 1
+    assert _best(np.array([1.0, 2.0, 1.5])).weight == 0  # bent the other way, by chance
+
+
+@pytest.mark.parametrize("asked", [None, 0.25])
+def test_a_bundle_keeps_the_weight_that_was_found_or_asked_for(asked, tmp_path, monkeypatch):
+    monkeypatch.setattr("monai_n2v.apps.judge.Judge.prior", Verdict(1.0, 0.6))
+    settings = {} if asked is None else {"wiener": asked}
     noisy = phantom(SHAPES[3])[1]
     options = TrainingOptions(scheme="prior", spatial_dims=3, settings=settings)
     network, record = train_network([image(noisy)], tmp_path / "m", options)
-    assert record.get("keep_scale") == (2.0 if asked is None else None)
+    assert record.get("wiener") == (0.6 if asked is None else None)
     for name in ("inference.json", "evaluate.json"):
-        assert json.loads((network.bundle / "configs" / name).read_text())["keep_scale"] == (asked or 2.0)
-    fine = monai_n2v.denoise(noisy, model=prior_network(3).bundle / "models" / "prior.pt", device="cpu")
-    expected = restore_coarse(noisy, fine, asked or 2.0, 3)
-    found = monai_n2v.denoise(noisy, model=network.bundle, device="cpu")
-    np.testing.assert_allclose(found, expected + (noisy - expected).mean(), atol=1e-3)
+        assert json.loads((network.bundle / "configs" / name).read_text())["wiener"] == (asked or 0.6)
+    alone, filtered, found = (Denoiser(network, **how)(noisy[None])[0] for how in ({"wiener": 0}, {"wiener": 1}, {}))
+    assert np.abs(filtered - alone).max() > 1
+    np.testing.assert_allclose(found, alone + (asked or 0.6) * (filtered - alone), atol=1e-2)
 
 
 @pytest.mark.parametrize(

@@ -14,8 +14,8 @@ from scipy import ndimage
 
 from monai_n2v.data import make_dataset
 from monai_n2v.inferers import DenoisedLabeld, predict_with, sure
-from monai_n2v.inferers.noise_by_network import parts_of
 from monai_n2v.noise.model import NoiseModel, NoNoiseError, fit_noise_model
+from monai_n2v.transforms.noise_parts import parts_of
 
 SHAPES = {2: (96, 88), 3: (40, 36, 32)}
 

@@ -196,7 +196,8 @@ def trained(tmp_path_factory):
     bundles = {}
     for dims, shape in ((2, (24, 28)), (3, (12, 10, 14))):
         footprint = np.ones((3, *(1,) * (dims - 1)), np.uint8)
-        options = TrainingOptions(epochs=2, scheme="n2v", footprint=footprint)
+        # The Wiener filter turns with the image only roughly: its blocks lie on a grid.
+        options = TrainingOptions(epochs=2, scheme="n2v", footprint=footprint, settings={"wiener": 0})
         folder = tmp_path_factory.mktemp(f"bundle{dims}")
         bundles[dims] = train_network(
             [NoisyImage.of(as_meta_tensor(phantom(shape)[1][None], (1.0,) * dims))], folder, options

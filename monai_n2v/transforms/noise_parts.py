@@ -1,0 +1,126 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Noise of an image by a denoised version of it: of parts that are enough to measure it."""
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from monai.data import MetaTensor
+from scipy import ndimage
+
+from monai_n2v.noise.model import NoiseModel, fit_noise_model
+from monai_n2v.noise.processing import constant_areas
+from monai_n2v.transforms.series import NEAREST, noise_scales
+
+# Channels of an image whose noise is measured, and voxels of these: more make it no better.
+_N_CHANNELS, _MAX_VOXELS = 4, 2**20
+_FEW_VOXELS = 2**17  # of each, where every channel of many is measured
+_COARSE = 2**20  # voxels in which content is looked for
+
+
+def measure_part(part: torch.Tensor, denoised: torch.Tensor, scales: Sequence[float] = (1.0,)) -> NoiseModel:
+    """Measure the noise of a channel by its denoised version.
+
+    With context it is measured by the difference to the nearest volume, in which structure is gone.
+
+    Args:
+        part: ``(1 + context, *spatial)``, standardized, as of `parts_of`.
+        denoised: the channel, ``(1, *spatial)``.
+        scales: of channel and context, see `noise_scales`.
+
+    Raises:
+        NoNoiseError: where there is none to measure.
+    """
+    before, after = (one.cpu().float().numpy() for one in (part, denoised))
+    padding = padding_of(part[:1])
+    if len(before) == 1:
+        return fit_noise_model(before, after, padding)
+    noise = (before[:1] - before[1:2]) / np.float32(math.hypot(1.0, scales[1] / scales[0]))
+    return fit_noise_model(before[:1], after, padding, noise)
+
+
+def padding_of(part: torch.Tensor) -> np.ndarray:
+    """Constant padding of a channel ``(1, *spatial)``, and the two voxels around it; bool of the same shape."""
+    voxels = part.cpu().float().numpy()
+    padded = constant_areas(voxels, float(voxels.min()))
+    return ndimage.maximum_filter(padded, (1, *(5,) * (voxels.ndim - 1)))
+
+
+def measure_channel(image: torch.Tensor, denoised: torch.Tensor, channel: int) -> NoiseModel:
+    """Measure the noise of one channel of an image by a part of it.
+
+    Args:
+        image: ``(C, *spatial)``, standardized; with the context of each volume in its metadata, if there is some.
+        denoised: of the same shape.
+        channel: its number.
+
+    Raises:
+        NoNoiseError: where there is none to measure.
+    """
+    part, place = _part_of(image, channel, max(_FEW_VOXELS, _MAX_VOXELS // len(image)))
+    return measure_part(part, denoised[channel][place][None], _scales_of(image, channel))
+
+
+def parts_of(image: torch.Tensor, max_voxels: int = _MAX_VOXELS) -> list[torch.Tensor]:
+    """Parts of an image that are enough to measure its noise: of a few channels, where there is most content.
+
+    Args:
+        image: ``(C, *spatial)``.
+        max_voxels: of a channel, roughly.
+
+    Returns:
+        plain tensors ``(1 + context, *spatial)``, copies; a channel and its context, as `NearestVolumesd` found it.
+    """
+    return [_part_of(image, channel, max_voxels)[0] for channel in evenly(len(image), _N_CHANNELS)]
+
+
+def scales_of_parts(image: torch.Tensor) -> list[list[float]]:
+    """The `noise_scales` of the parts of `parts_of`, channel and context; 1 for an image without context."""
+    return [_scales_of(image, channel) for channel in evenly(len(image), _N_CHANNELS)]
+
+
+def _part_of(image: torch.Tensor, channel: int, max_voxels: int) -> tuple[torch.Tensor, tuple[slice, ...]]:
+    """A part of a channel and its context, and its place."""
+    whole = image.as_tensor() if isinstance(image, MetaTensor) else image
+    place = _fullest(whole[channel : channel + 1], max_voxels)
+    return torch.stack([whole[number][place] for number in (channel, *_context_of(image, channel))]), place
+
+
+def _scales_of(image: torch.Tensor, channel: int) -> list[float]:
+    context = _context_of(image, channel)
+    if not context or not isinstance(image, MetaTensor):
+        return [1.0]
+    scales = noise_scales(image)
+    return [float(scales[number]) for number in (channel, *context)]
+
+
+def _context_of(image: torch.Tensor, channel: int) -> list[int]:
+    nearest = image.meta.get(NEAREST) if isinstance(image, MetaTensor) else None
+    return [] if nearest is None else [int(other) for other in nearest[channel]]
+
+
+def evenly(n: int, n_chosen: int) -> list[int]:
+    """A few of the numbers below ``n``, evenly spaced, the first and the last among them."""
+    return sorted({round(k) for k in np.linspace(0, n - 1, min(n, n_chosen))})
+
+
+def _fullest(channel: torch.Tensor, max_voxels: int) -> tuple[slice, ...]:
+    """Where a channel has the least padding along every axis; of equals the place nearest to the middle."""
+    n_axes = channel.ndim - 1
+    stride = max(1, math.ceil((channel.numel() / _COARSE) ** (1 / n_axes)))
+    coarse = channel[(slice(None), *(slice(None, None, stride),) * n_axes)].cpu().float().numpy()
+    content = ~constant_areas(coarse, float(coarse.min()))[0]
+    place, n_voxels = [], channel.numel()
+    for axis, side in enumerate(channel.shape[1:]):
+        share = (max_voxels / n_voxels) ** (1 / (n_axes - axis))
+        kept = min(side, max(32, int(side * min(1.0, share)) // 16 * 16))
+        counts = content.sum(axis=tuple(other for other in range(n_axes) if other != axis))
+        window = max(1, min(len(counts), kept // stride))
+        sums = np.convolve(counts, np.ones(window, dtype=int), mode="valid")
+        middle = (len(counts) - window) / 2
+        best = min(np.flatnonzero(sums == sums.max()), key=lambda start: abs(start - middle))
+        start = (side - kept) // 2 if sums.min() == sums.max() else min(int(best) * stride, side - kept)
+        place.append(slice(start, start + kept))
+        n_voxels = n_voxels // side * kept
+    return tuple(place)

@@ -1,0 +1,172 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Empirical Wiener filter: the denoised image tells where there is structure, the noisy image what it is like."""
+
+import math
+from collections.abc import Hashable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from monai.config import KeysCollection
+from monai.transforms import MapTransform
+from monai.utils import convert_to_tensor
+from scipy.fft import dct
+from scipy.linalg import toeplitz
+
+from monai_n2v.noise.model import NoiseModel, NoNoiseError
+from monai_n2v.transforms.drawn_noise import noise_strength
+from monai_n2v.transforms.noise_parts import measure_channel
+
+_SIDE = 8  # of a block, in voxels
+# Where the grids of blocks begin: points of a lattice, spread more evenly than as many of a grid.
+_SHIFTS = [(i % 8, (3 * i + i // 8) % 8, 5 * (i % 8 + i // 8) % 8) for i in range(16)]
+_KAISER = 2.0  # of the window that blocks are weighted by; their borders are less certain
+_MAX_VOXELS = 2**23  # that are filtered at a time
+_LEAST_POWER = 1e-3  # of the noise's power at any frequency, beside its mean
+
+
+def wiener_filter(noisy: torch.Tensor, denoised: torch.Tensor, noise: NoiseModel, spatial_dims: int) -> torch.Tensor:
+    """Filter a noisy image with a denoised version of it as the pilot.
+
+    Both are cut into overlapping blocks of 8 voxels a side, whose cosine transforms are P and Y. What comes back is
+    ``Y * P^2 / (P^2 + S)``, where S is the power of the noise at each frequency, of its strength and correlation
+    ([1]_, Eq. 10; [2]_ for blocks that overlap, without grouping them). So what the network found in a block is
+    measured again in the noisy image, and what it found nothing of is left out.
+
+    Args:
+        noisy: one image ``(*spatial)``; with one axis more than ``spatial_dims`` slices lie along the last.
+        denoised: of the same shape and device.
+        noise: of the noisy image, in its units; white along the last axis of slices.
+        spatial_dims: axes of the network, 2 or 3.
+
+    Returns:
+        float32 of the same shape and device.
+
+    References:
+        .. [1] Ghael, Sayeed, Baraniuk, "Improved Wavelet Denoising via Empirical Wiener Filtering", SPIE 1997.
+        .. [2] Dabov, Foi, Katkovnik, Egiazarian, "Image Denoising by Sparse 3-D Transform-Domain Collaborative
+           Filtering", IEEE TIP 2007, Sec. III-B.
+    """
+    sides = [_SIDE] * spatial_dims + [1] * (noisy.ndim - spatial_dims)
+    depth = max(_SIDE, _MAX_VOXELS // max(1, math.prod(noisy.shape[1:])) // _SIDE * _SIDE)
+    filtered = torch.empty(noisy.shape, dtype=torch.float32, device=noisy.device)
+    for start in range(0, len(noisy), depth):
+        # Blocks lie in the same places however many slabs there are.
+        seen, pilot = (_extended(image, start, depth, sides) for image in (noisy, denoised))
+        slab = _filter_slab(seen, pilot, noise, sides)
+        filtered[start : start + depth] = slab[tuple(slice(n) for n in filtered[start : start + depth].shape)]
+    return filtered
+
+
+def _extended(image: torch.Tensor, start: int, depth: int, sides: Sequence[int]) -> torch.Tensor:
+    """Rows from ``start``, with a block around on every side, mirrored where the image ends; of whole blocks."""
+    for axis, side in enumerate(sides):
+        if side == 1:
+            continue
+        n = image.shape[axis]
+        first, end = (start, min(start + depth, n)) if axis == 0 else (0, n)
+        places = torch.arange(first - side, end + side + -(end - first) % side, device=image.device) % (2 * n)
+        image = image.index_select(axis, torch.minimum(places, 2 * n - 1 - places))
+    return image.float()
+
+
+def _filter_slab(noisy: torch.Tensor, pilot: torch.Tensor, noise: NoiseModel, sides: Sequence[int]) -> torch.Tensor:
+    """What is inside the blocks around a slab, filtered."""
+    transforms, power, window = _cosines(noise, sides, noisy.device)
+    within = tuple(range(1, 2 * len(sides), 2))
+    total, weights = torch.zeros_like(noisy), torch.zeros_like(noisy)
+    inner = [n - side if side > 1 else n for n, side in zip(noisy.shape, sides)]
+    split = [size for n, side in zip(inner, sides) for size in (n // side, side)]
+    for shift in _shifts(sides):
+        place = tuple(slice(first, first + n) for first, n in zip(shift, inner))
+        # With the axes of blocks and those within them by turns.
+        found, seen = (_transformed(image[place].reshape(split), transforms) for image in (pilot, noisy))
+        strength = noise_strength(noise, pilot[place].reshape(split).mean(within, keepdim=True))
+        gain = found.square_()
+        gain /= gain + strength**2 * power
+        # Blocks of few coefficients hold the least noise.
+        certainty = window / gain.square().sum(within, keepdim=True).clamp_(min=1)
+        back = _transformed(seen.mul_(gain), [one.T for one in transforms])
+        total[place] += back.mul_(certainty).reshape(inner)
+        weights[place] += certainty.expand(split).reshape(inner)
+    margin = tuple(slice(side, None) if side > 1 else slice(None) for side in sides)
+    return total[margin] / weights[margin]
+
+
+def _shifts(sides: Sequence[int]) -> list[tuple[int, ...]]:
+    return [tuple(first if side > 1 else 0 for first, side in zip(shift, sides)) for shift in _SHIFTS]
+
+
+def _transformed(blocks: torch.Tensor, transforms: Sequence[torch.Tensor]) -> torch.Tensor:
+    for axis, one in enumerate(transforms):
+        if len(one) > 1:
+            blocks = torch.movedim(torch.movedim(blocks, 2 * axis + 1, -1) @ one.T, -1, 2 * axis + 1)
+    return blocks.contiguous()
+
+
+def _cosines(
+    noise: NoiseModel, sides: Sequence[int], device: torch.device
+) -> tuple[list[torch.Tensor], torch.Tensor, torch.Tensor]:
+    """By axis the matrices of the cosine transform; the power of noise of strength 1 at each frequency; the window."""
+    matrices, powers, windows = [], [], []
+    for side, lags in zip(sides, noise.lags):
+        matrix = dct(np.eye(side), axis=0, norm="ortho")
+        covariance = toeplitz(np.concatenate([[1.0], lags, np.zeros(side)])[:side])
+        matrices.append(matrix)
+        powers.append(np.maximum(np.einsum("fi,ij,fj->f", matrix, covariance, matrix), _LEAST_POWER))
+        windows.append(np.kaiser(side, _KAISER) if side > 1 else np.ones(1))
+
+    def spread(values: Sequence[np.ndarray]) -> torch.Tensor:
+        product = torch.ones([1] * 2 * len(sides), dtype=torch.float64)
+        for axis, one in enumerate(values):
+            product = product * torch.from_numpy(one).view(
+                [-1 if a == 2 * axis + 1 else 1 for a in range(2 * len(sides))]
+            )
+        return product.float().to(device)
+
+    return [torch.from_numpy(one).float().to(device) for one in matrices], spread(powers), spread(windows)
+
+
+class WienerFilterd(MapTransform):
+    """Refine predictions by the noisy image; see `wiener_filter`.
+
+    The noise is measured in what the network removed, channel by channel. Where none is found, predictions stay as
+    they are.
+
+    Args:
+        keys: predictions ``(C, *spatial)``, standardized.
+        source_key: the noisy image, standardized; with the context of each volume in its metadata, if there is some.
+        weight: share of the filtered image in the result, from 0 to 1; 0 leaves predictions as they are.
+        spatial_dims: axes of the network, 2 or 3.
+
+    Raises:
+        ValueError: for another weight.
+    """
+
+    def __init__(
+        self,
+        keys: KeysCollection = "pred",
+        source_key: str = "image",
+        weight: float = 1.0,
+        spatial_dims: int = 3,
+    ) -> None:
+        super().__init__(keys)
+        if isinstance(weight, bool) or not isinstance(weight, (int, float)) or not 0 <= weight <= 1:
+            raise ValueError(f"wiener must be a share from 0 to 1, got {weight!r}. Use 0 for the network alone.")
+        self.source_key, self.weight, self.spatial_dims = source_key, float(weight), spatial_dims
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Filter ``data[key]``; returns a new dictionary."""
+        d = dict(data)
+        for key in self.key_iterator(d) if self.weight else ():
+            image, denoised = d[self.source_key], convert_to_tensor(d[key])
+            found = denoised.clone()
+            for channel, before in enumerate(denoised):
+                try:
+                    noise = measure_channel(image, denoised, channel)
+                except NoNoiseError:
+                    continue
+                noisy = convert_to_tensor(image[channel]).to(before.device)
+                found[channel].lerp_(wiener_filter(noisy, before, noise, self.spatial_dims), self.weight)
+            d[key] = found
+        return d
