@@ -6,7 +6,7 @@ import functools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -18,6 +18,7 @@ from scipy import ndimage
 from monai_n2v.noise.model import NoiseModel, NoNoiseError, fit_noise_model, pooled
 from monai_n2v.noise.processing import constant_areas
 from monai_n2v.transforms.drawn_noise import draw_noise
+from monai_n2v.transforms.padding import padding_in
 from monai_n2v.transforms.series import NEAREST, noise_scales
 
 # Images that a noise model is read from, channels of each, and voxels of these: more make it no better.
@@ -102,7 +103,7 @@ def measure_by_network(images: Sequence[Mapping[str, Any]], predict: Predict, ke
         image = images[number][key]
         for part, scales in zip(parts_of(image), scales_of_parts(image)):
             try:
-                model = measure_part(part, predict(part[None])[0], scales)
+                model = measure_part(part, predict(part.volumes[None])[0], scales)
             except NoNoiseError as error:
                 missing = error
                 continue
@@ -112,35 +113,47 @@ def measure_by_network(images: Sequence[Mapping[str, Any]], predict: Predict, ke
     return pooled(models)
 
 
-def measure_part(part: torch.Tensor, denoised: torch.Tensor, scales: Sequence[float] = (1.0,)) -> NoiseModel:
+class NoisyPart(NamedTuple):
+    """A part of one channel of an image.
+
+    Attributes:
+        volumes: ``(1 + context, *spatial)``, standardized; a channel and its context.
+        padding: where the channel was padded, and the two voxels around it; bool ``(1, *spatial)``.
+    """
+
+    volumes: torch.Tensor
+    padding: np.ndarray
+
+
+def measure_part(part: NoisyPart, denoised: torch.Tensor, scales: Sequence[float] = (1.0,)) -> NoiseModel:
     """Measure the noise of a channel by its denoised version.
 
     With context it is measured by the difference to the nearest volume, in which structure is gone.
 
     Args:
-        part: ``(1 + context, *spatial)``, standardized, as of `parts_of`.
+        part: as of `parts_of`.
         denoised: the channel, ``(1, *spatial)``.
         scales: of channel and context, see `noise_scales`.
 
     Raises:
         NoNoiseError: where there is none to measure.
     """
-    before, after = (one.cpu().float().numpy() for one in (part, denoised))
-    padding = padding_of(part[:1])
+    before, after = (one.cpu().float().numpy() for one in (part.volumes, denoised))
     if len(before) == 1:
-        return fit_noise_model(before, after, padding)
+        return fit_noise_model(before, after, part.padding)
     noise = (before[:1] - before[1:2]) / np.float32(math.hypot(1.0, scales[1] / scales[0]))
-    return fit_noise_model(before[:1], after, padding, noise)
+    return fit_noise_model(before[:1], after, part.padding, noise)
 
 
-def padding_of(part: torch.Tensor) -> np.ndarray:
-    """Constant padding of a channel ``(1, *spatial)``, and the two voxels around it; bool of the same shape."""
-    voxels = part.cpu().float().numpy()
+def _padding_of(channel: torch.Tensor, filled: np.ndarray | None = None) -> np.ndarray:
+    """Constant areas of a channel ``(1, *spatial)``, what was filled, and two voxels around; bool of the same shape."""
+    voxels = channel.cpu().float().numpy()
     padded = constant_areas(voxels, float(voxels.min()))
+    padded = padded if filled is None else padded | filled
     return ndimage.maximum_filter(padded, (1, *(5,) * (voxels.ndim - 1)))
 
 
-def parts_of(image: torch.Tensor, max_voxels: int = _MAX_VOXELS) -> list[torch.Tensor]:
+def parts_of(image: torch.Tensor, max_voxels: int = _MAX_VOXELS) -> list[NoisyPart]:
     """Parts of an image that are enough to measure its noise: of a few channels, where there is most content.
 
     Args:
@@ -148,15 +161,17 @@ def parts_of(image: torch.Tensor, max_voxels: int = _MAX_VOXELS) -> list[torch.T
         max_voxels: of a channel, roughly.
 
     Returns:
-        plain tensors ``(1 + context, *spatial)``, copies; a channel and its context, as `NearestVolumesd` found it.
+        copies, plain tensors; the context is as `NearestVolumesd` found it.
     """
     whole = image.as_tensor() if isinstance(image, MetaTensor) else image
-    nearest = image.meta.get(NEAREST) if isinstance(image, MetaTensor) else None
+    meta = image.meta if isinstance(image, MetaTensor) else {}
     parts = []
     for channel in evenly(len(whole), _N_CHANNELS):
-        others = [] if nearest is None else [int(other) for other in nearest[channel]]
-        place = _fullest(whole[channel : channel + 1], max_voxels)
-        parts.append(torch.stack([whole[number][place] for number in (channel, *others)]))
+        others = [int(other) for other in meta[NEAREST][channel]] if NEAREST in meta else []
+        filled = padding_in(meta, channel, whole.shape[1:])[None]
+        place = _fullest(whole[channel : channel + 1], filled, max_voxels)
+        volumes = torch.stack([whole[number][place] for number in (channel, *others)])
+        parts.append(NoisyPart(volumes, _padding_of(volumes[:1], filled[(slice(None), *place)])))
     return parts
 
 
@@ -174,12 +189,13 @@ def scales_of_parts(image: torch.Tensor) -> list[list[float]]:
     return [[float(scales[number]) for number in (channel, *nearest[channel])] for channel in channels]
 
 
-def _fullest(channel: torch.Tensor, max_voxels: int) -> tuple[slice, ...]:
+def _fullest(channel: torch.Tensor, filled: np.ndarray, max_voxels: int) -> tuple[slice, ...]:
     """Where a channel has the least padding along every axis; of equals the place nearest to the middle."""
     n_axes = channel.ndim - 1
     stride = max(1, math.ceil((channel.numel() / _COARSE) ** (1 / n_axes)))
-    coarse = channel[(slice(None), *(slice(None, None, stride),) * n_axes)].cpu().float().numpy()
-    content = ~constant_areas(coarse, float(coarse.min()))[0]
+    every = (slice(None), *(slice(None, None, stride),) * n_axes)
+    coarse = channel[every].cpu().float().numpy()
+    content = ~(constant_areas(coarse, float(coarse.min())) | filled[every])[0]
     place, n_voxels = [], channel.numel()
     for axis, side in enumerate(channel.shape[1:]):
         share = (max_voxels / n_voxels) ** (1 / (n_axes - axis))
@@ -202,6 +218,7 @@ def sure(
     level: torch.Tensor | None = None,
     finishes: Sequence[Finish] = (lambda _, denoised: denoised,),
     seed: int = 0,
+    padding: np.ndarray | None = None,
 ) -> np.ndarray:
     """Estimate the mean squared error of results against the clean image from the noisy one alone.
 
@@ -218,6 +235,7 @@ def sure(
             the same for all; each result's own where it is left out.
         finishes: what is done to the prediction, one for each result.
         seed: of the drawn noise.
+        padding: where the part was padded, bool of its shape; by default the constant areas of it.
 
     Returns:
         mean squared errors ``(n_finishes,)`` in units of the standardized image; they may be negative by chance.
@@ -227,7 +245,8 @@ def sure(
            Denoising Algorithms", IEEE TIP 2008.
     """
     noisy = part[None]
-    counted = torch.from_numpy(~padding_of(part)).to(noisy.device)[None]
+    padding = _padding_of(part) if padding is None else padding
+    counted = torch.from_numpy(~padding).to(noisy.device)[None]
     if not counted.any():
         return np.zeros(len(finishes))
     predicted = predict(noisy)
