@@ -72,7 +72,8 @@ def sentence_of(error: Exception, name: object) -> str:
         name: of the image.
     """
     known = isinstance(error, (ValueError, TypeError, OSError, FloatingPointError))
-    text = " ".join(str(error).split()) if known else f"{type(error).__name__}: {error} Use -vv to see where."
+    text = " ".join(str(error).split())
+    text = text if known else f"{type(error).__name__}: {text} Use -vv to see where."
     return text if str(name) in text else f"{text} ({name})"
 
 
