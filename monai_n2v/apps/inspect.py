@@ -16,6 +16,9 @@ from monai_n2v.io.volume import Volume, check_finite, where
 from monai_n2v.noise.noise_map import NoiseMap
 from monai_n2v.transforms.axes import MIN_DEPTH
 
+# Squares of larger values, and of the inverse of smaller ones, leave float32.
+_LARGEST = 1e18
+
 
 def choose_device(device: str) -> str:
     """Resolve ``"auto"`` to the GPU where there is one, and check that the device exists.
@@ -46,8 +49,8 @@ def check_image(volumes: np.ndarray, name: str = "") -> None:
         name: for messages.
 
     Raises:
-        ValueError: for complex or other non-numbers, NaN or infinity, fewer than 8 voxels along every axis, or
-            volumes that are all constant.
+        ValueError: for complex or other non-numbers, NaN or infinity, fewer than 8 voxels along every axis,
+            volumes that are all constant, or values that are too large or too small to compute with.
     """
     if volumes.size == 0:
         raise ValueError(f"image must have voxels, got shape {volumes.shape}{where(name)}. Check how it was cut.")
@@ -62,6 +65,12 @@ def check_image(volumes: np.ndarray, name: str = "") -> None:
     if all(volume.min() == volume.max() for volume in volumes):
         constants = " and ".join(f"{value:g}" for value in sorted({float(volume.min()) for volume in volumes})[:2])
         raise ValueError(f"image must vary, got the constant {constants}{where(name)}. There is nothing to denoise.")
+    largest = max(abs(float(volumes.min())), abs(float(volumes.max())))
+    if not 1 / _LARGEST <= largest <= _LARGEST:
+        raise ValueError(
+            f"image must have a largest value from {1 / _LARGEST:g} to {_LARGEST:g} in size, got {largest:g}"
+            f"{where(name)}. Scale it first."
+        )
 
 
 def sentence_of(error: Exception, name: object) -> str:
@@ -118,6 +127,7 @@ class NoisyImage:
         check_image(values, name)
         if noise_map is not None:
             noise_map.check_grid(values.shape[1:], affine, name)
+            noise_map.check_smoother(values, name)
         mean, std = float(values.mean(dtype=np.float64)), float(values.std(dtype=np.float64))
         return cls(image, values.shape, spacing[: values.ndim - 1], mean, std, name)
 

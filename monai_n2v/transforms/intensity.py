@@ -30,7 +30,7 @@ def _without_outliers(values: torch.Tensor, meta: dict[str, Any]) -> torch.Tenso
 
     Where they are, and where padding is, goes into the metadata.
     """
-    images = [voxels.float().cpu().numpy() for voxels in values]
+    images = [voxels.cpu().numpy() for voxels in values]
     found = [find_outliers(image) for image in images]
     note_kept([find_padding(image) for image in images], found, meta)
     if not any(found):

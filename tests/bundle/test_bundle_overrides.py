@@ -92,14 +92,15 @@ def test_misspelled_override_stops_before_anything_is_read(kind, tmp_path):
 @pytest.mark.parametrize("inner", [ValueError, KeyError, RuntimeError])
 @pytest.mark.parametrize("has_cause", [False, True])
 def test_error_is_raised_without_those_that_wrap_it(inner, has_cause):
+    fault = inner("the rule")
+    fault.__cause__ = OSError("why") if has_cause and inner is not RuntimeError else None
+    transform, component = (
+        RuntimeError("applying transform\nof MONAI"),
+        RuntimeError("Failed to instantiate\nComponent"),
+    )
+    transform.__cause__, component.__cause__ = fault, transform
     with pytest.raises(inner) as caught, unwrapped():
-        try:
-            try:
-                raise inner("the rule") from (OSError("why") if has_cause and inner is not RuntimeError else None)
-            except inner as error:
-                raise RuntimeError("applying transform\nof MONAI") from error
-        except RuntimeError as error:
-            raise RuntimeError("Failed to instantiate\nComponent") from error
+        raise component
     assert "the rule" in str(caught.value)
     assert caught.value.__context__ is None or caught.value.__suppress_context__
 
