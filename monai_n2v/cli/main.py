@@ -84,6 +84,7 @@ def _denoise(args: argparse.Namespace) -> int:
     # torch and MONAI take seconds to load: a single file is read before.
     noise_map = read_noise_map(args, [path for job in jobs for path in (job.source, *job.outputs)])
     loaded = {str(job.source): read_volume(job.source, args.series) for job in jobs[: len(jobs) == 1]}
+    from monai_n2v.apps.choose import starts_from_prior
     from monai_n2v.apps.folder import Settings, denoise_jobs
     from monai_n2v.bundle.options import PredictionOptions
 
@@ -94,10 +95,9 @@ def _denoise(args: argparse.Namespace) -> int:
     if args.model is None:
         epochs = f"for {args.epochs} epoch{'s' if args.epochs != 1 else ''}" if args.epochs else ""
         length = f"for {args.max_time:g} s" if args.max_time else epochs
-        alone = args.scheme == "prior"
-        logger.info(
-            "%s.", "The prior denoises" if alone else f"Training on these images alone {length or 'for minutes'}"
-        )
+        start = "the prior" if starts_from_prior(training) else "random weights"
+        train = f"Training on these images, from {start}, {length or 'for minutes'}"
+        logger.info("%s.", "The prior denoises" if args.scheme == "prior" else train)
     settings = Settings(training, prediction, args.model, args.per_image, args.series)
     records: list[dict[str, Any]] = []
 

@@ -107,7 +107,7 @@ class _Derivation:
         # Where nothing but the time tells volumes apart, it still does.
         image.ContentTime = f"{image.InstanceCreationTime}.{volume:06d}"
         image.DerivationDescription = (
-            f"Denoised by Noise2Void (monai_n2v {__version__}), a network trained on noisy images alone. "
+            f"Denoised by Noise2Void (monai_n2v {__version__}), a network that has seen no clean scan. "
             "Research only, not for diagnosis."
         )
         # What described the old voxels would be wrong of the new ones.

@@ -286,6 +286,21 @@ def test_signed_image_is_refused_as_a_magnitude_before_any_training(noisy, tmp_p
     assert not any(word in err for word in ("2D, ", "3D, "))
 
 
+@pytest.mark.parametrize(
+    ("asked", "told"),
+    [
+        ([], "from the prior"),
+        (["--from-scratch"], "from random weights"),
+        (["--set", "features=[8,8,8,8,8,8]", "--scheme", "n2v"], "from random weights"),
+    ],
+)
+def test_start_of_the_training_is_told(asked, told, noisy, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("monai_n2v.apps.folder.train_network", lambda *_: 1 / 0)
+    code, err = run(capsys, "denoise", "-i", noisy, "-o", tmp_path / "o.nii", "--epochs", "1", *asked)
+    assert code == 1
+    assert err.splitlines()[0] == f"Training on these images, {told}, for 1 epoch."
+
+
 @pytest.mark.parametrize("asked", [["--fast"], ["--model"]], ids=["fast", "bundle without training"])
 def test_prior_alone_is_told_everywhere(asked, noisy, tmp_path, capsys):
     if asked == ["--model"]:
