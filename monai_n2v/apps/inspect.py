@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -133,7 +133,10 @@ class NoisyImage:
 
 
 def read_images(
-    sources: Sequence[Path], series: str | None = None, noise_map: NoiseMap | None = None
+    sources: Sequence[Path],
+    series: str | None = None,
+    noise_map: NoiseMap | None = None,
+    loaded: Mapping[str, Volume] | None = None,
 ) -> tuple[list[NoisyImage], list[str]]:
     """Look at images to train on.
 
@@ -141,6 +144,7 @@ def read_images(
         sources: files, and folders of DICOM series.
         series: of folders with several series.
         noise_map: that is to serve all of them.
+        loaded: images that have been read already, by path.
 
     Returns:
         the images, of several the files alone, and what is wrong with those that cannot be trained on.
@@ -152,7 +156,8 @@ def read_images(
     faults: list[str] = []
     for source in sources:
         try:
-            image = replace(NoisyImage.of(read_volume(source, series), noise_map), series=series)
+            volume = (loaded or {}).get(str(source)) or read_volume(source, series)
+            image = replace(NoisyImage.of(volume, noise_map), series=series)
         except Exception as error:
             if len(sources) == 1:
                 raise

@@ -361,3 +361,27 @@ def test_noise_map_among_the_images_is_refused(command, noisy, tmp_path, capsys)
     assert code == 2
     assert "--noise-map must be another file than IN's images" in err
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("command", ["denoise", "train"])
+@pytest.mark.parametrize(
+    ("asked", "message"),
+    [
+        (["--context", "99"], "context must be below the number of volumes, 5, got 99"),
+        (["--context", "auto"], "bvec must lie beside bval"),
+        (["--noise-map", "map.nii"], "noise_map must have the shape of the image"),
+    ],
+)
+def test_faults_of_headers_are_told_before_torch_is_loaded(command, asked, message, tmp_path):
+    for name, shape in (("x.nii", (12, 11, 10, 5)), ("map.nii", (12, 11, 9))):
+        nibabel.save(nibabel.Nifti1Image(np.ones(shape, np.float32), np.eye(4)), tmp_path / name)
+    (tmp_path / "x.bval").write_text("0 1 1 1 1")
+    code = (
+        "import sys; from monai_n2v.cli.main import main; code = main(sys.argv[1:]); "
+        "sys.exit(3 if 'torch' in sys.modules else code)"
+    )
+    arguments = [command, "-i", "x.nii", "-o", "out" if command == "train" else "out.nii", *asked]
+    done = subprocess.run(
+        [sys.executable, "-c", code, *arguments], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, message in done.stderr.splitlines()[-1]) == (1, True), done.stderr
