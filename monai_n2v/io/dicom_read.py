@@ -80,6 +80,7 @@ def read_dicom(folder: Path, series: str | None = None) -> Volume:
         if len(volumes[0]) > 1 and tilt > 0.5:
             notes.append(f"The gantry was tilted by {tilt:.1f} degrees; slices stay where they are.")
     data = _read_voxels(volumes)
+    # Without positions nobody says how far apart slices are: 1, as other formats without a unit have it.
     between = float(np.linalg.norm(step)) if step is not None else 1.0
     return DicomSource(volumes, affine).to_volume(data, [*within, between], folder, notes)
 
