@@ -48,14 +48,19 @@ class Choice:
     judge: Judge | None = None
 
 
-def has_own_network(options: TrainingOptions) -> bool:
-    """Whether the settings make another network than that of the prior, which then starts from random weights."""
-    return any(key.partition("#")[0] in _OF_NETWORK for key in options.settings)
+def starts_from_prior(options: TrainingOptions) -> bool:
+    """Whether a training starts from the prior; a network of another kind starts from random weights."""
+    return options.prior and not _of_network(options)
+
+
+def _of_network(options: TrainingOptions) -> list[str]:
+    """The settings that make another network than that of the prior."""
+    return [key for key in options.settings if key.partition("#")[0] in _OF_NETWORK]
 
 
 def assumes_white_noise(options: TrainingOptions) -> bool:
     """Whether a training is Noise2Void's in any case, which keeps noise that neighboring voxels share."""
-    return options.scheme == "n2v" or not options.prior or has_own_network(options)
+    return options.scheme == "n2v" or not starts_from_prior(options)
 
 
 def _is_for_volumes(options: TrainingOptions, images: Sequence[NoisyImage]) -> bool:
@@ -82,11 +87,11 @@ def choose(images: Sequence[NoisyImage], options: TrainingOptions) -> Choice:
     spatial_dims = choose_dims([image.shape[1:] for image in images], options.spatial_dims)
     scheme = options.scheme
     blind_spots = options.footprint is not None or any(key in _OF_BLIND_SPOTS for key in options.settings)
-    if not options.prior or has_own_network(options):
+    if not starts_from_prior(options):
         if scheme not in ("auto", "n2v"):
             raise ValueError(
-                f"scheme must be n2v for a network of other features, channels or kind than the prior's, got {scheme}. "
-                "Use --scheme n2v, or leave the network as it is."
+                f"scheme must be n2v for another network than the prior's, got {scheme} and "
+                f"{', '.join(_of_network(options))}. Use --scheme n2v, or leave the network as it is."
             )
         return Choice(spatial_dims, "n2v", "without the prior", choose_context(images, options.context)[0])
     if blind_spots and scheme == "auto":

@@ -22,7 +22,7 @@ from monai_n2v.bundle.trained import TrainedNetwork, resolve_model
 from monai_n2v.io.atomic import scratch
 from monai_n2v.io.images import check_target, default_target, read_volume
 from monai_n2v.io.nifti import NiftiSource, to_volume
-from monai_n2v.io.volume import Volume, where
+from monai_n2v.io.volume import Volume, rounding_of, where
 from monai_n2v.noise.magnitude import check_not_negative
 from monai_n2v.noise.noise_map import NoiseMap
 from monai_n2v.transforms.axes import slice_axis
@@ -32,6 +32,11 @@ logger = logging.getLogger(__name__)
 
 _OF_TRAINING = ("epochs", "max_time", "scheme", "context", "prior", "spatial_dims")
 _OF_PREDICTION = ("tta", "keep_padding", "magnitude", "coils", "dtype", "noise_map")
+# Kinds of ndarray that do not behave like one.
+_NOT_PLAIN = {
+    np.ma.MaskedArray: "Fill what is masked, such as by x.filled(0): a constant around the image is taken for padding.",
+    np.matrix: "Pass numpy.asarray(x).",
+}
 # What the command line calls these.
 _OF_COMMAND = {"fast": 'scheme="prior"', "from_scratch": "prior=False"}
 
@@ -143,12 +148,12 @@ def denoise(
             ``(*spatial)`` of any unit; ``dtype="input"`` writes a file in its own type.
 
     Returns:
-        the denoised image of the same kind, shape and units as ``x``, float32 or complex64; for a path, the path of the
-        result.
+        the denoised image of the same kind, shape and units as ``x``, float32 or complex64, of twice that precision
+        where an array's noise is too small for it beside the values; for a path, the path of the result.
 
     Raises:
         ValueError: for images that cannot be denoised.
-        TypeError: for an unknown option, or another kind of ``x``.
+        TypeError: for an unknown option, or another kind of ``x``, such as a masked array or one of objects.
         FileNotFoundError: for a missing file or model.
         FileExistsError: where ``output`` exists.
 
@@ -163,6 +168,8 @@ def denoise(
         raise ValueError(f"{name} must come with a path, got x of type {type(x).__name__}. Leave it out.")
 
     def run(image: Volume | MetaTensor, target: Path | None = None) -> np.ndarray:
+        for note in image.notes if isinstance(image, Volume) else ():
+            logger.warning("%s", note)
         return denoise_image(image, model=model, training=training, prediction=prediction, target=target)[0]
 
     if isinstance(x, (str, Path)):
@@ -221,6 +228,11 @@ def _denoise_array(
     values: np.ndarray, volume_axis: int | None, spacing: Sequence[float], run: Callable[[MetaTensor], np.ndarray]
 ) -> np.ndarray:
     """Denoise an array: its volumes to the front, axes of a single voxel away, and back; complex ones by both parts."""
+    for kind, step in _NOT_PLAIN.items():
+        if isinstance(values, kind):
+            raise TypeError(f"x must be a plain ndarray where it is numpy's, got {kind.__name__}. {step}")
+    if values.dtype.kind not in "biufc":
+        raise TypeError(f"x must hold numbers, got an array of {values.dtype}. Convert it, such as by x.astype(float).")
     if values.ndim not in (2, 3, 4) or values.size == 0:
         raise ValueError(f"x must have voxels and 2 to 4 axes, got shape {values.shape}. Pass an image or a volume.")
     stack = values[None] if volume_axis is None else np.moveaxis(values, volume_axis, 0)
@@ -233,13 +245,19 @@ def _denoise_array(
         squeezed = np.concatenate([squeezed.real, squeezed.imag])
     check_image(squeezed)
     sides = [*spacing, 1.0, 1.0, 1.0]
+    # Differences that float32 does not hold beside an offset are denoised without it. It is one of float32 itself, so
+    # that taking it off and adding it again leaves padding exactly as it is.
+    offset = np.float64(np.float32(squeezed.mean(dtype=np.float64))) if rounding_of(squeezed) else None
     # A copy where it is the caller's own memory: nothing may write there.
     image = as_meta_tensor(
-        np.array(squeezed, dtype=np.float32, order="C"), [sides[axis - 1] for axis in keep], is_complex=is_complex
+        np.array(squeezed if offset is None else squeezed - offset, dtype=np.float32, order="C"),
+        [sides[axis - 1] for axis in keep],
+        is_complex=is_complex,
     )
     output = run(image)
+    output = output if offset is None else output + offset
     if is_complex:
         real, imaginary = np.split(output, 2)
-        output = (real + 1j * imaginary).astype(np.complex64)
+        output = (real + 1j * imaginary).astype(np.complex64 if offset is None else np.complex128)
     output = output.reshape(stack.shape)
     return output[0] if volume_axis is None else np.moveaxis(output, 0, volume_axis)

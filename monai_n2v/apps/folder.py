@@ -31,7 +31,7 @@ from monai_n2v.transforms.noise_map import noise_gain
 logger = logging.getLogger(__name__)
 
 # Of a record: what the report shows elsewhere.
-_NOT_SHOWN = ("status", "losses", "warnings", "faults")
+_NOT_SHOWN = ("status", "losses", "warnings")
 _PRIOR_ALONE = "the prior alone, nothing was trained on this image"
 _PRIOR_KEPT = "the prior alone, by the image itself better than what was trained"
 
@@ -206,7 +206,7 @@ class _Work:
         # The network is judged by what it made of the noise, not by the bias that was taken off after it.
         expected = outcome["noisy_mean"].numpy() if noises else None
         quality = measure(volume.data, output if expected is None else expected, known.check.autocorrelation)
-        record["faults"] = record["warnings"] = find_faults(quality)
+        record["faults"] = record["warnings"] = find_faults(quality, record.get("network") != _PRIOR_ALONE)
         if job.residual is not None:
             save_volume(volume.data - output, volume, job.residual)
             record["residual"] = str(job.residual)

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -15,6 +15,9 @@ from monai_n2v.io.images import read_volume
 from monai_n2v.io.volume import Volume, check_finite, where
 from monai_n2v.noise.noise_map import NoiseMap
 from monai_n2v.transforms.axes import MIN_DEPTH
+
+# Squares of larger values, and of the inverse of smaller ones, leave float32.
+_LARGEST = 1e18
 
 
 def choose_device(device: str) -> str:
@@ -46,8 +49,8 @@ def check_image(volumes: np.ndarray, name: str = "") -> None:
         name: for messages.
 
     Raises:
-        ValueError: for complex or other non-numbers, NaN or infinity, fewer than 8 voxels along every axis, or
-            volumes that are all constant.
+        ValueError: for complex or other non-numbers, NaN or infinity, fewer than 8 voxels along every axis,
+            volumes that are all constant, or values that are too large or too small to compute with.
     """
     if volumes.size == 0:
         raise ValueError(f"image must have voxels, got shape {volumes.shape}{where(name)}. Check how it was cut.")
@@ -62,6 +65,12 @@ def check_image(volumes: np.ndarray, name: str = "") -> None:
     if all(volume.min() == volume.max() for volume in volumes):
         constants = " and ".join(f"{value:g}" for value in sorted({float(volume.min()) for volume in volumes})[:2])
         raise ValueError(f"image must vary, got the constant {constants}{where(name)}. There is nothing to denoise.")
+    largest = max(abs(float(volumes.min())), abs(float(volumes.max())))
+    if not 1 / _LARGEST <= largest <= _LARGEST:
+        raise ValueError(
+            f"image must have a largest value from {1 / _LARGEST:g} to {_LARGEST:g} in size, got {largest:g}"
+            f"{where(name)}. Scale it first."
+        )
 
 
 def sentence_of(error: Exception, name: object) -> str:
@@ -72,7 +81,8 @@ def sentence_of(error: Exception, name: object) -> str:
         name: of the image.
     """
     known = isinstance(error, (ValueError, TypeError, OSError, FloatingPointError))
-    text = " ".join(str(error).split()) if known else f"{type(error).__name__}: {error} Use -vv to see where."
+    text = " ".join(str(error).split())
+    text = text if known else f"{type(error).__name__}: {text} Use -vv to see where."
     return text if str(name) in text else f"{text} ({name})"
 
 
@@ -117,12 +127,16 @@ class NoisyImage:
         check_image(values, name)
         if noise_map is not None:
             noise_map.check_grid(values.shape[1:], affine, name)
+            noise_map.check_smoother(values, name)
         mean, std = float(values.mean(dtype=np.float64)), float(values.std(dtype=np.float64))
         return cls(image, values.shape, spacing[: values.ndim - 1], mean, std, name)
 
 
 def read_images(
-    sources: Sequence[Path], series: str | None = None, noise_map: NoiseMap | None = None
+    sources: Sequence[Path],
+    series: str | None = None,
+    noise_map: NoiseMap | None = None,
+    loaded: Mapping[str, Volume] | None = None,
 ) -> tuple[list[NoisyImage], list[str]]:
     """Look at images to train on.
 
@@ -130,6 +144,7 @@ def read_images(
         sources: files, and folders of DICOM series.
         series: of folders with several series.
         noise_map: that is to serve all of them.
+        loaded: images that have been read already, by path.
 
     Returns:
         the images, of several the files alone, and what is wrong with those that cannot be trained on.
@@ -141,7 +156,8 @@ def read_images(
     faults: list[str] = []
     for source in sources:
         try:
-            image = replace(NoisyImage.of(read_volume(source, series), noise_map), series=series)
+            volume = (loaded or {}).get(str(source)) or read_volume(source, series)
+            image = replace(NoisyImage.of(volume, noise_map), series=series)
         except Exception as error:
             if len(sources) == 1:
                 raise

@@ -23,7 +23,7 @@ from monai_n2v.noise.block_statistics import MIN_SIDE
 from monai_n2v.noise.model import NoiseModel, NoNoiseError
 from monai_n2v.noise.noise_map import NoiseMap
 from monai_n2v.transforms.axes import slice_axis
-from monai_n2v.transforms.noise_parts import evenly, measure_part, padding_of, parts_of, scales_of_parts
+from monai_n2v.transforms.noise_parts import evenly, measure_part, parts_of, scales_of_parts
 from monai_n2v.transforms.series import NearestVolumesd
 from monai_n2v.transforms.wiener import wiener_filter
 
@@ -49,6 +49,7 @@ class _Part:
         noise: by the difference of the two.
         axis: the spatial axis across which a 2D network would cut slices.
         context: of the same place in other volumes, ``(context, *spatial)``.
+        padding: where it was padded, ``(1, *spatial)``.
         scale: how strong noise that is even over the series is in this volume; 1 without context.
     """
 
@@ -57,6 +58,7 @@ class _Part:
     noise: NoiseModel
     axis: int
     context: torch.Tensor
+    padding: np.ndarray
     scale: float = 1.0
 
     @property
@@ -64,7 +66,7 @@ class _Part:
         """Whether there is noise worth a training."""
         sides = self.noisy.shape[1:]
         lags = [self.noise.lags[axis, 0] for axis, side in enumerate(sides) if side >= MIN_SIDE]
-        counted = self.noisy[~torch.from_numpy(padding_of(self.noisy)).to(self.noisy.device)]
+        counted = self.noisy[~torch.from_numpy(self.padding).to(self.noisy.device)]
         return min(lags) <= _SMOOTH and self.noise.sigma >= _HARDLY * float(counted.std())
 
     def sliced(self) -> "_Part":
@@ -74,7 +76,8 @@ class _Part:
         noisy, level, context = (
             torch.movedim(one, 1 + self.axis, -1) for one in (self.noisy, self.level, self.context)
         )
-        return _Part(noisy, level, noise, len(order) - 1, context, self.scale)
+        padding = np.moveaxis(self.padding, 1 + self.axis, -1)
+        return _Part(noisy, level, noise, len(order) - 1, context, padding, self.scale)
 
 
 class Verdict(NamedTuple):
@@ -126,13 +129,14 @@ class Judge:
             axis = slice_axis(image.shape[1:], 2)
             whole: dict[Hashable, Any] = {"image": prior.standardized(image.image, image.series)}
             series = NearestVolumesd("image", context)(whole)["image"]
-            for volumes, scales in zip(parts_of(series, _MAX_VOXELS), scales_of_parts(series)):
-                noisy = volumes[:1]
+            for cut, scales in zip(parts_of(series, _MAX_VOXELS), scales_of_parts(series)):
+                noisy, beside = cut.volumes[:1], cut.volumes[1:]
                 level = predict(noisy[None])[0]
                 try:
-                    part = _Part(noisy, level, measure_part(volumes, level, scales), axis, volumes[1:], scales[0])
+                    model = measure_part(cut, level, scales)
                 except NoNoiseError:
                     continue
+                part = _Part(noisy, level, model, axis, beside, cut.padding, scales[0])
                 if part.is_noisy:
                     parts.append(part)
         return cls(parts, spatial_dims, device)
@@ -162,7 +166,7 @@ class Judge:
                 filtered = wiener_filter(noisy[0, 0], denoised[0, 0], part.noise, self.spatial_dims)[None, None]
                 return [torch.lerp(denoised, filtered, weight) for weight in _WEIGHTS]
 
-            return sure(part.noisy, predict_part, part.noise, part.level, finish)
+            return sure(part.noisy, predict_part, part.noise, part.level, finish, padding=part.padding)
 
         return _best(np.mean([errors_of(part) for part in self.parts], axis=0))
 

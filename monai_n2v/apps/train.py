@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from monai.bundle import ConfigParser
 
-from monai_n2v.apps.choose import Choice, choose, has_own_network
+from monai_n2v.apps.choose import Choice, choose, starts_from_prior
 from monai_n2v.apps.inspect import NoisyImage
 from monai_n2v.apps.judge import Verdict
 from monai_n2v.bundle.options import TrainingOptions
@@ -82,7 +82,7 @@ def train_network(
             (folder / part.relative_to(made)).parent.mkdir(parents=True, exist_ok=True)
             os.replace(part, folder / part.relative_to(made))
     record |= {"training_seconds": round(time.perf_counter() - started, 1), "seed": options.seed}
-    from_scratch = not options.prior or has_own_network(options)
+    from_scratch = not starts_from_prior(options)
     if from_scratch and options.max_time is not None and record["steps"] < _FEW_STEPS:
         logger.warning(
             "Only %d steps of training fitted into %g s, which is too few: the result is blurred or false. "
@@ -201,7 +201,7 @@ def _write_bundle(
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(bundle / name, folder / name)
     entries: dict[str, Any] = {"footprint": None, "context": context}
-    if not options.prior or has_own_network(options):
+    if not starts_from_prior(options):
         entries |= json.loads(find_config("from_scratch.json").read_text())
         del entries["_desc_"]
     entries |= options.settings

@@ -17,7 +17,7 @@ from ignite.engine import Engine, Events
 from monai_n2v.bundle.options import PredictionOptions
 from monai_n2v.bundle.resources import find_config
 from monai_n2v.bundle.trained import TrainedNetwork
-from monai_n2v.bundle.workflow import N2VWorkflow
+from monai_n2v.bundle.workflow import N2VWorkflow, unwrapped
 from monai_n2v.handlers.checkpoints import load_weights
 from monai_n2v.inferers.noise_by_network import predict_with
 from monai_n2v.io.volume import Volume
@@ -188,7 +188,7 @@ class Denoiser:
             image: whatever `LoadNoisyd` takes.
             series: of a folder with several.
         """
-        with untouched_process():
+        with untouched_process(), unwrapped():
             standardized: torch.Tensor = self._workflow.get("preprocessing")({"image": image, "series": series})[
                 "image"
             ]

@@ -17,15 +17,16 @@ _OF_EVERY_COMPONENT = ("_disabled_", "_requires_", "_desc_", "_mode_")
 
 
 @contextlib.contextmanager
-def _sentence_last() -> Iterator[None]:
+def unwrapped() -> Iterator[None]:
+    """Raise what went wrong alone, without the errors of several lines that MONAI wraps around it."""
     fault: BaseException | None = None
     try:
         yield
     except RuntimeError as error:
         fault = error
-        while fault.__cause__ is not None:
+        while type(fault) is RuntimeError and fault.__cause__ is not None:
             fault = fault.__cause__
-        if fault is error or not isinstance(fault, (ValueError, TypeError, OSError, FloatingPointError)):
+        if fault is error:
             raise
     if fault is not None:
         raise fault.with_traceback(None) from None
@@ -60,17 +61,17 @@ class N2VWorkflow(ConfigWorkflow):
 
     def initialize(self) -> Any:
         """Initialize the config."""
-        with _sentence_last():
+        with unwrapped():
             return super().initialize()
 
     def get(self, key: str) -> Any:
         """A component of the config, made when it is first asked for; what goes wrong is told in one sentence."""
-        with _sentence_last():
+        with unwrapped():
             return self.parser.get_parsed_content(key)
 
     def run(self) -> Any:
         """Run the config."""
-        with _sentence_last():
+        with unwrapped():
             return super().run()
 
 

@@ -15,7 +15,7 @@ from typing import Any
 from monai_n2v.bundle.settings import format_setting
 from monai_n2v.cli.options import make_parser
 from monai_n2v.cli.signals import ended_by_signals
-from monai_n2v.cli.validate import UsageError, plan_command_jobs, read_noise_map, training_options
+from monai_n2v.cli.validate import UsageError, check_before_work, plan_command_jobs, read_noise_map, training_options
 
 logger = logging.getLogger("monai_n2v")
 
@@ -84,6 +84,8 @@ def _denoise(args: argparse.Namespace) -> int:
     # torch and MONAI take seconds to load: a single file is read before.
     noise_map = read_noise_map(args, [path for job in jobs for path in (job.source, *job.outputs)])
     loaded = {str(job.source): read_volume(job.source, args.series) for job in jobs[: len(jobs) == 1]}
+    check_before_work(args, [job.source for job in jobs], loaded, noise_map)
+    from monai_n2v.apps.choose import starts_from_prior
     from monai_n2v.apps.folder import Settings, denoise_jobs
     from monai_n2v.bundle.options import PredictionOptions
 
@@ -94,10 +96,9 @@ def _denoise(args: argparse.Namespace) -> int:
     if args.model is None:
         epochs = f"for {args.epochs} epoch{'s' if args.epochs != 1 else ''}" if args.epochs else ""
         length = f"for {args.max_time:g} s" if args.max_time else epochs
-        alone = args.scheme == "prior"
-        logger.info(
-            "%s.", "The prior denoises" if alone else f"Training on these images alone {length or 'for minutes'}"
-        )
+        start = "the prior" if starts_from_prior(training) else "random weights"
+        train = f"Training on these images, from {start}, {length or 'for minutes'}"
+        logger.info("%s.", "The prior denoises" if args.scheme == "prior" else train)
     settings = Settings(training, prediction, args.model, args.per_image, args.series)
     records: list[dict[str, Any]] = []
 
@@ -155,7 +156,7 @@ def _tell(args: argparse.Namespace, record: dict[str, Any], n_jobs: int) -> None
 
 def _train(args: argparse.Namespace) -> int:
     from monai_n2v.apps.paths import plan_sources
-    from monai_n2v.io.images import check_writable
+    from monai_n2v.io.images import check_writable, read_volume
 
     weights = args.output / "models" / "model.pt"
     try:
@@ -166,13 +167,15 @@ def _train(args: argparse.Namespace) -> int:
     except (ValueError, OSError) as error:
         raise UsageError(str(error)) from error
     noise_map = read_noise_map(args, sources)
+    loaded = {str(source): read_volume(source, args.series) for source in sources[: len(sources) == 1]}
+    check_before_work(args, sources, loaded, noise_map)
     from monai_n2v.apps.inspect import read_images
     from monai_n2v.apps.train import train_network
 
     options = training_options(args, noise_map)
     if args.footprint == "auto":
         raise UsageError("--footprint must be a size in train, got auto. Ask monai-n2v check for one.")
-    images, failed = read_images(sources, args.series, noise_map)
+    images, failed = read_images(sources, args.series, noise_map, loaded)
     logger.info("Training one network on %d image(s), on %s.", len(images), options.device)
     network, record = train_network(images, args.output, options)
     if record["steps"]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
     from monai_n2v.apps.paths import Job
     from monai_n2v.bundle.options import TrainingOptions
+    from monai_n2v.io.volume import Volume
     from monai_n2v.noise.noise_map import NoiseMap
 
 _OF_TRAINING = (
@@ -96,6 +97,38 @@ def read_noise_map(args: argparse.Namespace, paths: Sequence[Path]) -> NoiseMap 
     from monai_n2v.noise.noise_map import NoiseMap
 
     return NoiseMap.of(args.noise_map)
+
+
+def check_before_work(
+    args: argparse.Namespace, paths: Sequence[Path], loaded: Mapping[str, Volume], noise_map: NoiseMap | None
+) -> None:
+    """Say what headers and the files beside images tell to be wrong, before anything heavy is loaded or computed.
+
+    Args:
+        args: of ``monai-n2v denoise`` or ``train``.
+        paths: of the images.
+        loaded: those that were read already, by path.
+        noise_map: that is to serve them.
+
+    Raises:
+        ValueError: for a map of another grid, or context that an image has not.
+    """
+    from monai_n2v.io.series import find_q_files, nearest_volumes, read_q_vectors
+
+    if args.context not in (None, 0):
+        for path in paths:
+            volume = loaded.get(str(path))
+            n_volumes = None if volume is None else len(volume.data)
+            if n_volumes is not None and args.context != "auto":
+                nearest_volumes(n_volumes, args.context, name=path)  # which refuses too many
+            if n_volumes is None:
+                find_q_files(path)
+            elif n_volumes > 1:
+                read_q_vectors(path, n_volumes)
+    if noise_map is None:
+        return
+    for volume in loaded.values():
+        noise_map.check_grid(volume.data.shape[1:], volume.source.affine, volume.path)
 
 
 def training_options(args: argparse.Namespace, noise_map: NoiseMap | None) -> TrainingOptions:

@@ -96,7 +96,7 @@ def measure_by_network(images: Sequence[Mapping[str, Any]], predict: Predict, ke
         image = images[number][key]
         for part, scales in zip(parts_of(image), scales_of_parts(image)):
             try:
-                model = measure_part(part, predict(part[None])[0], scales)
+                model = measure_part(part, predict(part.volumes[None])[0], scales)
             except NoNoiseError as error:
                 missing = error
                 continue
@@ -113,6 +113,7 @@ def sure(
     level: torch.Tensor | None = None,
     finish: Finish = lambda _, denoised: [denoised],
     seed: int = 0,
+    padding: np.ndarray | None = None,
 ) -> np.ndarray:
     """Estimate the mean squared error of results against the clean image from the noisy one alone.
 
@@ -129,6 +130,7 @@ def sure(
             the same for all; each result's own where it is left out.
         finish: what is done to the prediction; it may have several results.
         seed: of the drawn noise.
+        padding: where the part was padded, bool of its shape; by default the constant areas of it.
 
     Returns:
         mean squared errors ``(n_results,)`` in units of the standardized image; they may be negative by chance.
@@ -138,7 +140,8 @@ def sure(
            Denoising Algorithms", IEEE TIP 2008.
     """
     noisy = part[None]
-    counted = torch.from_numpy(~padding_of(part)).to(noisy.device)[None]
+    padding = padding_of(part) if padding is None else padding
+    counted = torch.from_numpy(~padding).to(noisy.device)[None]
 
     def results(image: torch.Tensor) -> list[torch.Tensor]:
         return [found + (image - found)[counted].mean() for found in finish(image, predict(image))]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Frames of DICOM images: one per file in classic ones, many in enhanced ones, alike to those who sort them."""
+"""Frames of DICOM images: one per file in classic ones, many in enhanced ones and mosaics, alike to who sorts them."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from monai_n2v.io.dicom_files import numbers_of, value_of
+from monai_n2v.io.dicom_mosaic import is_mosaic, unpack_headers
 from monai_n2v.io.dicom_pixels import check_syntax
 from monai_n2v.io.volume import Refusal, check_kind
 
@@ -29,13 +30,16 @@ class Frame:
         path: of its file.
         header: of its file.
         number: which frame of the file it is, from 0.
-        groups: of an enhanced image, the values of this frame's functional groups, by keyword.
+        groups: of an enhanced image, the values of this frame's functional groups, by keyword; of a mosaic those of
+            this slice.
+        n_tiles: along each side of a mosaic, of which the frame is a tile; 1 for no mosaic.
     """
 
     path: Path
     header: Dataset
     number: int = 0
     groups: dict[str, Any] = field(default_factory=dict)
+    n_tiles: int = 1
 
     def get(self, keyword: str) -> Any:
         """A value of this frame, None where it is absent."""
@@ -55,6 +59,11 @@ class Frame:
         position = self.numbers("ImagePositionPatient", 3)
         assert position is not None  # asked for where there is one
         return position
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Rows and columns."""
+        return int(self.get("Rows")), int(self.get("Columns"))
 
     @property
     def place(self) -> str:
@@ -97,6 +106,9 @@ def frames_of(path: Path, header: Dataset) -> list[Frame]:
         for item in header.get("SharedFunctionalGroupsSequence") or []:
             common |= _flat(item)
         frames = [Frame(path, header, k, {**common, **_flat(item)}) for k, item in enumerate(per_frame)]
+    elif n_frames == 1 and is_mosaic(path, header):
+        n_tiles, tiles = unpack_headers(path, header)
+        frames = [Frame(path, header, k, tile, n_tiles) for k, tile in enumerate(tiles)]
     elif n_frames != 1:
         raise Refusal(
             f"image must have one frame per file or be an enhanced image, got {n_frames} frames for {path}. "
@@ -130,11 +142,6 @@ def _check_storage(path: Path, header: Dataset) -> None:
             raise Refusal(f"image must have {keyword}, got none for {path}. The file is damaged.")
     for keyword in _STORAGE:
         numbers_of(header, keyword, 1, path)
-    if "MOSAIC" in list(value_of(header, "ImageType", path) or []):
-        raise Refusal(
-            f"image must hold one slice, got a Siemens mosaic of many in {path}. Convert the series to NIfTI, for "
-            "example with dcm2niix."
-        )
     is_gray = header.get("PhotometricInterpretation", "MONOCHROME2") in ("MONOCHROME1", "MONOCHROME2")
     n_samples = numbers_of(header, "SamplesPerPixel", 1, path)
     check_kind(np.dtype(np.uint8), path, "" if is_gray and (n_samples is None or n_samples[0] == 1) else "RGB")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""DICOM series of classic and enhanced images: a folder in, sorted, checked and in real units."""
+"""DICOM series of classic and enhanced images and mosaics: a folder in, sorted, checked and in real units."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import numpy as np
 
 from monai_n2v.io.dicom_files import list_series, value_of
 from monai_n2v.io.dicom_frames import Frame, frames_of
+from monai_n2v.io.dicom_mosaic import split_mosaic
 from monai_n2v.io.dicom_pixels import read_stored
 from monai_n2v.io.dicom_sort import Volumes, check_alike, sort_frames
 from monai_n2v.io.dicom_write import DicomSource
@@ -42,7 +43,7 @@ def _choose(folder: Path, series: str | None) -> list[tuple[Path, Dataset]]:
 
 
 def read_dicom(folder: Path, series: str | None = None) -> Volume:
-    """Read a DICOM series of classic or enhanced images.
+    """Read a DICOM series of classic or enhanced images, or of Siemens mosaics.
 
     Files may have any names and order. Where every position holds the same number of images, each makes a volume of its
     own with those of its kind: of one echo, b value, time and so on. A tilted gantry does no harm, since nothing is
@@ -63,8 +64,8 @@ def read_dicom(folder: Path, series: str | None = None) -> Volume:
         with reading(path, "DICOM file"):
             frames += frames_of(path, header)
     check_alike(folder, frames)
-    first = frames[0].header
-    check_memory((int(first.Columns), int(first.Rows), len(frames)), folder)
+    rows, columns = frames[0].size
+    check_memory((columns, rows, len(frames)), folder)
     volumes, step, notes = sort_frames(folder, frames)
     top = volumes[0][0]
     sides = top.numbers("PixelSpacing", 2)
@@ -80,22 +81,24 @@ def read_dicom(folder: Path, series: str | None = None) -> Volume:
         if len(volumes[0]) > 1 and tilt > 0.5:
             notes.append(f"The gantry was tilted by {tilt:.1f} degrees; slices stay where they are.")
     data = _read_voxels(volumes)
+    # Without positions nobody says how far apart slices are: 1, as other formats without a unit have it.
     between = float(np.linalg.norm(step)) if step is not None else 1.0
     return DicomSource(volumes, affine).to_volume(data, [*within, between], folder, notes)
 
 
 def _read_voxels(volumes: Volumes) -> np.ndarray:
     """Voxels in real units, ``(n_volumes, columns, rows, slices)``."""
-    header = volumes[0][0].header
     # Slices first, so that each is written where it stays.
-    data = np.empty((len(volumes), len(volumes[0]), int(header.Rows), int(header.Columns)), dtype=np.float32)
+    data = np.empty((len(volumes), len(volumes[0]), *volumes[0][0].size), dtype=np.float32)
     places: dict[Path, list[tuple[Frame, int, int]]] = {}
     for i, row in enumerate(volumes):
         for k, frame in enumerate(row):
             places.setdefault(frame.path, []).append((frame, i, k))
     for path, found in places.items():
+        first = found[0][0]
         with reading(path, "DICOM image"):
-            stored = read_stored(path, len(found), found[0][0].stored)
+            stored = read_stored(path, len(found) if first.n_tiles == 1 else 1, first.stored)
+        stored = stored if first.n_tiles == 1 else split_mosaic(stored[0], first.n_tiles)
         for frame, i, k in found:
             slope, intercept = frame.scale
             data[i, k] = stored[frame.number].astype(np.float64) * slope + intercept

@@ -14,6 +14,8 @@ from monai_n2v import __version__
 from monai_n2v.io.atomic import staged
 from monai_n2v.io.dicom_files import read_dataset
 from monai_n2v.io.dicom_frames import Frame
+from monai_n2v.io.dicom_mosaic import join_mosaic
+from monai_n2v.io.dicom_pixels import read_stored
 from monai_n2v.io.volume import Source, quantize
 
 if TYPE_CHECKING:
@@ -35,7 +37,8 @@ class DicomSource(Source):
 
     def __init__(self, volumes: list[list[Frame]], affine: np.ndarray | None) -> None:
         self.header = volumes[0][0].header
-        shape = len(volumes), int(self.header.Columns), int(self.header.Rows), len(volumes[0])
+        rows, columns = volumes[0][0].size
+        shape = len(volumes), columns, rows, len(volumes[0])
         super().__init__(shape, volumes[0][0].stored, [False, True, True, True], affine)
         self.volumes = volumes
 
@@ -52,19 +55,24 @@ class DicomSource(Source):
         """
         voxels = self.split_axes(data)
         files: dict[Path, dict[int, np.ndarray]] = {}
-        volume_of: dict[Path, int] = {}
+        first_of: dict[Path, tuple[int, Frame]] = {}
         for i, row in enumerate(self.volumes):
             for k, frame in enumerate(row):
                 stored = self._stored_values(voxels[i, ..., k].T, *frame.scale)
-                volume_of.setdefault(frame.path, i)
+                first_of.setdefault(frame.path, (i, frame))
                 files.setdefault(frame.path, {})[frame.number] = stored
         stems = Counter(source.stem for source in files)
         derivation = _Derivation(self.header)
         with staged(path, self.readers) as folder:
             folder.mkdir()
             for source, frames in files.items():
-                stored = np.stack([frames[number] for number in sorted(frames)])
-                image = derivation.derive(source, stored, volume_of[source])
+                volume, first = first_of[source]
+                if first.n_tiles == 1:
+                    stored = np.stack([frames[number] for number in sorted(frames)])
+                else:
+                    mosaic = read_stored(source, 1, first.stored)[0]
+                    stored = join_mosaic(frames, mosaic, first.n_tiles)[None]
+                image = derivation.derive(source, stored, volume)
                 stem = source.stem if stems[source.stem] == 1 else source.name.replace(".", "_")
                 _save(image, folder / f"{stem}.dcm")
 
@@ -107,7 +115,7 @@ class _Derivation:
         # Where nothing but the time tells volumes apart, it still does.
         image.ContentTime = f"{image.InstanceCreationTime}.{volume:06d}"
         image.DerivationDescription = (
-            f"Denoised by Noise2Void (monai_n2v {__version__}), a network trained on noisy images alone. "
+            f"Denoised by Noise2Void (monai_n2v {__version__}), a network that has seen no clean scan. "
             "Research only, not for diagnosis."
         )
         # What described the old voxels would be wrong of the new ones.

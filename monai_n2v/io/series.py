@@ -66,13 +66,10 @@ def read_q_vectors(path: str | Path, n_volumes: int) -> np.ndarray | None:
         ValueError: where one of the two is missing, holds something else than numbers or another number of volumes, or
             a b-vector is no direction.
     """
-    found = {kind: _beside(Path(path), kind) for kind in ("bval", "bvec")}
-    if not any(found.values()):
+    found = find_q_files(path)
+    if not found:
         return None
-    for kind, other in (("bval", "bvec"), ("bvec", "bval")):
-        if found[kind] is None:
-            raise ValueError(f"{kind} must lie beside {other}, got none for {found[other]}. Add it, or use context 0.")
-    values, vectors = (_numbers(one, kind) for kind, one in found.items() if one is not None)
+    values, vectors = (_numbers(one, kind) for kind, one in found.items())
     b_values = values.ravel()
     directions = vectors.T if vectors.shape[0] == 3 else vectors
     for kind, count, fits in (
@@ -96,6 +93,25 @@ def read_q_vectors(path: str | Path, n_volumes: int) -> np.ndarray | None:
             "Correct it, or use context 0."
         )
     return np.sqrt(b_values)[:, None] * directions
+
+
+def find_q_files(path: str | Path) -> dict[str, Path]:
+    """Find b-values and b-vectors of a diffusion series; they are not read.
+
+    Args:
+        path: of the image.
+
+    Returns:
+        the files ``bval`` and ``bvec``; empty where there is neither.
+
+    Raises:
+        ValueError: where one of the two is missing.
+    """
+    found = {kind: one for kind in ("bval", "bvec") if (one := _beside(Path(path), kind)) is not None}
+    for kind, other in (("bval", "bvec"), ("bvec", "bval")):
+        if kind not in found and other in found:
+            raise ValueError(f"{kind} must lie beside {other}, got none for {found[other]}. Add it, or use context 0.")
+    return found
 
 
 def _beside(path: Path, kind: str) -> Path | None:

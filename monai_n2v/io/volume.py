@@ -19,6 +19,7 @@ class Refusal(ValueError):
 
 # Steps of float32 that are no longer small beside the spread of the values.
 _ROUNDED = 0.05
+_FREQUENT = 0.05  # share of an image that noise does not give to one value
 
 
 @dataclass(frozen=True)
@@ -104,7 +105,7 @@ class Source(ABC):
         data = np.require(values.transpose(self._order()).reshape(-1, *sizes), np.float32, ["C", "W"])
         spacing = tuple(float(side) for side, n in zip(sides, self.spatial_shape) if n > 1)
         self._check_space(spacing, name)
-        return Volume(np.asarray(data), spacing, self, [*notes, *_rounding_of(values)])
+        return Volume(np.asarray(data), spacing, self, [*notes, *rounding_of(values)])
 
     def _check_space(self, spacing: Sequence[float], name: object) -> None:
         if not all(np.isfinite(side) and side > 0 for side in spacing):
@@ -145,16 +146,27 @@ class Source(ABC):
         """
 
 
-def _rounding_of(values: np.ndarray) -> list[str]:
-    """Tell of values whose differences are too small for float32, beside an offset."""
+def rounding_of(values: np.ndarray) -> list[str]:
+    """Tell of values whose differences are too small for float32, beside an offset.
+
+    Args:
+        values: of any real type.
+
+    Returns:
+        a sentence, or none.
+    """
     if values.dtype.kind not in "iuf" or values.dtype.itemsize < (8 if values.dtype.kind == "f" else 4):
         return []
     low, high = float(values.min()), float(values.max())
     step = 2.0 ** (np.floor(np.log2(max(abs(low), abs(high), 1e-30))) - 23)
-    if not np.isfinite(step) or high <= low or step < 1e-5 * (high - low):
+    if not np.isfinite(step) or high <= low:
         return []
-    spread = float(values.std(dtype=np.float64))
-    if step < _ROUNDED * spread:
+    sample = values.ravel()[:: max(1, values.size >> 20)]
+    found, counts = np.unique(sample, return_counts=True)
+    if counts.max() > _FREQUENT * sample.size and len(found) > 1:  # padding is far from all others
+        sample = sample[sample != found[np.argmax(counts)]]
+    spread = float(sample.std(dtype=np.float64))
+    if step < _ROUNDED * spread or spread == 0:
         return []
     return [
         f"Values up to {max(abs(low), abs(high)):g} are rounded to steps of {step:g} in float32, where they spread by "

@@ -150,11 +150,13 @@ def measure(noisy: np.ndarray, denoised: np.ndarray, of_noise: np.ndarray | None
     )
 
 
-def find_faults(quality: Quality) -> list[str]:
+def find_faults(quality: Quality, trained: bool = True) -> list[str]:
     """Say in plain words what speaks against a result.
 
     Args:
         quality: the measures.
+        trained: whether the network was trained on images of the kind; the advice is to train longer then, else to
+            train.
 
     Returns:
         a few sentences per fault; empty where no check found one.
@@ -162,11 +164,12 @@ def find_faults(quality: Quality) -> list[str]:
     if quality.std_removed == 0:
         return ["Nothing was removed: noisy and denoised image differ by a constant at most."]
     faults = []
+    longer = "Train longer" if trained else "Train on the image instead of using the prior alone"
     if quality.edges > LIMIT_EDGES:
         faults.append(
             f"The residual shows structure at edges, with a standard deviation of {quality.edges:.0%} of the "
             f"residual's own; a good result stays below {LIMIT_EDGES:.0%}. Anatomy was blurred or shifted in "
-            "intensity. Train longer, and compare edges before and after."
+            f"intensity. {longer}, and compare edges before and after."
         )
     strongest, limit = quality.strongest, quality.autocorrelation_limit
     beyond = " beyond that of the noise" if np.any(quality.of_noise) else ""
@@ -180,12 +183,13 @@ def find_faults(quality: Quality) -> list[str]:
         faults.append(
             f"The residual shows a pattern: neighboring voxels of it oppose each other (autocorrelation "
             f"{strongest:.2f}{beyond}, noise stays above {-limit:.2f}). Look for blotches or a checkerboard in the "
-            "denoised image. Train longer; that will not help where the noise itself alternates between voxels."
+            f"denoised image. {longer}; that will not help where the noise itself alternates between voxels."
         )
     if quality.removed_share < _LIMIT_REMOVED:
         faults.append(
             f"Almost no noise was removed: the residual has a standard deviation of {quality.removed_share:.0%} of the "
-            "estimated noise. The training may be too short, or the noise correlated between voxels."
+            f"estimated noise. {'The training may be too short' if trained else longer}, or the noise is correlated "
+            "between voxels."
         )
     return faults
 

@@ -14,12 +14,14 @@ from scipy import ndimage
 
 from monai_n2v.io.images import read_volume
 from monai_n2v.io.nifti import to_volume
-from monai_n2v.io.volume import where
+from monai_n2v.io.volume import Volume, where
 
 logger = logging.getLogger(__name__)
 
 # Noise that differs more from its median is a fault of the map, such as values that were interpolated at its border.
-MOST = 10.0
+LARGEST_GAIN = 10.0
+# A map that varies from voxel to voxel so many times as much as the image, in units of the median, is the image.
+_ROUGHER = 5.0
 # Shift of a corner that is rounding, in sides of a voxel.
 _ROUNDING = 0.1
 
@@ -53,22 +55,30 @@ class NoiseMap:
         if isinstance(given, NoiseMap):
             return given
         if isinstance(given, (str, Path)) or hasattr(given, "dataobj"):
-            volume = _named_noise_map(given)
+            volume = _read(given)
             found = cls(volume.data, volume.source.affine, volume.path)
         else:
             tensor = given.detach().cpu() if hasattr(given, "detach") else given
-            values = np.asarray(tensor)
-            if values.dtype.kind not in "biuf":
+            try:
+                values = np.ma.filled(tensor, 0) if isinstance(tensor, np.ma.MaskedArray) else np.asarray(tensor)
+            except ValueError:  # lists of unequal length
+                values = np.empty(0, dtype=object)
+            if values.dtype.kind not in "iuf":
+                kind = f"an array of {values.dtype}" if isinstance(given, np.ndarray) else type(given).__name__
                 raise TypeError(
-                    f"noise_map must be a path, nibabel image or array of real numbers, got {type(given).__name__}. "
-                    "Convert it first."
+                    f"noise_map must be a path, nibabel image or array of real numbers, got {kind}. Convert it first."
+                )
+            if values.ndim < 2:
+                raise ValueError(
+                    f"noise_map must be one image of 2 or 3 axes, got shape {values.shape}. "
+                    "Leave it out for even noise."
                 )
             values = values.reshape([n for n in values.shape if n > 1]).astype(np.float32)
             found = cls(values[None])
         if len(found.values) != 1 or found.values.ndim not in (3, 4):
             raise ValueError(
                 f"noise_map must be one image of 2 or 3 axes, got shape {found.values.shape}{where(found.path)}. "
-                "One map serves all volumes of a series."
+                "One map serves all volumes of a series: check that map and image are not exchanged."
             )
         known = _known(found.values)
         if not known.any():
@@ -107,6 +117,23 @@ class NoiseMap:
                 f"noise_map must lie where the image does, got a corner {shift:.3g} mm off{where(name)}. {step}"
             )
 
+    def check_smoother(self, image: np.ndarray, name: object = "") -> None:
+        """Refuse what looks like the noisy image itself, where the image looks like a map.
+
+        Args:
+            image: ``(n_volumes, *spatial)``.
+            name: of the image, for the message.
+
+        Raises:
+            ValueError: for a map that varies much more from voxel to voxel than the image does.
+        """
+        of_map, of_image = (_roughness(one) for one in (self.values, image[0]))
+        if of_image > 0 and of_map > _ROUGHER * of_image:
+            raise ValueError(
+                f"noise_map must be smoother than the image, got one that varies {of_map / of_image:.0f} times as much "
+                f"from voxel to voxel{where(name)}. Exchange the two, or smooth the map."
+            )
+
     def gain(self, padding: np.ndarray | None = None) -> np.ndarray:
         """Strength of the noise in units of its median.
 
@@ -131,7 +158,7 @@ class NoiseMap:
         values = self.values
         if not known.all():
             values = values[tuple(ndimage.distance_transform_edt(~known, return_distances=False, return_indices=True))]
-        gain = np.clip(values / np.median(values[counted]), 1 / MOST, MOST)
+        gain = np.clip(values / np.median(values[counted]), 1 / LARGEST_GAIN, LARGEST_GAIN)
         if padding is not None:
             gain[padding] = 1
         return np.asarray(gain, dtype=np.float32)
@@ -142,11 +169,21 @@ def _known(values: np.ndarray) -> np.ndarray:
     return known
 
 
-def _named_noise_map(given: Any) -> Any:
-    """Read a file, or take nibabel's image; what is wrong with it is said of ``noise_map``."""
+def _roughness(values: np.ndarray) -> float:
+    """Median difference of neighbors along the first axis in units of the median size, where there is some."""
+    size = np.abs(values[np.isfinite(values) & (values != 0)])
+    if size.size == 0:
+        return 0.0
+    steps = np.abs(np.diff(values.astype(np.float64), axis=0))
+    steps = steps[np.isfinite(steps) & (steps > 0)]
+    return float(np.median(steps) / np.median(size)) if steps.size else 0.0
+
+
+def _read(given: Any) -> Volume:
+    """Read a file, or take nibabel's image; the message of one that is none says that it was to be the noise map."""
     try:
         return to_volume(given) if hasattr(given, "dataobj") else read_volume(given)
-    except (ValueError, FileNotFoundError) as error:
-        argument, _, rule = str(error).partition(" must ")
-        kind = FileNotFoundError if isinstance(error, FileNotFoundError) else ValueError
-        raise kind(f"noise_map must {rule}" if argument in ("path", "image") else str(error)) from None
+    except FileNotFoundError:
+        raise FileNotFoundError(f"noise_map must be an existing file, got {given}. Check the path.") from None
+    except ValueError as error:
+        raise ValueError(f"noise_map must be a readable image: {error}") from None

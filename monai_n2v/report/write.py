@@ -76,7 +76,8 @@ def write_report(
         stem: start of the file names.
         volume: the noisy image; its notes are shown as warnings, and the SHA-256 of its file is recorded.
         denoised: ``(n_volumes, *spatial)`` like ``volume.data``.
-        record: what the caller knows of the run; measures, versions and use of memory are added.
+        record: what the caller knows of the run; measures, versions and use of memory are added. ``faults`` are those
+            of the result, as `find_faults` returns them, where they are known.
         expected: ``(n_volumes, *spatial)``, the mean of the noisy values where it is another than the denoised image,
             as in magnitude images; what was removed is shown against it. Of complex voxels the magnitude is shown, and
             what was removed from the real part.
@@ -168,8 +169,9 @@ def _complete(
         "versions": {"monai-n2v": __version__, **{name: version(name) for name in _PACKAGES}},
         "python": platform.python_version(),
         "machine": platform.machine(),
-        "warnings": [*find_faults(quality), *volume.notes],
+        "warnings": [*(record["faults"] if "faults" in record else find_faults(quality)), *volume.notes],
     }
+    full.pop("faults", None)
     return to_plain(full)
 
 

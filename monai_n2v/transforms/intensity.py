@@ -15,6 +15,7 @@ from monai.utils import TransformBackends, ensure_tuple_rep
 
 from monai_n2v.io.volume import check_finite, where
 from monai_n2v.transforms.outliers import find_outliers
+from monai_n2v.transforms.padding import PADDING, fill_padding, find_padding, note_kept, padding_in
 
 _MAX_AT_A_TIME = 1 << 22
 
@@ -24,30 +25,56 @@ def _parts(voxels: torch.Tensor) -> tuple[torch.Tensor, ...]:
     return voxels.split(max(1, _MAX_AT_A_TIME // max(1, voxels[0].numel())))
 
 
-def _without_outliers(values: torch.Tensor) -> torch.Tensor:
-    """The same with the median of its neighbors in place of every voxel far outside of all others."""
-    found = {channel: find_outliers(voxels.cpu().numpy()) for channel, voxels in enumerate(values)}
-    if not any(found.values()):
+def _without_outliers(values: torch.Tensor, meta: dict[str, Any]) -> torch.Tensor:
+    """The same with the median of its neighbors in place of every voxel far outside of all others.
+
+    Where they are, and where padding is, goes into the metadata.
+    """
+    images = [voxels.cpu().numpy() for voxels in values]
+    found = [find_outliers(image) for image in images]
+    note_kept([find_padding(image) for image in images], found, meta)
+    if not any(found):
         return values
     replaced = values.clone()
-    for channel, outliers in found.items():
+    for channel, outliers in enumerate(found):
         if outliers is not None:
             sites = tuple(torch.from_numpy(axis).to(values.device) for axis in outliers.sites)
             replaced[channel][sites] = torch.from_numpy(outliers.medians).to(values)
     return replaced
 
 
-def _statistics(values: torch.Tensor) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and standard deviation of every channel; exactly 0 for a constant one."""
+def _without_padding(values: torch.Tensor, meta: Mapping[str, Any]) -> torch.Tensor:
+    """The same with intensities from beside it in place of the padding that the metadata tells of."""
+    if PADDING not in meta:
+        return values
+    filled = torch.empty(values.shape, dtype=torch.promote_types(values.dtype, torch.float32), device=values.device)
+    for channel, voxels in enumerate(values):
+        padding = padding_in(meta, channel, voxels.shape)
+        image = voxels.to(filled.dtype).cpu().numpy()
+        whole = padding.all() or not padding.any()
+        filled[channel] = torch.from_numpy(image if whole else fill_padding(image, padding))
+    return filled
+
+
+def _statistics(values: torch.Tensor, meta: Mapping[str, Any]) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and standard deviation of every channel; the latter exactly 0 for a constant one, and without padding."""
     means, stds = np.empty(len(values)), np.empty(len(values))
     for channel, voxels in enumerate(values):
-        parts = _parts(voxels)
-        means[channel] = sum(part.double().sum().item() for part in parts) / voxels.numel()
-        squares = sum((part.double() - means[channel]).square().sum().item() for part in parts)
-        spread = math.sqrt(squares / voxels.numel())
+        measured = voxels
+        means[channel] = mean = _mean(voxels)
+        if PADDING in meta:
+            padding = torch.from_numpy(padding_in(meta, channel, voxels.shape)).to(voxels.device)
+            measured = voxels if padding.all() else voxels[~padding]
+            mean = _mean(measured)
+        squares = sum((part.double() - mean).square().sum().item() for part in _parts(measured))
+        spread = math.sqrt(squares / measured.numel())
         # Rounding leaves a constant channel a spread of about 1e-16 of its value, which must not become its unit.
-        stds[channel] = spread if spread > 1e-12 * abs(means[channel]) else 0.0
+        stds[channel] = spread if spread > 1e-12 * abs(mean) else 0.0
     return means, stds
+
+
+def _mean(voxels: torch.Tensor) -> float:
+    return sum(part.double().sum().item() for part in _parts(voxels)) / voxels.numel()
 
 
 class StandardizeIntensity(Transform):
@@ -55,18 +82,27 @@ class StandardizeIntensity(Transform):
 
     The statistics travel in the image's metadata as ``intensity_mean`` and ``intensity_std``, in the image's own units
     (HU, gray values); :py:class:`RestoreIntensity` reads them there. Single voxels far outside of all others (see
-    `find_outliers`) count for nothing: the median of their neighbors takes their place. A constant channel is divided
-    by 1 and keeps the spread 0, so whatever a network makes of it, it is restored to what it was.
+    `find_outliers`) count for nothing: the median of their neighbors takes their place. Nor does constant padding (see
+    `find_padding`): beside it a network would take its edge for what is to be seen, and miss the noise. A constant
+    channel is divided by 1 and keeps the spread 0, so whatever a network makes of it, it is restored to what it was.
+
+    Args:
+        fill_padding: whether padding is filled with the intensities beside it; it has to be put back then, by
+            :py:class:`RestorePaddingd`.
     """
 
     backend = [TransformBackends.TORCH]
+
+    def __init__(self, fill_padding: bool = True) -> None:
+        self.fill_padding = fill_padding
 
     def __call__(self, img: NdarrayOrTensor, reference: Mapping[str, Any] | None = None) -> MetaTensor:
         """Standardize ``img``.
 
         Args:
             img: ``(C, *spatial)``, any real dtype.
-            reference: metadata with the statistics of another image to use instead of its own.
+            reference: metadata with the statistics of another image to use instead of its own; where that one is
+                padded, this one is filled, too.
 
         Returns:
             float32 MetaTensor of the same shape.
@@ -81,9 +117,11 @@ class StandardizeIntensity(Transform):
             raise ValueError(f"image must be real, got complex voxels{where(name)}. Take the magnitude first.")
         check_finite(int(values.numel() - torch.isfinite(values).sum()), name)
         standard = torch.empty(values.shape, dtype=torch.float32, device=values.device)
+        meta = dict(image.meta)
         if reference is None:
-            values = _without_outliers(values)
-            means, stds = _statistics(values)
+            values = _without_outliers(values, meta)
+            values = _without_padding(values, meta) if self.fill_padding else values
+            means, stds = _statistics(values, meta if self.fill_padding else {})
         else:
             means, stds = (np.asarray(reference[key], dtype=np.float64) for key in ("intensity_mean", "intensity_std"))
         if len(means) != len(values):
@@ -91,11 +129,13 @@ class StandardizeIntensity(Transform):
                 f"image must have the {len(means)} channels of its reference, got {len(values)}{where(name)}. "
                 "Pair images of the same grid."
             )
+        if reference is not None and self.fill_padding:
+            values = _without_padding(values, reference)
         for channel, voxels in enumerate(values):
             parts = _parts(voxels)
             for part, out_part in zip(parts, _parts(standard[channel])):
                 out_part.copy_((part.double() - means[channel]) / (stds[channel] or 1.0))
-        out = MetaTensor(standard, meta=image.meta)
+        out = MetaTensor(standard, meta=meta)
         out.meta["intensity_mean"], out.meta["intensity_std"] = means, stds
         return out
 
@@ -153,6 +193,7 @@ class StandardizeIntensityd(MapTransform):
         allow_missing_keys: whether absent keys are passed over.
         reference_key: one of ``keys``, whose statistics serve for all, so that a target keeps its relation to the
             image; by default each image has its own.
+        fill_padding: see :py:class:`StandardizeIntensity`.
 
     Raises:
         ValueError: for a ``reference_key`` that is none of the keys.
@@ -161,13 +202,17 @@ class StandardizeIntensityd(MapTransform):
     backend = StandardizeIntensity.backend
 
     def __init__(
-        self, keys: KeysCollection, allow_missing_keys: bool = False, reference_key: Hashable | None = None
+        self,
+        keys: KeysCollection,
+        allow_missing_keys: bool = False,
+        reference_key: Hashable | None = None,
+        fill_padding: bool = True,
     ) -> None:
         super().__init__(keys, allow_missing_keys)
         if reference_key is not None and reference_key not in self.keys:
             raise ValueError(f"reference_key must be one of {self.keys}, got {reference_key!r}. Name the noisy image.")
         self.reference_key = reference_key
-        self.standardize = StandardizeIntensity()
+        self.standardize = StandardizeIntensity(fill_padding)
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Standardize ``data[key]``; returns a new dictionary."""

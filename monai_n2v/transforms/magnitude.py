@@ -79,7 +79,8 @@ class RemoveMagnitudeBiasd(MapTransform):
             d[self.mean_key] = d[key]
             denoised = d[key].float().cpu().numpy()
             even = denoised if gain is None else denoised / gain
-            output = [remove_magnitude_bias(b, noise, find_kept(a)[0]) for a, b, noise in zip(noisy, even, noises)]
+            kept = [mask for mask, _ in find_kept(d, self.source_key)]
+            output = [remove_magnitude_bias(one, noise, mask) for one, noise, mask in zip(even, noises, kept)]
             if gain is not None:
                 output = [one * gain for one in output]
             d[key] = torch.from_numpy(np.stack(output))

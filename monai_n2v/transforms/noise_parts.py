@@ -3,6 +3,7 @@
 
 import math
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -11,6 +12,7 @@ from scipy import ndimage
 
 from monai_n2v.noise.model import NoiseModel, fit_noise_model
 from monai_n2v.noise.processing import constant_areas
+from monai_n2v.transforms.padding import padding_in
 from monai_n2v.transforms.series import NEAREST, noise_scales
 
 # Channels of an image whose noise is measured, and voxels of these: more make it no better.
@@ -19,31 +21,43 @@ _FEW_VOXELS = 2**17  # of each, where every channel of many is measured
 _COARSE = 2**20  # voxels in which content is looked for
 
 
-def measure_part(part: torch.Tensor, denoised: torch.Tensor, scales: Sequence[float] = (1.0,)) -> NoiseModel:
+class NoisyPart(NamedTuple):
+    """A part of one channel of an image.
+
+    Attributes:
+        volumes: ``(1 + context, *spatial)``, standardized; a channel and its context.
+        padding: where the channel was padded, and the two voxels around it; bool ``(1, *spatial)``.
+    """
+
+    volumes: torch.Tensor
+    padding: np.ndarray
+
+
+def measure_part(part: NoisyPart, denoised: torch.Tensor, scales: Sequence[float] = (1.0,)) -> NoiseModel:
     """Measure the noise of a channel by its denoised version.
 
     With context it is measured by the difference to the nearest volume, in which structure is gone.
 
     Args:
-        part: ``(1 + context, *spatial)``, standardized, as of `parts_of`.
+        part: as of `parts_of`.
         denoised: the channel, ``(1, *spatial)``.
         scales: of channel and context, see `noise_scales`.
 
     Raises:
         NoNoiseError: where there is none to measure.
     """
-    before, after = (one.cpu().float().numpy() for one in (part, denoised))
-    padding = padding_of(part[:1])
+    before, after = (one.cpu().float().numpy() for one in (part.volumes, denoised))
     if len(before) == 1:
-        return fit_noise_model(before, after, padding)
+        return fit_noise_model(before, after, part.padding)
     noise = (before[:1] - before[1:2]) / np.float32(math.hypot(1.0, scales[1] / scales[0]))
-    return fit_noise_model(before[:1], after, padding, noise)
+    return fit_noise_model(before[:1], after, part.padding, noise)
 
 
-def padding_of(part: torch.Tensor) -> np.ndarray:
-    """Constant padding of a channel ``(1, *spatial)``, and the two voxels around it; bool of the same shape."""
-    voxels = part.cpu().float().numpy()
+def padding_of(channel: torch.Tensor, filled: np.ndarray | None = None) -> np.ndarray:
+    """Constant areas of a channel ``(1, *spatial)``, what was filled, and two voxels around; bool of the same shape."""
+    voxels = channel.cpu().float().numpy()
     padded = constant_areas(voxels, float(voxels.min()))
+    padded = padded if filled is None else padded | filled
     return ndimage.maximum_filter(padded, (1, *(5,) * (voxels.ndim - 1)))
 
 
@@ -62,7 +76,7 @@ def measure_channel(image: torch.Tensor, denoised: torch.Tensor, channel: int) -
     return measure_part(part, denoised[channel][place][None], _scales_of(image, channel))
 
 
-def parts_of(image: torch.Tensor, max_voxels: int = _MAX_VOXELS) -> list[torch.Tensor]:
+def parts_of(image: torch.Tensor, max_voxels: int = _MAX_VOXELS) -> list[NoisyPart]:
     """Parts of an image that are enough to measure its noise: of a few channels, where there is most content.
 
     Args:
@@ -70,7 +84,7 @@ def parts_of(image: torch.Tensor, max_voxels: int = _MAX_VOXELS) -> list[torch.T
         max_voxels: of a channel, roughly.
 
     Returns:
-        plain tensors ``(1 + context, *spatial)``, copies; a channel and its context, as `NearestVolumesd` found it.
+        copies, plain tensors; the context is as `NearestVolumesd` found it.
     """
     return [_part_of(image, channel, max_voxels)[0] for channel in evenly(len(image), _N_CHANNELS)]
 
@@ -80,11 +94,13 @@ def scales_of_parts(image: torch.Tensor) -> list[list[float]]:
     return [_scales_of(image, channel) for channel in evenly(len(image), _N_CHANNELS)]
 
 
-def _part_of(image: torch.Tensor, channel: int, max_voxels: int) -> tuple[torch.Tensor, tuple[slice, ...]]:
-    """A part of a channel and its context, and its place."""
+def _part_of(image: torch.Tensor, channel: int, max_voxels: int) -> tuple[NoisyPart, tuple[slice, ...]]:
+    """A part of a channel with its context, and its place."""
     whole = image.as_tensor() if isinstance(image, MetaTensor) else image
-    place = _fullest(whole[channel : channel + 1], max_voxels)
-    return torch.stack([whole[number][place] for number in (channel, *_context_of(image, channel))]), place
+    filled = padding_in(image.meta if isinstance(image, MetaTensor) else {}, channel, whole.shape[1:])[None]
+    place = _fullest(whole[channel : channel + 1], filled, max_voxels)
+    volumes = torch.stack([whole[number][place] for number in (channel, *_context_of(image, channel))])
+    return NoisyPart(volumes, padding_of(volumes[:1], filled[(slice(None), *place)])), place
 
 
 def _scales_of(image: torch.Tensor, channel: int) -> list[float]:
@@ -105,12 +121,13 @@ def evenly(n: int, n_chosen: int) -> list[int]:
     return sorted({round(k) for k in np.linspace(0, n - 1, min(n, n_chosen))})
 
 
-def _fullest(channel: torch.Tensor, max_voxels: int) -> tuple[slice, ...]:
+def _fullest(channel: torch.Tensor, filled: np.ndarray, max_voxels: int) -> tuple[slice, ...]:
     """Where a channel has the least padding along every axis; of equals the place nearest to the middle."""
     n_axes = channel.ndim - 1
     stride = max(1, math.ceil((channel.numel() / _COARSE) ** (1 / n_axes)))
-    coarse = channel[(slice(None), *(slice(None, None, stride),) * n_axes)].cpu().float().numpy()
-    content = ~constant_areas(coarse, float(coarse.min()))[0]
+    every = (slice(None), *(slice(None, None, stride),) * n_axes)
+    coarse = channel[every].cpu().float().numpy()
+    content = ~(constant_areas(coarse, float(coarse.min())) | filled[every])[0]
     place, n_voxels = [], channel.numel()
     for axis, side in enumerate(channel.shape[1:]):
         share = (max_voxels / n_voxels) ** (1 / (n_axes - axis))

@@ -23,13 +23,6 @@ class Outliers(NamedTuple):
     sites: tuple[np.ndarray, ...]
     medians: np.ndarray
 
-    def describe(self, volume: np.ndarray) -> str:
-        """Say how many there are, and the first one's value and place."""
-        n, first = len(self.medians), tuple(int(axis[0]) for axis in self.sites)
-        what, stay = ("One voxel lies", "It stays as it is") if n == 1 else (f"{n} voxels lie", "They stay as they are")
-        value = f"{'' if n == 1 else 'the first '}{volume[first]:g} at ({', '.join(map(str, first))})"
-        return f"{what} far outside of all others, {value}. {stay}."
-
 
 def find_outliers(volume: np.ndarray) -> Outliers | None:
     """Find voxels that are far outside of all others and alone, or two at most, among their neighbors.
@@ -50,23 +43,34 @@ def find_outliers(volume: np.ndarray) -> Outliers | None:
     sites = np.argwhere((volume < low - _FAR * width) | (volume > high + _FAR * width))
     if len(sites) > _SHARE * volume.size:
         return None
-    neighbors, around = _neighbors_of(volume, sites)
-    alike = (neighbors < low - width) | (neighbors > high + width)  # never of what lies outside
-    alone = alike.sum(axis=1) == 0
-    pairs = np.flatnonzero(alike.sum(axis=1) == 1)
-    if len(pairs):  # two beside each other happen by chance, too, where the other one has no more neighbors
-        others = _neighbors_of(volume, around[pairs][alike[pairs]])[0]
-        alone[pairs] = ((others < low - width) | (others > high + width)).sum(axis=1) == 1
+    neighbors, alike, around = _look_around(volume, sites, low - width, high + width)
+    n_alike = alike.sum(axis=1)
+    alone = n_alike == 0
+    # Two beside each other happen by chance, too, where the other one has no more of its kind.
+    pairs = np.flatnonzero(n_alike == 1)
+    of_others = _look_around(volume, around[pairs][alike[pairs]], low - width, high + width)[1]
+    alone[pairs] = of_others.sum(axis=1) == 1
     if not alone.any():
         return None
     ordinary = np.where(alike[alone], np.nan, neighbors[alone])
     return Outliers(tuple(sites[alone].T), np.nanmedian(ordinary, axis=1))
 
 
-def _neighbors_of(volume: np.ndarray, sites: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The values of the 8 or 26 neighbors of every voxel, nan outside of the image, and their indices."""
+def describe_outliers(sites: tuple[np.ndarray, ...], volume: np.ndarray) -> str:
+    """Say how many outliers there are, and the first one's value and place."""
+    n, first = len(sites[0]), tuple(int(axis[0]) for axis in sites)
+    what, stay = ("One voxel lies", "It stays as it is") if n == 1 else (f"{n} voxels lie", "They stay as they are")
+    value = f"{'' if n == 1 else 'the first '}{volume[first]:g} at ({', '.join(map(str, first))})"
+    return f"{what} far outside of all others, {value}. {stay}."
+
+
+def _look_around(
+    volume: np.ndarray, sites: np.ndarray, low: float, high: float
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The values of the 8 or 26 neighbors of voxels, nan outside of the image; which are beyond; their indices."""
     offsets = np.stack(np.meshgrid(*([-1, 0, 1],) * volume.ndim, indexing="ij"), -1).reshape(-1, volume.ndim)
     around = sites[:, None] + offsets[np.abs(offsets).any(axis=1)]
     inside = ((around >= 0) & (around < volume.shape)).all(axis=-1)
     values = volume[tuple(np.moveaxis(np.clip(around, 0, np.array(volume.shape) - 1), -1, 0))]
-    return np.where(inside, values, np.nan), around
+    neighbors = np.where(inside, values, np.nan)
+    return neighbors, (neighbors < low) | (neighbors > high), around  # nan is never beyond

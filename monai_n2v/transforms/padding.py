@@ -2,15 +2,16 @@
 """What no denoiser should touch: constant padding outside of what was measured, and outliers."""
 
 import logging
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
+from monai.data import MetaTensor
 from monai.transforms import MapTransform
 from scipy import ndimage
 
-from monai_n2v.transforms.outliers import Outliers, find_outliers
+from monai_n2v.transforms.outliers import Outliers, describe_outliers, find_outliers
 
 logger = logging.getLogger(__name__)
 
@@ -23,6 +24,12 @@ _CHANCE = 1e-3
 _SHARE = 0.001
 # Voxels of the padding's value elsewhere, from which on they may form paths through a volume (percolation).
 _FREQUENT = 0.25
+_SAMPLE = 1 << 20  # voxels by which noise is measured
+_ROUNDING = 1e-6  # of running sums over voxels
+
+# Keys of the metadata, written where there is some: uint8 ``(C, *spatial)``, packed to bits along the last axis; and
+# int64 ``(n_outliers, 1 + n_axes)``, channel and voxel. Arrays, since MONAI makes batches of metadata.
+PADDING, OUTLIERS = "padding", "outliers"
 
 
 def find_padding(volume: np.ndarray) -> np.ndarray | None:
@@ -92,23 +99,137 @@ def _outer(solid: np.ndarray) -> np.ndarray:
     return (at_border & large)[labels]
 
 
-def find_kept(volume: np.ndarray) -> tuple[np.ndarray | None, Outliers | None]:
-    """Find all that stays as it is: padding and outliers.
+def fill_padding(volume: np.ndarray, padding: np.ndarray) -> np.ndarray:
+    """Give padding the intensities beside it, so that no network sees its edge.
+
+    Every voxel gets the mean of what was measured in and beside the smallest block around it where there is some:
+    blocks of 2, 4, 8 and more voxels a side. So the time goes with the number of voxels, however wide padding is. White
+    noise of the image's strength is added, always the same: beside a calm area networks take noise for weaker than it
+    is.
 
     Args:
-        volume: one image, 2 or 3 axes.
+        volume: one image, float, 2 or 3 axes.
+        padding: bool of the same shape; some voxel must be none.
 
     Returns:
-        bool of the same shape, or None where there is neither; and the outliers among it.
+        a copy, the same where nothing is padded.
     """
-    kept, outliers = find_padding(volume), find_outliers(volume)
-    if outliers is not None:
-        kept = np.zeros(volume.shape, dtype=bool) if kept is None else kept
-        kept[outliers.sites] = True
-    return kept, outliers
+    filled = volume.copy()
+    _fill(filled, ~padding)
+    noise = np.random.default_rng(0).standard_normal(int(padding.sum()), dtype=np.float32)
+    filled[padding] += _noise_level(volume, ~padding) * noise
+    return filled
 
 
-def restore_padding(noisy: np.ndarray, denoised: np.ndarray, keep_mean: bool = True) -> Outliers | None:
+def _noise_level(volume: np.ndarray, measured: np.ndarray) -> np.float32:
+    """Standard deviation of white noise, from the median difference of neighbors, which edges hardly move."""
+    sizes = []
+    for axis in range(volume.ndim):
+        stride = max(1, int((volume.size / _SAMPLE) ** (1 / (volume.ndim - 1))))
+        few = tuple(slice(None, None, 1 if other == axis else stride) for other in range(volume.ndim))
+        lines, known = np.moveaxis(volume[few], axis, 0), np.moveaxis(measured[few], axis, 0)
+        sizes.append(np.abs(lines[1:] - lines[:-1])[known[1:] & known[:-1]])
+    together = np.concatenate(sizes)
+    return np.float32(np.median(together) / (0.6745 * np.sqrt(2))) if together.size else np.float32(0)
+
+
+def _fill(values: np.ndarray, weights: np.ndarray) -> None:
+    """Fill what has no weight from coarser and coarser grids, in place."""
+    if (weights > 0).all():
+        return
+    coarse_shape = [-(-side // 2) for side in values.shape]
+    sums, coarse_weights = np.zeros(coarse_shape), np.zeros(coarse_shape)
+    # Every other voxel along each axis: views, so that nothing of the full size is held.
+    places = [tuple(slice(start, None, 2) for start in starts) for starts in np.ndindex(*(2,) * values.ndim)]
+    for place in places:
+        part, weight = values[place], weights[place]
+        into = tuple(slice(side) for side in part.shape)
+        sums[into] += np.where(weight > 0, part, 0.0) * weight
+        coarse_weights[into] += weight
+    empty = coarse_weights == 0
+    for one in (sums, coarse_weights):
+        one[empty] = ndimage.uniform_filter(one, 3, mode="constant")[empty]
+    coarse_weights[coarse_weights < _ROUNDING] = 0
+    coarse = np.divide(sums, coarse_weights, out=sums, where=coarse_weights > 0)
+    _fill(coarse, coarse_weights)
+    for place in places:
+        part = values[place]
+        np.copyto(
+            part, coarse[tuple(slice(side) for side in part.shape)], where=weights[place] == 0, casting="same_kind"
+        )
+
+
+def note_kept(paddings: Sequence[np.ndarray | None], outliers: Sequence[Outliers | None], meta: dict[str, Any]) -> None:
+    """Write padding and outliers of every channel into the metadata of an image, or that there are none."""
+    meta.pop(PADDING, None)
+    meta.pop(OUTLIERS, None)
+    some = next((one for one in paddings if one is not None), None)
+    if some is not None:
+        packed = [np.packbits(np.zeros_like(some) if one is None else one, axis=-1) for one in paddings]
+        meta[PADDING] = np.stack(packed)
+    rows = [np.insert(np.stack(one.sites, 1), 0, k, 1) for k, one in enumerate(outliers) if one is not None]
+    if rows:
+        meta[OUTLIERS] = np.concatenate(rows)
+
+
+def padding_in(meta: Mapping[str, Any], channel: int, shape: Sequence[int]) -> np.ndarray:
+    """Where the metadata of an image says that a channel is padded.
+
+    Args:
+        meta: as `StandardizeIntensity` filled it.
+        channel: of the image.
+        shape: spatial, of the image.
+
+    Returns:
+        bool ``(*shape)``.
+    """
+    if PADDING not in meta:
+        return np.zeros(shape, dtype=bool)
+    return np.unpackbits(np.asarray(meta[PADDING][channel]), axis=-1, count=shape[-1]).view(bool)
+
+
+def find_kept(
+    data: Mapping[Hashable, Any], source_key: Hashable, image_key: Hashable = "image"
+) -> list[tuple[np.ndarray | None, tuple[np.ndarray, ...] | None]]:
+    """Find all that stays as it is, padding and outliers: by what `StandardizeIntensity` has noted, else anew.
+
+    Args:
+        data: of one image.
+        source_key: the image as it was read, ``(C, *spatial)``.
+        image_key: the standardized image.
+
+    Returns:
+        of every channel, bool ``(*spatial)`` in the axes of the source, or None where there is neither; and the indices
+        of the outliers among it, or None.
+    """
+    image = data.get(image_key)
+    noted = image if isinstance(image, MetaTensor) and "intensity_mean" in image.meta else None
+    found: list[tuple[np.ndarray | None, tuple[np.ndarray, ...] | None]] = []
+    for channel, volume in enumerate(data[source_key]):
+        if noted is None:
+            values = volume.float().cpu().numpy()
+            kept, outliers = find_padding(values), find_outliers(values)
+            sites = () if outliers is None else outliers.sites
+        else:
+            kept, sites = _noted(noted, channel)
+        if sites:
+            kept = np.zeros(tuple(volume.shape), dtype=bool) if kept is None else kept
+            kept[sites] = True
+        found.append((kept, sites or None))
+    return found
+
+
+def _noted(image: MetaTensor, channel: int) -> tuple[np.ndarray | None, tuple[np.ndarray, ...]]:
+    """Padding and indices of outliers of a channel, in the axes that it had before `ShortestAxisLastd`."""
+    axis = int(image.meta.get("slice_axis", image.ndim - 2))
+    padding = padding_in(image.meta, channel, image.shape[1:])
+    rows = np.asarray(image.meta.get(OUTLIERS, np.empty((0, image.ndim), dtype=int)))
+    *others, last = rows[rows[:, 0] == channel, 1:].T
+    sites = (*others[:axis], last, *others[axis:])
+    return np.moveaxis(padding, -1, axis) if padding.any() else None, sites if len(last) else ()
+
+
+def restore_padding(noisy: np.ndarray, denoised: np.ndarray, kept: np.ndarray, keep_mean: bool = True) -> None:
     """Put padding and outliers back into a denoised image, in place, and give the other voxels the mean they had.
 
     A network leaves an offset, which `RestoreIntensity` takes off on average over all voxels; where padding takes none
@@ -117,14 +238,9 @@ def restore_padding(noisy: np.ndarray, denoised: np.ndarray, keep_mean: bool = T
     Args:
         noisy: one image, 2 or 3 axes.
         denoised: of the same shape.
+        kept: bool of the same shape, what is put back.
         keep_mean: whether the other voxels are given the mean they had.
-
-    Returns:
-        the outliers, where there are any.
     """
-    kept, outliers = find_kept(noisy)
-    if kept is None:
-        return None
     planes = list(zip(noisy, denoised, kept))  # views: one plane at a time bounds the memory
     n_measured = kept.size - int(kept.sum())
     missing = 0.0
@@ -133,7 +249,6 @@ def restore_padding(noisy: np.ndarray, denoised: np.ndarray, keep_mean: bool = T
     for before, after, out in planes:
         after += np.float32(missing / max(1, n_measured))
         after[out] = before[out]
-    return outliers
 
 
 class RestorePaddingd(MapTransform):
@@ -165,10 +280,11 @@ class RestorePaddingd(MapTransform):
         for key in self.key_iterator(d) if self.enabled else ():
             noisy = d[self.source_key].float().cpu().numpy()
             denoised = np.array(d[key].float().cpu().numpy(), order="C")
-            for before, after in zip(noisy, denoised):
-                outliers = restore_padding(before, after, self.keep_mean)
+            for before, after, (kept, outliers) in zip(noisy, denoised, find_kept(d, self.source_key)):
+                if kept is not None:
+                    restore_padding(before, after, kept, self.keep_mean)
                 if outliers is not None:
                     name = d[self.source_key].meta.get("filename_or_obj") or ""
-                    logger.warning("%s%s", f"{name}: " if name else "", outliers.describe(before))
+                    logger.warning("%s%s", f"{name}: " if name else "", describe_outliers(outliers, before))
             d[key] = torch.from_numpy(denoised)
         return d

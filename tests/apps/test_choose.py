@@ -138,7 +138,7 @@ def test_options_for_volumes_make_it_3d(options):
 @pytest.mark.parametrize("scheme", ["renoised", "recorrupted", "prior"])
 def test_schemes_of_the_prior_refuse_another_network(scheme):
     options = TrainingOptions(scheme=scheme, settings={"features": [4] * 6})
-    with pytest.raises(ValueError, match=f"scheme must be n2v for a network of other features.*got {scheme}"):
+    with pytest.raises(ValueError, match=f"scheme must be n2v for another network .*got {scheme} and "):
         choose([image(phantom(SHAPES[2])[1])], options)
 
 

@@ -15,10 +15,12 @@ import torch
 from conftest import oblique_nifti, phantom
 from monai.data import MetaTensor
 from monai.transforms import Compose, RandGaussianNoise
+from scipy.ndimage import gaussian_filter
 
 import monai_n2v
 from monai_n2v.apps.inspect import check_image, choose_device
 from monai_n2v.bundle import find_bundle, train
+from monai_n2v.cli.main import main
 
 FEATURES = {"features": [16, 16, 32, 64, 128, 16]}
 
@@ -296,6 +298,55 @@ def test_unfit_inputs_refused(bad):
     x = {"shape": np.ones((2, 2, 2, 2, 2)), "line": np.ones((9, 1)), "kind": [1, 2], "text": np.full((9, 9), "a")}[bad]
     with pytest.raises((ValueError, TypeError), match="must"):
         monai_n2v.denoise(x)
+
+
+@pytest.mark.parametrize(
+    ("x", "message"),
+    [
+        (
+            np.full((9, 9), 1.5, dtype=object),
+            r"x must hold numbers, got an array of object\. Convert it, such as by x\.as",
+        ),
+        (np.ma.masked_less(phantom((16, 16))[1], 30), r"x must be a plain ndarray .* got MaskedArray\. Fill what is"),
+        (np.matrix(phantom((16, 16))[1]), r"x must be a plain ndarray .* got matrix\. Pass numpy\.asarray\(x\)"),
+        (np.ones((2, 8, 8, 8, 8)), r"x must have voxels and 2 to 4 axes, got shape \(2, 8, 8, 8, 8\)\. Pass"),
+        (
+            phantom((16, 16))[1] * np.float32(1e36),
+            r"image must have a largest value from 1e-18 to 1e\+18 in size, got 1",
+        ),
+        (
+            phantom((16, 16))[1].astype(float) * 1e-300,
+            r"image must have a largest value from 1e-18 to 1e\+18 in size, got .*e-298",
+        ),
+    ],
+)
+def test_arrays_of_another_kind_are_refused_in_a_sentence(x, message):
+    with pytest.raises((TypeError, ValueError), match=message):
+        monai_n2v.denoise(x, scheme="prior", device="cpu")
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.int64, np.complex128])
+def test_noise_that_float32_does_not_hold_beside_an_offset_is_denoised(dtype):
+    clean, noisy = (2e9 + 40 * image.astype(np.float64) for image in phantom((64, 60)))
+    noisy[:9] = 0 if dtype is not np.complex128 else 2e9
+    noisy = noisy + 1j * noisy if dtype is np.complex128 else np.round(noisy).astype(dtype)
+    result = monai_n2v.denoise(noisy, scheme="prior", device="cpu")
+    assert result.dtype == (np.complex128 if dtype is np.complex128 else np.float64)
+    assert np.array_equal(result[:9], noisy[:9])
+    noise, error = (float(np.std((image.real - clean)[9:])) for image in (noisy, result))
+    assert error < 0.5 * noise
+
+
+def test_map_and_image_that_are_exchanged_are_told(tmp_path, capsys):
+    noisy, smooth = phantom((24, 20, 18))[1] + 100, np.random.default_rng(0).normal(size=(24, 20, 18))
+    smooth = 2 + gaussian_filter(smooth, 4)
+    for name, values in (("noisy.nii", noisy), ("map.nii", smooth.astype(np.float32))):
+        nibabel.save(nibabel.Nifti1Image(values, np.eye(4)), tmp_path / name)
+    names = [str(tmp_path / name) for name in ("map.nii", "out.nii", "noisy.nii")]
+    asked = [part for pair in zip(("-i", "-o", "--noise-map"), names) for part in pair]
+    assert main(["denoise", *asked, "--fast", "--device", "cpu"]) == 1
+    assert "noise_map must be smoother than the image" in capsys.readouterr().err
+    assert not (tmp_path / "out.nii").exists()
 
 
 def test_check_names_the_file():

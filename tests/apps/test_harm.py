@@ -35,6 +35,7 @@ def test_clean_phantom(shape, tmp_path, capsys):
     clean = gaussian_filter(phantom(shape)[0], 1)
     output, _, err = denoised(clean, tmp_path, capsys, "--fast")
     is_unharmed_or_warned(clean, output, err)
+    assert "Train longer" not in err, "nothing was trained"
 
 
 @pytest.mark.slow

@@ -6,13 +6,16 @@ from __future__ import annotations
 import json
 
 import laws
+import numpy as np
 import pytest
 import torch
+from conftest import phantom
 from monai.bundle import ConfigParser, run_workflow
 from tiny import config_files, make_images, short
 
+import monai_n2v
 from monai_n2v.bundle.resources import find_bundle, find_config
-from monai_n2v.bundle.workflow import N2VWorkflow, check_overrides
+from monai_n2v.bundle.workflow import N2VWorkflow, check_overrides, unwrapped
 
 BUNDLE = find_bundle("n2v_denoise_3d")
 
@@ -84,6 +87,33 @@ def test_misspelled_override_stops_before_anything_is_read(kind, tmp_path):
             output_dir=str(tmp_path / "out"),
         )
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("inner", [ValueError, KeyError, RuntimeError])
+@pytest.mark.parametrize("has_cause", [False, True])
+def test_error_is_raised_without_those_that_wrap_it(inner, has_cause):
+    fault = inner("the rule")
+    fault.__cause__ = OSError("why") if has_cause and inner is not RuntimeError else None
+    transform, component = (
+        RuntimeError("applying transform\nof MONAI"),
+        RuntimeError("Failed to instantiate\nComponent"),
+    )
+    transform.__cause__, component.__cause__ = fault, transform
+    with pytest.raises(inner) as caught, unwrapped():
+        raise component
+    assert "the rule" in str(caught.value)
+    assert caught.value.__context__ is None or caught.value.__suppress_context__
+
+
+@pytest.mark.parametrize("scheme", ["auto", "prior"])
+def test_fault_of_a_transform_ends_in_its_own_sentence(scheme):
+    """Also where an image is looked at before the training."""
+    noisy = phantom((32, 30))[1]
+    noisy[:12] = -1000
+    noise_map = np.zeros((32, 30))
+    noise_map[:12] = 1
+    with pytest.raises(ValueError, match="noise_map must have values above 0 outside of the image's padding"):
+        monai_n2v.denoise(noisy, scheme=scheme, noise_map=noise_map, device="cpu")
 
 
 def test_arguments_of_monai_are_not_overrides():

@@ -520,9 +520,9 @@ FILE_CASES = [
         lambda f: series(f, edited(PixelData=b"x" * 528)),
     ),
     Case(
-        "Siemens mosaic",
+        "Siemens mosaic that tells no number of slices",
         1,
-        "got a Siemens mosaic",
+        "image must tell how many slices its mosaic holds",
         lambda f: all_of(f, ImageType=["ORIGINAL", "PRIMARY", "M", "MOSAIC"]),
     ),
     Case("DICOM of a palette", 1, "got RGB voxels", lambda f: all_of(f, PhotometricInterpretation="PALETTE COLOR")),

@@ -286,6 +286,21 @@ def test_signed_image_is_refused_as_a_magnitude_before_any_training(noisy, tmp_p
     assert not any(word in err for word in ("2D, ", "3D, "))
 
 
+@pytest.mark.parametrize(
+    ("asked", "told"),
+    [
+        ([], "from the prior"),
+        (["--from-scratch"], "from random weights"),
+        (["--set", "features=[8,8,8,8,8,8]", "--scheme", "n2v"], "from random weights"),
+    ],
+)
+def test_start_of_the_training_is_told(asked, told, noisy, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("monai_n2v.apps.folder.train_network", lambda *_: 1 / 0)
+    code, err = run(capsys, "denoise", "-i", noisy, "-o", tmp_path / "o.nii", "--epochs", "1", *asked)
+    assert code == 1
+    assert err.splitlines()[0] == f"Training on these images, {told}, for 1 epoch."
+
+
 @pytest.mark.parametrize("asked", [["--fast"], ["--model"]], ids=["fast", "bundle without training"])
 def test_prior_alone_is_told_everywhere(asked, noisy, tmp_path, capsys):
     if asked == ["--model"]:
@@ -346,3 +361,27 @@ def test_noise_map_among_the_images_is_refused(command, noisy, tmp_path, capsys)
     assert code == 2
     assert "--noise-map must be another file than IN's images" in err
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("command", ["denoise", "train"])
+@pytest.mark.parametrize(
+    ("asked", "message"),
+    [
+        (["--context", "99"], "context must be below the number of volumes, 5, got 99"),
+        (["--context", "auto"], "bvec must lie beside bval"),
+        (["--noise-map", "map.nii"], "noise_map must have the shape of the image"),
+    ],
+)
+def test_faults_of_headers_are_told_before_torch_is_loaded(command, asked, message, tmp_path):
+    for name, shape in (("x.nii", (12, 11, 10, 5)), ("map.nii", (12, 11, 9))):
+        nibabel.save(nibabel.Nifti1Image(np.ones(shape, np.float32), np.eye(4)), tmp_path / name)
+    (tmp_path / "x.bval").write_text("0 1 1 1 1")
+    code = (
+        "import sys; from monai_n2v.cli.main import main; code = main(sys.argv[1:]); "
+        "sys.exit(3 if 'torch' in sys.modules else code)"
+    )
+    arguments = [command, "-i", "x.nii", "-o", "out" if command == "train" else "out.nii", *asked]
+    done = subprocess.run(
+        [sys.executable, "-c", code, *arguments], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, message in done.stderr.splitlines()[-1]) == (1, True), done.stderr

@@ -84,7 +84,7 @@ CASES = [
     Case("--model of another network", 1, "model must hold weights of the network", lambda f: weights(f, _other(3))),
     Case("3D --model for an image", 1, "model must fit an image of 2 axes", lambda f: weights(f, _other(3), DATA[0])),
     Case("--noise-map does not exist", 2, "--noise-map must be an existing file", lambda f: noise_map(f)),
-    Case("--noise-map is a text file", 1, "noise_map must end in .nii.gz", lambda f: noise_map(f, ZIPPED)),
+    Case("--noise-map is a text file", 1, "noise_map must be a readable image", lambda f: noise_map(f, ZIPPED)),
     Case("--noise-map of zeros", 1, "noise_map must have values above 0", lambda f: noise_map(f, 0 * DATA)),
     Case("--noise-map of another shape", 1, "noise_map must have the shape", lambda f: noise_map(f, DATA[1:])),
     Case("--noise-map of turned axes", 1, "noise_map must have the shape", lambda f: noise_map(f, DATA.T)),

@@ -7,7 +7,7 @@ import pytest
 import torch
 from samples import oblique_affine
 
-from monai_n2v.noise.noise_map import MOST, NoiseMap
+from monai_n2v.noise.noise_map import LARGEST_GAIN, NoiseMap
 
 
 def ramp(shape: tuple[int, ...] = (12, 10, 9)) -> np.ndarray:
@@ -65,8 +65,8 @@ def test_gain_is_never_extreme():
     values = ramp()
     values[0], values[1] = 1e-9, 1e9
     gain = NoiseMap.of(values).gain()
-    assert gain.min() == pytest.approx(1 / MOST)
-    assert gain.max() == pytest.approx(MOST)
+    assert gain.min() == pytest.approx(1 / LARGEST_GAIN)
+    assert gain.max() == pytest.approx(LARGEST_GAIN)
 
 
 def test_maps_that_cannot_be_are_refused(tmp_path):
@@ -74,14 +74,17 @@ def test_maps_that_cannot_be_are_refused(tmp_path):
     (tmp_path / "text.nii").write_text("a map")
     nibabel.save(nibabel.Nifti1Image(np.ones((9, 9, 9, 2), np.float32), None), tmp_path / "series.nii")
     for given, kind, message in (
-        (tmp_path / "text.txt", ValueError, "noise_map must end in .nii.gz"),
-        (tmp_path / "text.nii", ValueError, "noise_map must be a readable NIfTI file"),
+        (tmp_path / "text.txt", ValueError, "noise_map must be a readable image: path must end in .nii.gz"),
+        (tmp_path / "text.nii", ValueError, "noise_map must be a readable image: path must be a readable NIfTI file"),
         (tmp_path / "none.nii", FileNotFoundError, "noise_map must be an existing file"),
         (tmp_path / "series.nii", ValueError, r"noise_map must be one image of 2 or 3 axes, got shape \(2, 9, 9, 9\)"),
         (np.ones(9), ValueError, "noise_map must be one image of 2 or 3 axes"),
         (np.zeros((9, 9)), ValueError, "noise_map must have values above 0, got none"),
         (np.full((9, 9), np.nan), ValueError, "noise_map must have values above 0, got none"),
         (np.ones((9, 9), complex), TypeError, "noise_map must be a path, nibabel image or array of real numbers"),
+        (np.ones((9, 9), bool), TypeError, "noise_map must be a path, .* got an array of bool"),
+        ([[1.0], [1.0, 2.0]], TypeError, "noise_map must be a path, .* got list"),
+        (5, ValueError, r"noise_map must be one image of 2 or 3 axes, got shape \(\). Leave it out"),
         (object(), TypeError, "noise_map must be a path, nibabel image or array of real numbers, got object"),
     ):
         with pytest.raises(kind, match=message):

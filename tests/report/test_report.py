@@ -371,6 +371,17 @@ def kinds(noisy: np.ndarray, denoised: np.ndarray, of_noise: np.ndarray | None =
 SHAPES = [(128, 120), (48, 44, 40)]
 
 
+@pytest.mark.parametrize("trained", [True, False])
+def test_advice_fits_whether_a_network_was_trained(trained):
+    clean, noisy = phantom((64, 60))
+    quality = replace(measure(noisy[None], (noisy - 0.1 * (noisy - clean))[None]), edges=0.5)
+    advice = " ".join(find_faults(quality, trained))
+    assert "Almost no noise" in advice
+    assert "structure at edges" in advice
+    assert ("Train longer" in advice, "training may be too short" in advice) == (trained, trained)
+    assert ("Train on the image" in advice) is not trained
+
+
 @pytest.mark.parametrize("shape", SHAPES)
 def test_correlation_that_the_noise_had_before_is_no_fault(shape):
     clean, noisy = phantom(shape)

@@ -7,11 +7,14 @@ import numpy as np
 import pytest
 import torch
 from conftest import phantom
+from monai.data import MetaTensor
+from monai.transforms import Compose
 
 import monai_n2v
-from monai_n2v.transforms.intensity import StandardizeIntensity
+from monai_n2v.transforms.axes import ShortestAxisLastd
+from monai_n2v.transforms.intensity import StandardizeIntensity, StandardizeIntensityd
 from monai_n2v.transforms.outliers import find_outliers
-from monai_n2v.transforms.padding import restore_padding
+from monai_n2v.transforms.padding import RestorePaddingd
 
 SHAPES = [(60, 52), (28, 24, 20)]
 
@@ -74,12 +77,14 @@ def test_structures_and_noise_are_no_outliers(kind, shape):
     assert find_outliers(image) is None
 
 
-@pytest.mark.parametrize("shape", SHAPES)
-def test_outliers_stay_and_others_keep_their_mean(shape):
+@pytest.mark.parametrize("turned", [False, True], ids=["found anew", "as noted, turned back"])
+@pytest.mark.parametrize("shape", [(60, 52), (28, 24, 20), (32, 14, 26)])
+def test_outliers_stay_and_others_keep_their_mean(shape, turned):
     _, bad, sites = spoiled(shape, 3, [4000])
     bad[:6] = -1000  # padding as well
-    denoised = phantom(shape, seed=1)[1] + 7
-    assert restore_padding(bad, denoised) is not None
+    image, changed = MetaTensor(bad[None]), torch.from_numpy(phantom(shape, seed=1)[1][None] + 7)
+    standardize = Compose([ShortestAxisLastd("image", 2), StandardizeIntensityd("image")]) if turned else (lambda d: d)
+    denoised = RestorePaddingd()({**standardize({"image": image, "noisy": image}), "pred": changed})["pred"][0].numpy()
     others = np.ones(shape, dtype=bool)
     others[sites] = others[:6] = False
     assert np.array_equal(denoised[~others], bad[~others])
