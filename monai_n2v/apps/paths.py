@@ -1,14 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """Which files a command reads and writes: found, named and checked before any work is done."""
 
-import fnmatch
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from monai_n2v.io.dicom_files import has_dicom, holds_dicom_only
-from monai_n2v.io.images import check_target, find_images, float_suffix, partners_of, split_name, voxel_files_of
+from monai_n2v.io.find import find_images
+from monai_n2v.io.images import check_target, float_suffix, partners_of, split_name, voxel_files_of
 
 
 @dataclass(frozen=True)
@@ -126,17 +126,10 @@ def plan_sources(source: Path, patterns: Sequence[str] = (), exclude: Path | Non
         if patterns:
             raise ValueError(f"--pattern must come with a folder of images, got {source}. Leave it out.")
         return [source]
-    paths = [Path(item["image"]) for item in find_images(source, exclude=exclude)]
-
-    def is_wanted(path: Path) -> bool:
-        names = (path.name, str(path.relative_to(source)))
-        return not patterns or any(fnmatch.fnmatch(name, pattern) for pattern in patterns for name in names)
-
-    found = [path for path in paths if is_wanted(path)]
-    if not found:
-        wanted = " ".join(patterns)
-        raise FileNotFoundError(f"--pattern must match an image below {source}, got {wanted}. Check the pattern.")
-    return found
+    try:
+        return [Path(item["image"]) for item in find_images(source, exclude, patterns)]
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"--{error}" if str(error).startswith("pattern ") else str(error)) from None
 
 
 def _job(source: Path, target: Path, report: Path | bool | None, residual: bool, noise_map: bool) -> Job:

@@ -16,6 +16,7 @@ _OPTIONS = {
         name: f"--{name.replace('_', '-')}" for name in ("device", "seed", "epochs", "max_time", "footprint", "context")
     },
     "dataset_dir": "--input",
+    "pattern": "--pattern",
     "noise_map": "--noise-map",
     "prior": "--from-scratch",
     "progress": "--quiet",

@@ -11,11 +11,15 @@ from monai.data import Dataset, MetaTensor, PersistentDataset
 from monai.data.utils import pickle_hashing
 from torch.utils.data import default_collate
 
-from monai_n2v.io.images import find_images, split_name, voxel_files_of
+from monai_n2v.io.find import find_images
+from monai_n2v.io.images import split_name, voxel_files_of
 
 
 def find_pairs(
-    dataset_dir: str | Path, target_dir: str | Path, exclude: str | Path | None = None
+    dataset_dir: str | Path,
+    target_dir: str | Path,
+    exclude: str | Path | None = None,
+    pattern: str | Sequence[str] | None = None,
 ) -> list[dict[str, str]]:
     """List all pairs of two folders with the same relative paths, as a MONAI data list; suffixes may differ.
 
@@ -24,6 +28,7 @@ def find_pairs(
         target_dir: another folder, of the targets: clean images, or second noisy ones for Noise2Noise. It may lie below
             ``dataset_dir``.
         exclude: a folder whose files are left out, such as that of the results.
+        pattern: only images of ``dataset_dir`` that match it, see `find_images`; targets of others are left alone.
 
     Returns:
         ``[{"image": path, "label": path}, ...]``, sorted.
@@ -33,7 +38,7 @@ def find_pairs(
         NotADirectoryError: for a file.
         ValueError: where two images of a folder differ in their suffix alone, or both folders are one.
     """
-    return _match_images(dataset_dir, {"label": ("target_dir", target_dir)}, exclude, complete=True)
+    return _match_images(dataset_dir, {"label": ("target_dir", target_dir)}, exclude, pattern, complete=not pattern)
 
 
 def find_scored_images(
@@ -41,6 +46,7 @@ def find_scored_images(
     clean_dir: str | Path | None = None,
     repeat_dirs: str | Sequence[str] | None = None,
     exclude: str | Path | None = None,
+    pattern: str | Sequence[str] | None = None,
 ) -> list[dict[str, str]]:
     """List noisy images with their references, as a MONAI data list.
 
@@ -52,6 +58,7 @@ def find_scored_images(
         clean_dir: folder of clean ones, or None.
         repeat_dirs: folders of further exposures, noisy and aligned, each with one of every image.
         exclude: a folder whose images are left out. Folders of references below ``dataset_dir`` are too.
+        pattern: only images of ``dataset_dir`` that match it, see `find_images`.
 
     Returns:
         ``[{"image": path, "clean": path, "repeat_0": path, ...}, ...]``, keys without a folder left out.
@@ -64,13 +71,16 @@ def find_scored_images(
     repeat_dirs = [repeat_dirs] if isinstance(repeat_dirs, (str, Path)) else repeat_dirs or []
     others: dict[str, tuple[str, str | Path]] = {} if clean_dir is None else {"clean": ("clean_dir", clean_dir)}
     others |= {f"repeat_{k}": ("repeat_dirs", folder) for k, folder in enumerate(repeat_dirs)}
-    return _match_images(dataset_dir, others, exclude) if others else find_images(dataset_dir, exclude)
+    return (
+        _match_images(dataset_dir, others, exclude, pattern) if others else find_images(dataset_dir, exclude, pattern)
+    )
 
 
 def _match_images(
     dataset_dir: str | Path,
     others: Mapping[str, tuple[str, str | Path]],
     exclude: str | Path | None,
+    pattern: str | Sequence[str] | None,
     complete: bool = False,
 ) -> list[dict[str, str]]:
     """List the images of a folder, each with its partner in every other folder.
@@ -80,6 +90,7 @@ def _match_images(
         others: further folders, ``{key: (argument, folder)}``: the partner's key in the data list, and what messages
             call the folder. Images of a folder that lies inside another are not the other's.
         exclude: a folder whose images are left out.
+        pattern: of the images of ``dataset_dir``.
         complete: whether every image of the other folders must be a partner, too.
     """
     top = Path(dataset_dir)
@@ -88,7 +99,8 @@ def _match_images(
             raise ValueError(
                 f"{argument} must be another folder than dataset_dir, got {folder}. Name that of the partners."
             )
-    images = _images_by_name(dataset_dir, "dataset_dir", exclude, [Path(folder) for _, folder in others.values()])
+    inside = [Path(folder) for _, folder in others.values()]
+    images = _images_by_name(dataset_dir, "dataset_dir", exclude, inside, pattern)
     for paths in images.values():
         if len(paths) > 1:
             raise ValueError(
@@ -119,11 +131,15 @@ def _match_images(
 
 
 def _images_by_name(
-    folder: str | Path, argument: str, exclude: str | Path | None, others: Sequence[Path]
+    folder: str | Path,
+    argument: str,
+    exclude: str | Path | None,
+    others: Sequence[Path],
+    pattern: str | Sequence[str] | None = None,
 ) -> dict[Path, list[Path]]:
     """Images of a folder by path below it without suffix, sorted, without those of other folders inside it."""
     try:
-        found = [Path(item["image"]) for item in find_images(folder, exclude)]
+        found = [Path(item["image"]) for item in find_images(folder, exclude, pattern)]
     except OSError as error:
         raise type(error)(str(error).replace("dataset_dir", argument)) from None
     top = Path(folder)
@@ -170,8 +186,7 @@ def _images_of_label_studies() -> list[dict[str, str]]:
     studies = os.environ.get("MONAI_LABEL_STUDIES", "")
     if not studies or not Path(studies).is_dir():
         return []
-    found = find_images(studies, exclude=Path(studies) / "labels")
-    return [item for item in found if not split_name(item["image"])[0].endswith("_denoised")]
+    return find_images(studies)
 
 
 def _item_hash(item: Any) -> bytes:

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Batches of patches, cut out of the images to train on."""
 
+import itertools
 import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -12,6 +13,7 @@ from monai.data.thread_buffer import ThreadBuffer
 from monai.transforms import Randomizable
 
 from monai_n2v.data.patches import HeldImage, PatchCut, PatchStore, check_whole_number
+from monai_n2v.data.reader import TolerantReader
 from monai_n2v.data.rolling_window import RollingWindow, default_budget, stream_order
 
 logger = logging.getLogger(__name__)
@@ -50,6 +52,8 @@ class PatchLoader:
             exceed it.
 
     Attributes:
+        left_out: what is wrong with images that cannot be trained on; they are noted in the log and passed over, which
+            a single image is not.
         n_ahead: batches that a thread draws ahead while the network trains: 2 on a GPU, whose host would else draw
             while the GPU waits, and 0 on a CPU, where a thread would take a core from the network. The batches are the
             same.
@@ -83,8 +87,7 @@ class PatchLoader:
         if memory_gib is not None and memory_gib <= 0:
             raise ValueError(f"memory_gib must be above 0, got {memory_gib}. Leave it out to use the free memory.")
         self.n_images = len(dataset)
-        # It knows nothing of this loader, so that a thread that reads does not keep it alive.
-        self._read = lambda number: cut.hold(dataset[number])
+        self._read = TolerantReader(dataset, cut)
         self._flippable = cut.flippable()
         self._window: RollingWindow | None = None
         self._store: PatchStore | None = None
@@ -129,9 +132,14 @@ class PatchLoader:
                 window.close()
             raise
 
+    @property
+    def left_out(self) -> list[str]:
+        """See the class."""
+        return self._read.left_out
+
     def _hold(self, images: dict[int, HeldImage], budget: int) -> None:
         """Hold the images, or a window of them."""
-        if len(images) == self.n_images:
+        if len(images) + len(self.left_out) == self.n_images:
             self._store = self._make_store([images.pop(number) for number in sorted(images)], merge=True)
         else:
             self._window = RollingWindow(self._read, self.n_images, budget, images, self.device, self.seed)
@@ -167,6 +175,8 @@ class PatchLoader:
         n_bytes = 0
         for number in stream_order(self.n_images, self.seed, 0).tolist():
             image = self._read(number)
+            if image is None:
+                continue
             n_bytes += image.n_bytes
             if images and n_bytes > budget:
                 break
@@ -192,15 +202,20 @@ class FixedPatchLoader(PatchLoader):
     def _draw_by_parts(self, images: dict[int, HeldImage], budget: int) -> Iterator[dict[str, torch.Tensor]]:
         """Draw one epoch with a part of the images at a time, as many as its patches can come from."""
         rng, parts = self._start_epoch(), [sorted(images)]
-        if len(images) < self.n_images:
+        if len(images) + len(self.left_out) < self.n_images:
             n_wanted = min(self.n_images, self.epoch_length * self.batch_size, self.epoch_length * len(images))
             logger.info("Validation draws its patches from %d of %d images, read once.", n_wanted, self.n_images)
             order = stream_order(self.n_images, self.seed, 0)[:n_wanted]
             parts = [part.tolist() for part in np.array_split(order, -(-n_wanted // len(images)))]
         for part, batches in zip(parts, np.array_split(np.arange(self.epoch_length), len(parts))):
             held: list[HeldImage] = []
-            for number in part:
+            others = (number for number in range(self.n_images) if number not in part)
+            for number in itertools.chain(part, others):
+                if held and number not in part:
+                    break  # others serve where the whole part is left out
                 image = images.pop(number, None) or self._read(number)
+                if image is None:
+                    continue
                 if held and sum(one.n_bytes for one in held) + image.n_bytes > budget:
                     break
                 held.append(image)

@@ -49,7 +49,7 @@ def stream_order(n_images: int, seed: Sequence[int], number: int) -> np.ndarray:
 class _ReadAhead:
     """One thread that reads images in order until their size reaches a limit."""
 
-    def __init__(self, read: Callable[[int], HeldImage], wanted: Sequence[int], limit: float) -> None:
+    def __init__(self, read: Callable[[int], HeldImage | None], wanted: Sequence[int], limit: float) -> None:
         self.read, self.wanted, self.limit = read, list(wanted), limit
         self.images: dict[int, HeldImage] = {}
         self.error: Exception | None = None
@@ -63,8 +63,10 @@ class _ReadAhead:
             for number in self.wanted:
                 if self._stop.is_set() or n_bytes >= self.limit:
                     return
-                self.images[number] = self.read(number)
-                n_bytes += self.images[number].n_bytes
+                image = self.read(number)
+                if image is not None:
+                    self.images[number] = image
+                    n_bytes += image.n_bytes
         except Exception as error:  # noqa: BLE001 - raised where the images are taken
             self.error = error
 
@@ -103,7 +105,7 @@ class RollingWindow:
     read or which epochs came before.
 
     Args:
-        read: of one image by its number.
+        read: of one image by its number; None for one that is left out.
         n_images: of the dataset.
         budget: bytes for images held and read ahead.
         first: images of the start of the stream that were read already, as many as fit.
@@ -113,7 +115,7 @@ class RollingWindow:
 
     def __init__(
         self,
-        read: Callable[[int], HeldImage],
+        read: Callable[[int], HeldImage | None],
         n_images: int,
         budget: int,
         first: dict[int, HeldImage],
@@ -173,10 +175,12 @@ class RollingWindow:
             if not self._fits(number, n_bytes):
                 continue
             image = waiting.pop(number, None) or self._measured(number)
-            if self._fits(number, n_bytes):
+            if image is not None and self._fits(number, n_bytes):
                 n_bytes += image.n_bytes
                 self.held[number] = image._replace(voxels=image.voxels.to(self.device))
         waiting.clear()
+        if not self.held:
+            self._hold_another()
         if self.n_epochs:  # what is read before the first epoch is the start, not waiting
             self.waited += time.perf_counter() - started
         if self.reads_ahead:
@@ -195,13 +199,21 @@ class RollingWindow:
         for number in self.wanted(epoch)[: self.n_exchanged]:
             if number not in self.sizes:
                 image = self._measured(number)
-                if sum(one.n_bytes for one in waiting.values()) + image.n_bytes <= self.room:
+                if image is not None and sum(one.n_bytes for one in waiting.values()) + image.n_bytes <= self.room:
                     waiting[number] = image
 
-    def _measured(self, number: int) -> HeldImage:
+    def _measured(self, number: int) -> HeldImage | None:
         image = self.read(number)
-        self.sizes[number] = image.n_bytes
+        self.sizes[number] = 0 if image is None else image.n_bytes
         return image
+
+    def _hold_another(self) -> None:
+        """Hold the first image that can be read, where all that an epoch wants are left out."""
+        for number in stream_order(self.n_images, self.seed, 0).tolist():
+            image = self._measured(number)
+            if image is not None:
+                self.held[number] = image._replace(voxels=image.voxels.to(self.device))
+                return
 
     def _fits(self, number: int, n_bytes: int) -> bool:
         """Whether an image, as far as its size is known, fits beside others; the first one always does."""

@@ -161,6 +161,11 @@ class BestModelSaver(ModelSaver):
         self.best = float(state["best"])
 
 
+def checkpoints_of(folder: str | Path) -> dict[int, Path]:
+    """The checkpoints of a training, by the number of epochs that it had done."""
+    return {int(path.stem.rpartition("=")[2]): path for path in Path(folder).glob("checkpoint_epoch=*.pt")}
+
+
 class ResumableCheckpoints:
     """Save everything a run needs to go on, after every epoch, and go on from the latest.
 
@@ -191,7 +196,7 @@ class ResumableCheckpoints:
         self.latest = self._find_latest() if resume else None
 
     def _by_epoch(self) -> dict[int, Path]:
-        return {int(path.stem.rpartition("=")[2]): path for path in self.folder.glob("checkpoint_epoch=*.pt")}
+        return checkpoints_of(self.folder)
 
     def _find_latest(self) -> str:
         paths = self._by_epoch()
@@ -225,6 +230,12 @@ class ResumableCheckpoints:
     def attach(self, engine: Engine) -> None:
         """Attach to a trainer."""
         if self.latest is not None:
+            done, n_epochs = max(checkpoints_of(self.folder)), engine.state.max_epochs
+            if n_epochs is not None and n_epochs < done:
+                raise ValueError(
+                    f"epochs must be at least the {done} that the training has done, got {n_epochs}. "
+                    "Ask for more, or train anew without resume."
+                )
             if self._epoch_length not in (None, engine.state.epoch_length):
                 raise ValueError(
                     f"epoch_length must stay {self._epoch_length} when a training is resumed, got "

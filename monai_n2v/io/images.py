@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Images in and out: one way to find, read and write them, whatever the format."""
+"""Images in and out: one way to read and write them, whatever the format."""
 
 import os
 from collections.abc import Callable
@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from monai_n2v.io import dicom_files, dicom_read, metaimage, nifti, npy, nrrd, ome, png, tiff
+from monai_n2v.io import dicom_read, metaimage, nifti, npy, nrrd, png, tiff
 from monai_n2v.io.atomic import readers_of
 from monai_n2v.io.volume import Volume
 
@@ -17,7 +17,6 @@ _READERS: dict[tuple[str, ...], Callable[[Path], Volume]] = {one.SUFFIXES: one.r
 # The endings of all files that can be read; a DICOM series is a folder.
 SUFFIXES = tuple(suffix for family in _READERS for suffix in family)
 _NIFTI_FILES = (".nii.gz", ".nii")
-_OF_OME_SETS = tuple(f".ome{suffix}" for suffix in tiff.SUFFIXES)
 # Formats that know where their voxels lie, and so can be written as NIfTI.
 _WITH_GEOMETRY = (*nrrd.SUFFIXES, *metaimage.SUFFIXES)
 
@@ -226,49 +225,3 @@ def check_writable(target: Path, argument: str) -> None:
         folder = folder.parent
     if not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
         raise PermissionError(f"{argument} must be writable, got {target}. Choose a folder you may write to.")
-
-
-def find_images(dataset_dir: str | Path, exclude: str | Path | None = None) -> list[dict[str, str]]:
-    """List all images below a folder, sorted, as a MONAI data list: files, and folders that hold DICOM files.
-
-    Args:
-        dataset_dir: the folder; searched recursively, hidden files and folders left out, links to folders not followed.
-        exclude: a folder whose files are left out, such as that of the results.
-
-    Returns:
-        ``[{"image": path}, ...]``.
-
-    Raises:
-        FileNotFoundError: for a missing or empty name, or a folder without images.
-        NotADirectoryError: for a file.
-    """
-    suffixes = ", ".join(SUFFIXES)
-    if not str(dataset_dir):
-        raise FileNotFoundError(
-            f"dataset_dir must be a folder with images ({suffixes}), got ''. Pass --dataset_dir DIR."
-        )
-    top = Path(dataset_dir)
-    if top.is_file():
-        raise NotADirectoryError(f"dataset_dir must be a folder, got the file {top}. Pass the folder it lies in.")
-    if not top.is_dir():
-        raise FileNotFoundError(f"dataset_dir must be an existing folder, got {top}. Pass --dataset_dir DIR.")
-    left_out = None if exclude is None else Path(exclude).resolve()
-    paths: list[Path] = []
-    for place, folders, names in os.walk(top):
-        folder = Path(place)
-        folders[:] = [n for n in folders if not n.startswith(".") and (folder / n).resolve() != left_out]
-        if folder.resolve() == left_out:
-            continue
-        paths += [folder / name for name in names if _is_image(folder / name)]
-        if dicom_files.has_dicom(folder):
-            paths.append(folder)
-    if not paths:
-        raise FileNotFoundError(f"dataset_dir must hold images ({suffixes}), got none below {top}. Check the path.")
-    return [{"image": str(path)} for path in sorted(paths)]
-
-
-def _is_image(path: Path) -> bool:
-    # Of a two-file image, the header stands for both; of an OME set, its first file for all.
-    if split_name(path)[1].lower() in ("", ".img") or path.name.startswith(".") or not path.is_file():
-        return False
-    return not path.name.lower().endswith(_OF_OME_SETS) or ome.stands_for(path) == path

@@ -2,9 +2,7 @@
 """The MONAI Label app."""
 
 import logging
-import re
 import sys
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,17 +13,36 @@ from monailabel.interfaces.tasks.infer_v2 import InferTask
 from monailabel.interfaces.tasks.strategy import Strategy
 from monailabel.interfaces.tasks.train import TrainTask
 from monailabel.tasks.activelearning.first import First
-from monailabel.tasks.infer.bundle import BundleInferTask
 
 from monai_n2v import __version__
 from monai_n2v.bundle.resources import list_bundles
+from monai_n2v.io.atomic import scratch
 from monai_n2v.label.batch import DenoisingBatchTask
-from monai_n2v.label.datastore import add_denoised, check_can_add_images, has_image, image_id_of, is_denoised
-from monai_n2v.label.infer import DenoiseTask
+from monai_n2v.label.datastore import (
+    add_denoised,
+    check_all_served,
+    check_can_add_images,
+    has_image,
+    image_id_of,
+    is_denoised,
+    keep_beside,
+    n_noisy,
+    needs_2d_network,
+    noisy_images,
+    open_folder,
+)
+from monai_n2v.label.infer import BESIDE, DenoiseTask
+from monai_n2v.label.operators import make_torchvision_importable
 from monai_n2v.label.options import refusals, sentence, switched
-from monai_n2v.label.segment_after import SegmentDenoisedTask, chained_name, is_segmenter
 from monai_n2v.label.strategies import DenoisedFirst
+from monai_n2v.label.tasks import ask_the_app, training_model
 from monai_n2v.label.train import TrainDenoiserTask
+from monai_n2v.label.uploads import is_upload, remove_upload
+
+make_torchvision_importable()  # before MONAI Label's tasks for segmenting
+from monailabel.tasks.infer.bundle import BundleInferTask  # noqa: E402
+
+from monai_n2v.label.segment_after import SegmentDenoisedTask, chained_name, is_segmenter  # noqa: E402
 
 logger = logging.getLogger(__name__)
 
@@ -52,7 +69,10 @@ class DenoisingApp(MONAILabelApp):
             raise ValueError(f"models must be of {', '.join(known)}, got {', '.join(unknown)}. Leave it out for all.")
         self._bundles = [path for path in folders if not wanted or path.name in wanted]
         ours = list_bundles()
-        self._denoisers = {path.name: DenoiseTask(path) for path in self._bundles if path.name in ours}
+        denoisers = [DenoiseTask(path) for path in self._bundles if path.name in ours]
+        # Clients offer the first model, and show the training of the first: volumes are more common than images.
+        self._denoisers = {task.name: task for task in sorted(denoisers, key=lambda task: -task.spatial_dims)}
+        ask_the_app()
         super().__init__(
             app_dir,
             studies,
@@ -62,10 +82,24 @@ class DenoisingApp(MONAILabelApp):
             version=__version__,
         )
 
+    def init_datastore(self) -> Datastore:
+        """The studies."""
+        is_remote = self.studies.startswith(("http://", "https://"))
+        return super().init_datastore() if is_remote else open_folder(self.studies)
+
+    def on_init_complete(self) -> None:
+        """As the server starts, before any request.
+
+        Raises:
+            ValueError: for studies that it would show empty, though images lie below.
+        """
+        check_all_served(self.datastore())
+        super().on_init_complete()
+
     def init_infers(self) -> dict[str, InferTask]:
         """Denoisers, segmenters, and segmenters behind the denoiser."""
         infers: dict[str, InferTask] = dict(self._denoisers)
-        name = self.conf.get("denoiser", next(reversed(self._denoisers), ""))
+        name = self.conf.get("denoiser", next(iter(self._denoisers), ""))
         if self._denoisers and name not in self._denoisers:
             raise ValueError(f"denoiser must be of {', '.join(self._denoisers)}, got {name}. Leave it out.")
         for bundle in self._bundles:
@@ -99,6 +133,22 @@ class DenoisingApp(MONAILabelApp):
         """Batch inference."""
         return DenoisingBatchTask(self._denoisers, self._chained)
 
+    def info(self) -> dict[str, Any]:
+        """What clients show; of the studies, how many images can be trained on stands in the place of those labeled.
+
+        3D Slicer lets a training start where images are labeled, and shows that of the first model alone: the one that
+        trains comes first.
+        """
+        told = super().info()
+        if self._trainers:
+            told["datastore"] = {**told["datastore"], "completed": n_noisy(self.datastore())}
+        trains, stats = training_model(), told["train_stats"]
+        for model in sorted(stats, key=lambda name: name != trains):
+            stats[model] = stats.pop(model)  # to the end, so in this order
+            if model != trains:  # clients take one without its time for one that runs
+                stats[model] = {"total_time": "0:00:00", **stats[model]}
+        return told
+
     def infer(self, request: dict[str, Any], datastore: Datastore | None = None) -> dict[str, Any]:
         """Run a model on an image; ``save_image`` stores what a denoiser made as ``<id>_denoised``.
 
@@ -111,17 +161,23 @@ class DenoisingApp(MONAILabelApp):
                 self._check(request, datastore)
                 return self._infer(request, datastore)
             except Exception:
-                _remove_upload(request.get("image"))
+                remove_upload(request.get("image"))
                 raise
 
     def _infer(self, request: dict[str, Any], datastore: Datastore) -> dict[str, Any]:
         model, image = request["model"], request["image"]
         if model in self._denoisers:
-            # A denoised image is no label, whatever a client's habit.
-            result = super().infer({**request, "save_label": False}, datastore)
+            with scratch() as folder:
+                # A denoised image is no label, whatever a client's habit.
+                beside = {"beside": str(folder)} if any(switched(request, name, False) for name in BESIDE) else {}
+                result = super().infer({**request, **beside, "save_label": False}, datastore)
+                told = result["params"]
+                links = {
+                    tag: keep_beside(datastore, image, Path(told[tag]), tag) for tag in BESIDE.values() if tag in told
+                }
             if switched(request, "save_image", False):
-                added = add_denoised(datastore, image, Path(result["file"]), model)
-                result["params"] = {**result["params"], "image_id": added}
+                links["image_id"] = add_denoised(datastore, image, Path(result["file"]), model)
+            result["params"] = {**told, **links}
             return result
         if model in self._chained and isinstance(image, str) and is_denoised(datastore, image_id_of(datastore, image)):
             request = {**request, "denoise": False}  # once is enough
@@ -137,16 +193,49 @@ class DenoisingApp(MONAILabelApp):
 
     def train(self, request: dict[str, Any]) -> dict[str, Any]:
         """Train a denoiser on the noisy images of the studies."""
+        return self._told(lambda: super(DenoisingApp, self).train(request))
 
-        def work() -> dict[str, Any]:
-            if request.get("model") not in self._trainers:
-                known = ", ".join(self._trainers)
+    def check_task(self, method: str, request: dict[str, Any]) -> None:
+        """Refuse a training or a batch before it is accepted.
+
+        Raises:
+            HTTPException: for what cannot be, in one sentence.
+        """
+        with refusals():
+            model = request.get("model")
+            if method == "train":
+                if model not in self._trainers:
+                    known = ", ".join(self._trainers)
+                    raise FileNotFoundError(f"model must be of {known} to be trained, got {model}. Name one.")
+                options = self._trainers[model].options(request)
+                self._trainers[model].image_ids(options["images"], self.datastore())
+            elif method == "batch_infer":
+                self._check_model(model)
+                if model in self._denoisers:
+                    self._denoisers[model].check(request)
+                    if switched(request, "save_image", True):
+                        check_can_add_images(self.datastore())
+
+    def needed_model(self, params: dict[str, Any] | None) -> str:
+        """The model to train where a client names none: for volumes, or for images where there are no volumes.
+
+        Args:
+            params: of the request; may name a model.
+
+        Raises:
+            HTTPException: where there is none.
+        """
+        with refusals():
+            if params and params.get("model"):
+                return str(params["model"])
+            if not self._trainers:
                 raise FileNotFoundError(
-                    f"model must be of {known} to be trained, got {request.get('model')}. Name one."
+                    "model must be one of this app to be trained, got an app without. Start with others."
                 )
-            return super(DenoisingApp, self).train(request)
-
-        return self._told(work)
+            first, *others = self._trainers
+            flat = next((name for name in others if self._denoisers[name].spatial_dims == 2), None)
+            is_flat = flat is not None and needs_2d_network(self.datastore(), noisy_images(self.datastore()))
+            return flat if is_flat and flat is not None else first
 
     def bundle_path(self, model: str | None) -> str | None:
         """Folder of a trainer's bundle; asked for before a task starts, so an unknown model is refused here.
@@ -178,7 +267,7 @@ class DenoisingApp(MONAILabelApp):
     def _was_sent(self, path: Path) -> bool:
         """Whether a file of this machine came from a client; of all others a server must tell nothing."""
         sessions = getattr(self.sessions(), "store_path", None)
-        return _is_upload(path) or (sessions is not None and path.resolve().is_relative_to(Path(sessions).resolve()))
+        return is_upload(path) or (sessions is not None and path.resolve().is_relative_to(Path(sessions).resolve()))
 
     def _check(self, request: dict[str, Any], datastore: Datastore) -> None:
         """Refuse a request before any work."""
@@ -190,25 +279,15 @@ class DenoisingApp(MONAILabelApp):
             raise FileNotFoundError(f"image must be of the studies, got {image}. GET /datastore/ lists them.")
         if model not in self._denoisers:
             return
+        self._denoisers[model].check(request)
         if request.get("label_info") is not None:
             raise ValueError(f"model must segment for DICOM SEG, got {model}. Use {chained_name('<segmenter>')}.")
         if not isinstance(image, str):
             raise ValueError(f"image must be an id or a file, got {type(image).__name__}. Send the file.")
         if is_denoised(datastore, image_id_of(datastore, image)):
             raise ValueError(f"image must be noisy, got {image}, which is denoised. Send its source.")
+        kept = next((name for name in ("save_image", *BESIDE) if switched(request, name, False)), None)
+        if kept is not None and not known:
+            raise ValueError(f"image must be of the studies for {kept}, got {image}. Add it there first.")
         if switched(request, "save_image", False):
-            if is_file:
-                raise ValueError(f"image must be of the studies for save_image, got {image}. Add it there first.")
             check_can_add_images(datastore)
-
-
-def _is_upload(path: Path) -> bool:
-    """Whether MONAI Label has stored the file for a client, under a name that nobody can guess."""
-    return path.parent == Path(tempfile.gettempdir()) and re.fullmatch(r"tmp\w{8}(\..*)?", path.name) is not None
-
-
-def _remove_upload(image: Any) -> None:
-    """Remove a file that MONAI Label has stored for a client: after a refusal it would leave it, a patient's image."""
-    path = Path(str(image))
-    if _is_upload(path) and path.is_file():
-        path.unlink(missing_ok=True)

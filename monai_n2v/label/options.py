@@ -4,12 +4,14 @@
 import contextlib
 import logging
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 import torch
 from fastapi import HTTPException
 from monailabel.utils.others.generic import name_to_device
+
+from monai_n2v.bundle.resources import nearest
 
 logger = logging.getLogger(__name__)
 
@@ -20,6 +22,24 @@ def chosen(request: Mapping[str, Any], name: str, default: Any = None) -> Any:
     if isinstance(value, (list, tuple)):
         value = value[0] if value else default
     return default if value is None else value
+
+
+def check_keys(request: Mapping[str, Any], known: Collection[str], passed: Collection[str]) -> None:
+    """Refuse a request with a key that would be ignored.
+
+    Args:
+        request: of a client.
+        known: the options there are.
+        passed: keys that clients send always, whatever they ask for.
+
+    Raises:
+        ValueError: for the first unknown key, naming the nearest option.
+    """
+    unknown = next((name for name in request if name not in known and name not in passed), None)
+    if unknown is not None:
+        meant = nearest(str(unknown), known)
+        step = f"Did you mean {meant}?" if meant else f"There are {', '.join(sorted(known))}."
+        raise ValueError(f"{unknown} must be an option of the request, got an unknown one. {step}")
 
 
 def switched(request: Mapping[str, Any], name: str, default: bool) -> bool:

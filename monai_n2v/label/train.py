@@ -6,16 +6,22 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from monailabel.interfaces.datastore import Datastore
 from monailabel.tasks.train.bundle import BundleTrainTask
 from monailabel.utils.others.generic import device_list
 
-from monai_n2v.io.images import read_volume
+from monai_n2v.handlers.checkpoints import checkpoints_of
 from monai_n2v.label.datastore import noisy_images
-from monai_n2v.label.options import chosen, device_of, number, switched, whole_number
+from monai_n2v.label.options import check_keys, chosen, device_of, number, switched, whole_number
+from monai_n2v.label.progress import read_stats
 
 logger = logging.getLogger(__name__)
+
+# What clients and MONAI Label itself send beside the options, and what its own trainings know.
+_ALWAYS_SENT = frozenset(
+    ("model", "client_id", "bundle_path", "local_rank", "user", "name", "run_id", "force_multi_gpu", "logging")
+) | frozenset(("tracking", "tracking_uri", "tracking_experiment_name", "tracking_run_name", "model_filename"))
+_OWN = ("NetworkInUse", "TrainingProgress")
 
 
 class TrainDenoiserTask(BundleTrainTask):
@@ -29,7 +35,6 @@ class TrainDenoiserTask(BundleTrainTask):
     def __init__(self, path: str, conf: dict[str, str]) -> None:
         super().__init__(path, conf)
         self._resume, self._epoch_length = False, 1
-        self._left_out: list[str] = []
 
     def config(self) -> dict[str, Any]:
         """Options of a training, as clients show them."""
@@ -46,36 +51,74 @@ class TrainDenoiserTask(BundleTrainTask):
         }
 
     def stats(self) -> dict[str, Any]:
-        """When the network that inference uses was trained, in seconds since 1970; empty before."""
+        """How far the last training is or was, and when the network in use was written, in seconds since 1970."""
         path = Path(self.bundle_path) / "models" / "model.pt"
-        return {"model_time": int(path.stat().st_mtime)} if path.is_file() else {}
+        written = {"model_time": int(path.stat().st_mtime)} if path.is_file() else {}
+        return read_stats(self.bundle_path) | written
+
+    def options(self, request: Mapping[str, Any], others: frozenset[str] = frozenset()) -> dict[str, Any]:
+        """The options of a request, checked, with the usual ones for those that it leaves out.
+
+        Args:
+            request: of a client.
+            others: further keys that may be in it.
+
+        Raises:
+            ValueError: for an option that cannot be, or a key that is none.
+            FileNotFoundError: where there is nothing to resume.
+        """
+        usual = self.config()
+        check_keys(request, {*usual, "epochs"}, _ALWAYS_SENT | others)
+        if "epochs" in request:
+            if "max_epochs" in request:
+                raise ValueError("epochs must stand alone, got max_epochs beside it. Send one of them.")
+            request = {**request, "max_epochs": whole_number(request, "epochs", usual["max_epochs"])}
+        options = {**usual, **request, "device": device_of(request)}
+        for name in ("max_epochs", "epoch_length"):
+            options[name] = whole_number(request, name, usual[name])
+        for name in ("pretrained", "resume", "multi_gpu"):
+            options[name] = switched(request, name, False)
+        options["val_split"] = number(request, "val_split", -1)
+        if not options["val_split"] < 1:
+            raise ValueError(f"val_split must be below 1, got {options['val_split']:g}. Leave it out for -1.")
+        options["gpus"] = str(chosen(request, "gpus", "all"))
+        if options["gpus"] != "all" and not all(part.strip().isdecimal() for part in options["gpus"].split(",")):
+            raise ValueError(f"gpus must be all or numbers with commas, got {options['gpus']}. Leave it out for all.")
+        options["images"] = _names(request.get("images"))
+        if options["resume"]:
+            self._check_resume(options["max_epochs"])
+        return options
+
+    def _check_resume(self, n_epochs: int) -> None:
+        done = max(checkpoints_of(Path(self.bundle_path) / "checkpoints"), default=0)
+        if not done:
+            raise FileNotFoundError("resume must find a training that was stopped, got none. Train without it first.")
+        if n_epochs <= done:
+            raise ValueError(
+                f"max_epochs must be above the {done} epochs that the training has done, got {n_epochs}. "
+                f"Send for example {2 * done}, or leave resume out to train anew."
+            )
 
     def __call__(self, request: Mapping[str, Any], datastore: Datastore) -> dict[str, Any]:
-        """Train; ``models/model.pt`` is what the next inference uses.
+        """Train; ``models/model.pt`` is what the next inference uses, from the first epoch on.
 
         Raises:
             ValueError: for no images, or an option that cannot be.
         """
-        usual = self.config()
-        request = {**usual, **request, "device": device_of(request)}
-        for name in ("max_epochs", "epoch_length"):
-            request[name] = whole_number(request, name, usual[name])
-        for name in ("pretrained", "resume", "multi_gpu"):
-            request[name] = switched(request, name, False)
-        request["val_split"] = number(request, "val_split", -1)
-        request["gpus"] = str(chosen(request, "gpus", "all"))
-        self._resume, self._epoch_length, self._left_out = request["resume"], request["epoch_length"], []
-        found = super().__call__(request, datastore)
-        for fault in self._left_out:  # again, since MONAI Label keeps the last lines alone
-            logger.warning("Left out: %s", fault)
-        return found
+        options = self.options(request)
+        self._resume, self._epoch_length = options["resume"], options["epoch_length"]
+        return super().__call__(options, datastore)
 
-    def _fetch_datalist(self, request: Mapping[str, Any], datastore: Datastore) -> list[dict[str, str]]:
-        wanted = request.get("images") or None
-        if isinstance(wanted, str):
-            wanted = [name.strip() for name in wanted.split(",") if name.strip()]
-        if wanted is not None and not isinstance(wanted, (list, tuple)):
-            raise ValueError(f"images must be ids with commas, got {wanted!r}. Leave it out for all.")
+    def image_ids(self, wanted: list[str] | None, datastore: Datastore) -> list[str]:
+        """The images to train on.
+
+        Args:
+            wanted: those that a request names, or None.
+            datastore: of the app.
+
+        Raises:
+            ValueError: for names that are none, or where no noisy image is left.
+        """
         known = set(datastore.list_images())
         unknown = sorted(set(wanted or ()) - known)
         if unknown:
@@ -88,28 +131,12 @@ class TrainDenoiserTask(BundleTrainTask):
                 f"{where} must hold at least one noisy image, got none beside {n_denoised} denoised ones. "
                 "Add images to the studies, or name others."
             )
-        paths = [datastore.get_image_uri(image_id) for image_id in image_ids]
-        faults = {path: fault for path in paths if (fault := self._fault_of(path)) is not None}
-        self._left_out = list(faults.values())
-        if len(faults) == len(paths):
-            raise ValueError(self._left_out[0])
-        for fault in self._left_out:
-            logger.warning("Left out: %s", fault)
-        logger.info("Training on %d of %d images, without labels.", len(paths) - len(faults), len(paths))
-        return [{"image": path} for path in paths if path not in faults]
+        return image_ids
 
-    def _fault_of(self, path: str) -> str | None:
-        """Why an image cannot be trained on; one that is faulty is to cost no training."""
-        n_axes = int(self.bundle_config.get_parsed_content("spatial_dims"))
-        try:
-            volume = read_volume(path)
-        except (ValueError, OSError) as error:
-            return str(error)
-        if volume.data.ndim - 1 < n_axes:
-            return f"image must have {n_axes} axes, got {volume.data.ndim - 1} for {path}. Use n2v_denoise_2d."
-        if not np.isfinite(volume.data).all():
-            return f"image must be finite, got NaN or infinite voxels for {path}. Replace them first."
-        return None
+    def _fetch_datalist(self, request: Mapping[str, Any], datastore: Datastore) -> list[dict[str, str]]:
+        image_ids = self.image_ids(_names(request.get("images")), datastore)
+        logger.info("Training on %d images, without labels.", len(image_ids))
+        return [{"image": datastore.get_image_uri(image_id)} for image_id in image_ids]
 
     def _load_checkpoint(self, model_pytorch: str, pretrained: bool, train_handlers: list[Any]) -> None:
         """Begin with the weights there are, where that is asked for; MONAI Label's own stumbles where it is not."""
@@ -123,4 +150,52 @@ class TrainDenoiserTask(BundleTrainTask):
         overrides.setdefault(self.const.key_validate_dataset_data(), overrides[self.const.key_train_dataset_data()])
         overrides["resume"] = self._resume
         overrides["epoch_length"] = self._epoch_length
+        overrides["network_in_use"] = self._network_in_use()
+        key = self.const.key_train_handlers()
+        overrides[key] = [*self._with_network_in_use(overrides[key]), self._progress()]
         return overrides
+
+    @staticmethod
+    def _with_network_in_use(handlers: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """The bundle's handlers; the one that saves a network in the end gives way to the one that does so always."""
+        handlers = [one for one in handlers if str(one.get("_target_")).rpartition(".")[2] not in _OWN]
+        shared = {"_target_": "monai_n2v.handlers.shared_handler", "handler": "@network_in_use"}
+        return [shared if one.get("_target_") == "monai_n2v.handlers.ModelSaver" else one for one in handlers]
+
+    def _network_in_use(self) -> dict[str, Any]:
+        scorer = {
+            "_target_": "SupervisedEvaluator",
+            "device": "@device",
+            "val_data_loader": "@validate#dataloader",
+            "network": "$@averaged.network",
+            "prepare_batch": {"_target_": "monai_n2v.handlers.PrepareN2VBatch"},
+            "inferer": "@validate#inferer",
+            "key_val_metric": "%validate#key_metric",
+            "decollate": False,
+        }
+        return {
+            "_target_": "monai_n2v.label.progress.NetworkInUse",
+            "network": "$@averaged.network",
+            "path": "@ckpt_path",
+            "scorer": scorer,
+            "evaluator": "@validate#evaluator",
+            "begun": read_stats(self.bundle_path) if self._resume else None,
+        }
+
+    def _progress(self) -> dict[str, Any]:
+        return {
+            "_target_": "monai_n2v.label.progress.TrainingProgress",
+            "bundle": str(self.bundle_path),
+            "in_use": "@network_in_use",
+            "best_loss": "$lambda: @best_saver.best",
+            "loader": "@train#dataloader",
+        }
+
+
+def _names(images: Any) -> list[str] | None:
+    """Ids of a list, or of a text with commas; None for all."""
+    if isinstance(images, str):
+        images = [name.strip() for name in images.split(",") if name.strip()]
+    if images is not None and not isinstance(images, (list, tuple)):
+        raise ValueError(f"images must be ids with commas, got {images!r}. Leave it out for all.")
+    return list(images) if images else None

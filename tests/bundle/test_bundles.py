@@ -55,6 +55,40 @@ def test_bundle_trains_and_finds_its_network_for_inference(spatial_dims, images,
     assert tags["images"]
 
 
+def test_bundle_training_leaves_a_bad_file_out_with_a_note(images, tmp_path, caplog):
+    (images / "bad.nii.gz").write_bytes(b"no image")
+    nan = np.full((20, 24, 18), np.nan, np.float32)
+    nibabel.save(nibabel.Nifti1Image(nan, np.eye(4)), images / "nan.nii.gz")
+    options = {"dataset_dir": str(images), "output_dir": str(tmp_path / "out"), "epochs": 1}
+    run(workflow("train", 3, **options))
+    assert (tmp_path / "out" / "models" / "model.pt").is_file()
+    notes = [message for message in caplog.messages if message.startswith("Left out: ")]
+    assert {name for note in notes for name in ("bad.nii.gz", "nan.nii.gz", "volume.nii.gz") if name in note} == {
+        "bad.nii.gz",
+        "nan.nii.gz",
+    }
+    with pytest.raises(Exception, match="transform") as caught:
+        run(workflow("train", 3, **{**options, "output_dir": str(tmp_path / "bad"), "pattern": "bad*"}))
+    assert "bad.nii.gz" in "".join(map(str, causes(caught.value)))
+
+
+def causes(error: BaseException | None) -> list[BaseException]:
+    found = []
+    while error is not None:
+        found.append(error)
+        error = error.__cause__ or error.__context__
+    return found
+
+
+@pytest.mark.parametrize("kind", ["train", "inference"])
+def test_bundle_takes_images_by_pattern(kind, images, tmp_path):
+    nibabel.save(nibabel.Nifti1Image(phantom((20, 24, 18))[1], np.eye(4)), images / "other.nii.gz")
+    flow = workflow(kind, 3, dataset_dir=str(images), output_dir=str(tmp_path), pattern="sub/*")
+    key = "train#dataset#data" if kind == "train" else "dataset#data"
+    flow.parser.parse()
+    assert flow.parser.get_parsed_content(key) == [{"image": str(images / "sub" / "volume.nii.gz")}]
+
+
 def event_tags(events: list[Path]) -> dict[str, set[str]]:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 

@@ -28,7 +28,7 @@ from tiny import SMALL, run, workflow
 
 from monai_n2v.bundle import distributed, find_bundle, find_config
 from monai_n2v.handlers import BufferAverage
-from monai_n2v.io.images import find_images
+from monai_n2v.io.find import find_images
 
 pytestmark = pytest.mark.skipif(not dist.is_available() or sys.platform == "win32", reason="needs Gloo and forkserver")
 

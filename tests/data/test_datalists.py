@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 
@@ -150,6 +151,8 @@ def test_no_images_inside_a_label_server_are_those_of_its_studies(tmp_path, monk
     for name in ("b.nii.gz", "a.nii.gz", "a_denoised.nii.gz", "labels/final/a.nii.gz"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         nibabel.save(nibabel.Nifti1Image(np.zeros((4, 4, 4), np.float32), np.eye(4)), tmp_path / name)
+    objects = {name: {"image": {"ext": ".nii.gz", "info": {}}} for name in ("a", "b", "a_denoised")}
+    (tmp_path / "datastore_v2.json").write_text(json.dumps({"labels_dir": "labels", "objects": objects}))
     assert len(make_dataset([])) == 0
     monkeypatch.setenv("MONAI_LABEL_STUDIES", str(tmp_path))
     assert [item["image"] for item in make_dataset([])] == [str(tmp_path / name) for name in ("a.nii.gz", "b.nii.gz")]

@@ -466,6 +466,54 @@ def test_error_while_reading_ahead_surfaces():
     assert not reader_threads()
 
 
+class Damaged(Counting):
+    """A dataset with files at fault, of which MONAI's transforms tell in their own words."""
+
+    def __init__(self, items: list[dict], faulty: set[int]) -> None:
+        super().__init__(items)
+        self.faulty = faulty
+
+    def __getitem__(self, index: int) -> dict:
+        try:
+            if index in self.faulty:
+                raise ValueError(f"path must be a readable file, got {index}.nii. Check it.")
+        except ValueError as error:
+            raise RuntimeError("applying transform") from error
+        return super().__getitem__(index)
+
+
+@pytest.mark.parametrize("memory", [None, 4, 1], ids=["all fit", "a window", "one at a time"])
+@pytest.mark.parametrize("kind", [PatchLoader, FixedPatchLoader])
+def test_images_at_fault_are_left_out_with_a_note(kind, memory, caplog):
+    faulty, n_images = {0, 3, 4, 5, 11}, 12
+    data = Damaged(folder_of_images(n_images), faulty)
+    budget = {} if memory is None else {"memory_gib": gib(memory)}
+    patches = loader(data, (6, 6), kind, batch_size=8, epoch_length=12, **budget)
+    used: set[int] = set()
+    for epoch in range(1, 30):
+        patches.set_epoch(epoch)
+        batches = list(patches)
+        assert len(batches) == 12
+        used |= seen(batches)
+    if kind is PatchLoader or memory is None:
+        assert used == set(range(n_images)) - faulty
+        assert len(patches.left_out) == len(faulty), "each is told of once"
+    assert used
+    assert not used & faulty
+    for fault in patches.left_out:
+        assert f"Left out: {fault}" in caplog.messages
+    assert all(fault.startswith("path must be a readable file, got ") for fault in patches.left_out)
+    if patches._window is not None:
+        patches._window.close()
+
+
+def test_images_that_are_all_at_fault_or_one_alone_are_refused():
+    with pytest.raises(RuntimeError, match="applying transform"):
+        loader(Damaged(folder_of_images(3), {0, 1, 2}), (6, 6))
+    with pytest.raises(RuntimeError, match="applying transform"):
+        loader(Damaged(folder_of_images(1), {0}), (6, 6))
+
+
 class Gated(Counting):
     """A dataset whose reader waits in the background until it is let through."""
 

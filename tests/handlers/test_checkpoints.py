@@ -207,6 +207,13 @@ def test_run_interrupted_in_its_first_epoch_never_goes_on_from_an_earlier_run(tm
     assert [path.name for path in tmp_path.iterdir()] == ["checkpoint_epoch=1.pt"]
 
 
+def test_resume_below_the_epochs_done_is_refused_in_one_sentence(tmp_path):
+    run_of(tmp_path, 3)
+    with pytest.raises(ValueError, match=r"^epochs must be at least the 3 that the training has done, got 2\. Ask for"):
+        run_of(tmp_path, 2, resume=True)
+    assert run_of(tmp_path, 4, resume=True).state.epoch == 4
+
+
 def test_resume_with_other_settings_refused(tmp_path):
     network = Counter()
     run_of(tmp_path, 2, network=network, averaged=AveragedWeights(network))

@@ -16,7 +16,8 @@ import tifffile
 from PIL import Image
 from samples import metaimage, metaimage_of, nifti_of, oblique_affine
 
-from monai_n2v.io.images import find_images, read_volume, save_volume
+from monai_n2v.io.find import find_images
+from monai_n2v.io.images import read_volume, save_volume
 
 NOISE = np.random.default_rng(0).normal(size=(18, 17, 16)).astype(np.float32)
 

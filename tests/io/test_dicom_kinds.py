@@ -15,7 +15,8 @@ from pydicom.uid import UID, ExplicitVRBigEndian, ImplicitVRLittleEndian, genera
 from samples import dicom_series, enhanced_image, oblique_affine, save_dicom
 
 from monai_n2v.io.dicom_pixels import read_stored
-from monai_n2v.io.images import find_images, read_volume, save_volume
+from monai_n2v.io.find import find_images
+from monai_n2v.io.images import read_volume, save_volume
 
 AFFINE = oblique_affine(left_handed=False)
 SHAPE = (12, 10, 7)

@@ -3,6 +3,9 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 import nibabel
 import nrrd
 import numpy as np
@@ -12,7 +15,8 @@ from hypothesis import HealthCheck, given, settings, strategies as st
 from PIL import Image
 from samples import FORMATS, dicom_series, oblique_affine
 
-from monai_n2v.io.images import check_target, default_target, find_images, read_volume, save_volume, split_name
+from monai_n2v.io.find import find_images
+from monai_n2v.io.images import check_target, default_target, read_volume, save_volume, split_name
 from monai_n2v.io.volume import quantize
 
 SHAPE = (9, 11, 6, 2)
@@ -343,6 +347,47 @@ def test_real_images_survive(name, real_data, tmp_path):
     assert again.source.stored == volume.source.stored
     if volume.source.affine is not None:
         assert np.array_equal(again.source.affine, volume.source.affine)
+
+
+def studies(folder: Path) -> Path:
+    """A folder of MONAI Label's: two noisy images, copies of the first by two records, one that is none, labels."""
+    info = {"a": {}, "b": {}, "better": {"n2v_source": "a", "n2v_model": "m"}, "a_denoised": {}, "c_denoised": {}}
+    objects = {name: {"image": {"ext": ".npy", "info": one}, "labels": {}} for name, one in info.items()}
+    for name in [*info, "labels/final/a", "labels/n2v_residual/a", "sub/d"]:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        np.save(folder / f"{name}.npy", np.random.default_rng(0).normal(100, 10, (20, 20)).astype(np.float32))
+    (folder / "datastore_v2.json").write_text(json.dumps({"labels_dir": "labels", "objects": objects}))
+    return folder
+
+
+def test_find_images_passes_over_what_monai_label_made(tmp_path, caplog):
+    caplog.set_level("INFO")
+    top = tmp_path / "above"
+    found = find_images(studies(top / "studies").parent)
+    names = [str(Path(item["image"]).relative_to(top / "studies")) for item in found]
+    assert names == ["a.npy", "b.npy", "c_denoised.npy", "sub/d.npy"], "without its source it is an image of its own"
+    assert f"{top}: 2 denoised copies and 2 labels of MONAI Label are passed over." in caplog.messages
+    for name in ("a", "b", "c_denoised", "sub/d"):
+        (top / "studies" / f"{name}.npy").unlink()
+    with pytest.raises(FileNotFoundError, match="got 2 denoised copies and 2 labels of MONAI Label alone below"):
+        find_images(top)
+
+
+@pytest.mark.parametrize("record", ["", "[]", '{"objects": 3}', '{"objects": {"a": null}}'])
+def test_find_images_takes_a_folder_with_another_record_as_it_is(tmp_path, record):
+    folder = studies(tmp_path)
+    (folder / "datastore_v2.json").write_text(record)
+    assert len(find_images(folder)) == 8
+
+
+@pytest.mark.parametrize(
+    ("pattern", "names"), [("a*", ["a.npy"]), (["b.npy", "sub/*"], ["b.npy", "sub/d.npy"]), (None, 4), ([], 4)]
+)
+def test_find_images_by_pattern(tmp_path, pattern, names):
+    found = [str(Path(item["image"]).relative_to(tmp_path)) for item in find_images(studies(tmp_path), None, pattern)]
+    assert (found if isinstance(names, list) else len(found)) == names
+    with pytest.raises(FileNotFoundError, match=r"pattern must match an image below .*, got better\* x\*\. Check"):
+        find_images(tmp_path, pattern=["better*", "x*"])
 
 
 def test_find_images_recursive_sorted_hidden_left_out(tmp_path):

@@ -8,8 +8,10 @@ from pathlib import Path
 import nibabel
 import numpy as np
 import pytest
+from scipy import ndimage
 
-from label.serving import AFFINE, phantom_3d, psnr
+from label.serving import AFFINE, SIGMA, phantom_3d, psnr
+from monai_n2v.io import find_images
 
 
 def test_info_lists_models_without_bogus_labels_before_anything_was_trained(server):
@@ -47,6 +49,8 @@ def test_saved_images_are_listed_with_their_source_and_never_denoised_or_trained
     task = trained.instance._trainers["n2v_denoise_3d"]
     learned_from = [item["image"] for item in task._fetch_datalist({}, datastore)]
     assert sorted(path.rsplit("/", 1)[1] for path in learned_from) == [f"phantom_{k}.nii.gz" for k in range(3)]
+    # The command line and the bundles know it, too.
+    assert [item["image"] for item in find_images(trained.studies)] == sorted(learned_from)
 
 
 def test_copy_is_told_by_its_name_where_the_datastore_lost_its_info(trained):
@@ -100,7 +104,7 @@ def test_denoised_first_hands_out_denoised_images_and_no_source_of_theirs(traine
             "phantom_0",
             {},
             404,
-            "model must be of n2v_denoise_2d, n2v_denoise_3d, got n2v_denoise_4d.",
+            "model must be of n2v_denoise_3d, n2v_denoise_2d, got n2v_denoise_4d.",
         ),
         ("n2v_denoise_3d", "nobody", {}, 404, "image must be of the studies, got nobody."),
         (
@@ -144,11 +148,58 @@ def test_files_of_the_server_that_are_no_studies_are_not_read(trained, tmp_path)
     assert trained.infer("n2v_denoise_3d", str(trained.studies / "phantom_0.nii.gz")).status_code == 200
 
 
-def test_constant_image_stays_what_it_is(trained):
+def test_constant_image_is_refused_as_by_the_command_line(trained):
     nibabel.save(nibabel.Nifti1Image(np.full((32, 32, 16), 7, np.int16), AFFINE), trained.studies / "constant.nii.gz")
     trained.instance.datastore().refresh()
-    result = trained.voxels(trained.infer("n2v_denoise_3d", "constant")).get_fdata()
-    assert (result == 7).all()
+    answer = trained.infer("n2v_denoise_3d", "constant")
+    assert answer.status_code == 400
+    assert answer.json()["detail"].startswith("image must vary, got the constant 7 for ")
+
+
+def test_what_is_made_beside_is_kept_as_labels_of_its_own_tags(trained):
+    for _ in range(2):  # the second time in the place of the first
+        answer = trained.infer(
+            "n2v_denoise_3d", "phantom_1", "json", save_residual=True, save_noise_map=True, report=True
+        )
+        assert answer.status_code == 200, answer.text
+    told = answer.json()
+    assert told["network"] == "a network that was trained on images of these studies"
+    assert isinstance(told["warnings"], list)
+    denoised = trained.voxels(trained.infer("n2v_denoise_3d", "phantom_1")).get_fdata()
+    for tag, expected in {"residual": phantom_3d(1)[1] - denoised, "noise_map": None}.items():
+        kept = trained.client.get(told[tag])
+        voxels = trained.voxels(kept)
+        assert np.allclose(voxels.affine, AFFINE)
+        if expected is not None:
+            assert np.allclose(voxels.get_fdata(), expected, atol=1e-3)
+        else:
+            assert 0.3 * SIGMA < np.median(voxels.get_fdata()) < 1.5 * SIGMA
+    page = trained.client.get(told["report"])
+    assert page.headers["content-type"].startswith("text/html")
+    assert "phantom_1" in page.text
+    datastore = trained.instance.datastore()
+    datastore.refresh()
+    assert sorted(datastore.list_images()) == [f"phantom_{k}" for k in range(3)], "none is an image"
+    assert trained.client.get(told["residual"]).status_code == 200
+    assert trained.client.get("/info/").json()["datastore"]["completed"] == 3
+    assert not list(Path(tempfile.gettempdir()).glob("phantom_1_residual*"))
+
+
+def test_warnings_of_a_result_are_told(trained):
+    smooth = ndimage.uniform_filter(phantom_3d(1)[1], 5).astype(np.float32)
+    nibabel.save(nibabel.Nifti1Image(smooth, AFFINE), trained.studies / "smooth.nii.gz")
+    trained.instance.datastore().refresh()
+    warnings = trained.infer("n2v_denoise_3d", "smooth", output="json").json()["warnings"]
+    assert any("residual shows structure" in one for one in warnings), warnings
+
+
+def test_what_is_made_beside_needs_a_place_in_the_studies(trained, tmp_path):
+    (tmp_path / "a.nii.gz").write_bytes((trained.studies / "phantom_0.nii.gz").read_bytes())
+    with (tmp_path / "a.nii.gz").open("rb") as file:
+        form = {"params": '{"report": true}'}
+        answer = trained.client.post("/infer/n2v_denoise_3d", files={"file": ("a.nii.gz", file)}, data=form)
+    assert answer.status_code == 400
+    assert answer.json()["detail"].startswith("image must be of the studies for report, got ")
 
 
 @pytest.mark.parametrize(
@@ -176,16 +227,19 @@ def test_training_on_studies_without_images_is_refused(server):
     assert answer.json()["detail"].startswith("studies must hold at least one noisy image, got none")
 
 
-def test_files_at_fault_cost_neither_a_training_nor_a_batch(trained, caplog):
+def test_files_at_fault_cost_neither_a_training_nor_a_batch(trained, capfd):
     (trained.studies / "broken.nii.gz").write_bytes(b"no image")
     nan = np.full((16, 16, 16), np.nan, np.float32)
     nibabel.save(nibabel.Nifti1Image(nan, AFFINE), trained.studies / "nan.nii.gz")
     nibabel.save(nibabel.Nifti1Image(phantom_3d(0)[1][:, :, 3], AFFINE), trained.studies / "flat_2d.nii.gz")
     trained.instance.datastore().refresh()
     assert trained.train("n2v_denoise_3d", max_epochs=1, device="cpu").status_code == 200
-    assert "Training on 3 of 6 images, without labels." in caplog.text
+    left_out = trained.client.get("/info/").json()["train_stats"]["n2v_denoise_3d"]["left_out"]
+    assert len(left_out) == 3
+    printed = "".join(capfd.readouterr())
     for name in ("broken", "nan", "flat_2d"):
-        assert f"{name}.nii.gz" in caplog.text
+        assert any(f"{name}.nii.gz" in fault for fault in left_out), left_out
+        assert f"{name}.nii.gz" in printed.rpartition("Epoch 1 of 1")[2], "the last lines, which the server keeps"
     answer = trained.batch("n2v_denoise_3d").json()
     assert {name for name, one in answer.items() if "error" in one} == {"broken", "nan", "flat_2d"}
     assert "readable NIfTI file" in answer["broken"]["error"]

@@ -16,6 +16,7 @@ from monai.data import MetaTensor
 
 from label.serving import AFFINE, Server, add_segmenter, dice, make_studies, phantom_3d, psnr
 from monai_n2v.bundle import Denoiser, resolve_model
+from monai_n2v.label.operators import make_torchvision_importable
 
 
 @pytest.fixture
@@ -119,7 +120,7 @@ def test_models_to_serve_may_be_named(segmenting):
         ValueError, match="models must be of n2v_denoise_2d, n2v_denoise_3d, toy_segmentation, got nobody"
     ):
         Server(segmenting.app_dir, segmenting.studies, {"models": "nobody"})
-    with pytest.raises(ValueError, match="denoiser must be of n2v_denoise_2d, n2v_denoise_3d, got nobody"):
+    with pytest.raises(ValueError, match="denoiser must be of n2v_denoise_3d, n2v_denoise_2d, got nobody"):
         Server(segmenting.app_dir, segmenting.studies, {"denoiser": "nobody"})
 
 
@@ -139,7 +140,11 @@ def test_stock_app_serves_and_trains_our_bundle_from_its_folder(small_app, tmp_p
         "MONAI_LABEL_STUDIES": str(studies),
         "MONAI_LABEL_APP_CONF": json.dumps(conf),
     }
-    command = [sys.executable, "-m", "monailabel.interfaces.utils.app", "-m", "train", "-r", json.dumps(request)]
+    # Our app does so by itself; this one is left as it is.
+    make_torchvision_importable()
+    code = "import runpy; from monai_n2v.label.operators import make_torchvision_importable as make; make(); "
+    code += "runpy.run_module('monailabel.interfaces.utils.app', run_name='__main__')"
+    command = [sys.executable, "-c", code, "-m", "train", "-r", json.dumps(request)]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=300)
     assert done.returncode == 0, done.stderr[-3000:]
     assert weights.is_file()

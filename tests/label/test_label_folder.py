@@ -38,3 +38,32 @@ def test_help_needs_no_monai_label(arguments):
     done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=False)
     assert done.returncode == 0
     assert "usage: python -m monai_n2v.label" in done.stdout
+
+
+# As torchvision's own: on import it gives a fake kernel to an operator that its binary part would define.
+OTHER_KIND = """
+import torch
+
+@torch.library.register_fake("torchvision::nms")
+def nms(dets, scores, iou_threshold):
+    return dets
+
+@torch.library.register_fake("torchvision::qnms")
+def qnms(dets, scores, iou_threshold):
+    return dets
+"""
+
+
+@pytest.mark.parametrize(
+    ("content", "ending"),
+    [(OTHER_KIND, ""), ("", ""), ("raise RuntimeError('anything else')", "RuntimeError: anything else")],
+)
+def test_torchvision_of_another_kind_than_torch_can_be_imported(tmp_path, content, ending):
+    (tmp_path / "torchvision").mkdir()
+    (tmp_path / "torchvision" / "__init__.py").write_text(content)
+    code = f"import sys; sys.path.insert(0, {str(tmp_path)!r})\n"
+    code += "from monai_n2v.label.operators import make_torchvision_importable as make\n"
+    code += "make(); make(); import torchvision"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.stderr.strip().rpartition("\n")[2] == ending
+    assert done.returncode == bool(ending)
