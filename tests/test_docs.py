@@ -95,7 +95,10 @@ def workspace(tmp_path, monkeypatch, short_epochs):
         (tmp_path / folder).mkdir()
         clean, noisy = phantom((20, 24, 18), seed=k)
         samples.nifti(tmp_path / folder / "a_T1.nii.gz", clean if folder == "CLEAN" else noisy, np.eye(4))
+    (tmp_path / "DATASET" / "sub-01" / "anat").mkdir(parents=True)
+    (tmp_path / "DATASET" / "dataset_description.json").write_text('{"Name": "x", "BIDSVersion": "1.10.0"}')
     noisy = phantom((20, 24, 18))[1]
+    samples.nifti(tmp_path / "DATASET" / "sub-01" / "anat" / "sub-01_T1w.nii.gz", noisy, np.eye(4))
     for name in ("noisy.nii.gz", "other.nii.gz"):
         samples.nifti(tmp_path / name, noisy, np.eye(4))
     samples.nifti(tmp_path / "gfactor.nii.gz", np.ones_like(noisy), np.eye(4))

@@ -266,10 +266,26 @@ def denoise_jobs(
             except Exception as error:  # noqa: BLE001 - the other images are done
                 alone.fail(str(job.source), error)
     else:
-        paths = work.read(loaded)
-        if paths and settings.training.scheme != "prior":
-            logger.info("Training one network on %d images.", len(paths))
+        kinds = {job.kind: [one for one in jobs if one.kind == job.kind] for job in jobs}
+        for kind, alike in kinds.items():
+            if not all(job.done for job in alike):
+                _train_together(_Work(alike, settings, tell), loaded, kind, alone=len(kinds) == 1)
+
+
+def _train_together(work: _Work, loaded: Mapping[str, Volume], kind: str, alone: bool) -> None:
+    """Train one network on all images of a kind, and denoise them; where it fails, other kinds are done anyhow."""
+    paths = work.read(loaded)
+    if paths and work.settings.training.scheme != "prior":
+        what = f"{kind} image" if kind else "image"
+        logger.info("Training one network on %d %s%s.", len(paths), what, "s" if len(paths) > 1 else "")
+    try:
         work.train_and_predict(paths)
+    except Exception as error:
+        if alone:
+            raise
+        for path in paths:
+            if not work.jobs[path].done:
+                work.fail(path, error)
 
 
 def _local_std(residual: np.ndarray) -> np.ndarray:

@@ -22,6 +22,8 @@ class Job:
         residual: where what was removed goes, or None.
         noise_map: where the local noise level goes, or None.
         done: whether all of these exist and are to stay; a network is trained on such an image still.
+        kind: images of one kind are alike, and share a network.
+        beside: other files that are written with the results.
     """
 
     source: Path
@@ -30,6 +32,8 @@ class Job:
     residual: Path | None = None
     noise_map: Path | None = None
     done: bool = False
+    kind: str = ""
+    beside: tuple[Path, ...] = ()
 
     @property
     def stem(self) -> str:
@@ -39,7 +43,7 @@ class Job:
     @property
     def results(self) -> list[Path]:
         """Everything that was asked for."""
-        results = [path for path in (self.target, self.residual, self.noise_map) if path is not None]
+        results = [path for path in (self.target, self.residual, self.noise_map, *self.beside) if path is not None]
         if self.report is not None:
             from monai_n2v.report.write import report_paths
 
@@ -96,13 +100,32 @@ def plan_jobs(
             raise ValueError(f"OUT must not be IN, got {target} for both. Choose another folder.")
     found = plan_sources(source, patterns, exclude=target)
     jobs = [_job(path, target / path.relative_to(source), report, residual, noise_map) for path in found]
+    return check_jobs(jobs, force, skip_existing)
+
+
+def check_jobs(jobs: Sequence[Job], force: bool, skip_existing: bool) -> list[Job]:
+    """Refuse jobs that cannot work, and find those that are done.
+
+    Args:
+        jobs: what to read and write.
+        force: see `plan_jobs`.
+        skip_existing: see `plan_jobs`.
+
+    Returns:
+        the jobs; those that are done say so.
+
+    Raises:
+        FileExistsError: where something to be written exists.
+        ValueError: where a target does not suit its source, or two sources have one target.
+        OSError: where a target cannot be written.
+    """
     _check_collisions(jobs)
     if skip_existing:
         jobs = [replace(job, done=all(path.exists() for path in job.results)) for job in jobs]
     for job in jobs:
         if not job.done:
             _check(job, force or skip_existing)
-    return jobs
+    return list(jobs)
 
 
 def plan_sources(source: Path, patterns: Sequence[str] = (), exclude: Path | None = None) -> list[Path]:

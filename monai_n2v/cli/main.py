@@ -74,7 +74,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _denoise(args: argparse.Namespace) -> int:
-    jobs = plan_command_jobs(args)
+    jobs, derivative = plan_command_jobs(args)
     n_jobs = sum(not job.done for job in jobs)
     if n_jobs == 0:
         logger.info("Every image has its result already: nothing to do.")
@@ -101,8 +101,12 @@ def _denoise(args: argparse.Namespace) -> int:
         logger.info("%s.", "The prior denoises" if args.scheme == "prior" else train)
     settings = Settings(training, prediction, args.model, args.per_image, args.series)
     records: list[dict[str, Any]] = []
+    if derivative is not None:
+        derivative.describe()
 
     def tell(record: dict[str, Any]) -> None:
+        if derivative is not None:
+            derivative.complete(record)
         _tell(args, record, len(jobs))
         records.append(record)
 

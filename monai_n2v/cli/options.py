@@ -77,6 +77,7 @@ def _add_denoise(commands: argparse._SubParsersAction[_Parser]) -> None:
     _add_training_options(denoise)
     add("--per-image", action="store_true", help="of a folder: a network for every image, not one for all")
     _add_choice_options(denoise)
+    _add_bids_options(denoise)
     add("--dtype", choices=("float32", "input"), help="of OUT (float32); input: rounded and clipped to IN's type")
     add("--tta", action="store_true", help="average over flips and turns: a little better, 8 or 16 times slower")
     add("--keep-padding", action=_Switch, help="leave constant padding (CT -1024, masked MR) as it is (default)")
@@ -199,6 +200,15 @@ def _add_choice_options(parser: argparse.ArgumentParser) -> None:
     add("--series", metavar="UID|NUMBER", help="of a DICOM folder with several series: which one")
 
 
+def _add_bids_options(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("--bids", action="store_true", help="IN is a BIDS dataset, OUT a derivative; a network for each kind of image")
+    label = "of a BIDS dataset: only these participants, such as 01 02"
+    add("--participant-label", nargs="+", default=[], metavar="LABEL", help=label)
+    only = "of a BIDS dataset: only these images, such as suffix=T1w,FLAIR or ses=01; repeatable, all must hold"
+    add("--filter", action="append", type=_filter, default=[], metavar="KEY=VALUE", help=only)
+
+
 def _add_volume(parser: argparse.ArgumentParser) -> None:
     volume = parser.add_mutually_exclusive_group()
     volume.add_argument("-q", "--quiet", action="store_true", help="only warnings and errors")
@@ -238,6 +248,13 @@ def _footprint(text: str) -> str | tuple[int, ...]:
     if len(sides) not in (2, 3) or any(side < 1 or side % 2 == 0 for side in sides):
         raise argparse.ArgumentTypeError(f"must be auto or odd sides such as 3x1x1, got {text}")
     return sides
+
+
+def _filter(text: str) -> tuple[str, list[str]]:
+    key, _, values = text.partition("=")
+    if not key or not all(values.split(",")):
+        raise argparse.ArgumentTypeError(f"must be KEY=VALUE such as suffix=T1w, got {text}")
+    return key, values.split(",")
 
 
 def _setting(text: str) -> tuple[str, Any]:

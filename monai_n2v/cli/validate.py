@@ -6,11 +6,12 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from monai_n2v.apps.bids import Derivative
     from monai_n2v.apps.paths import Job
     from monai_n2v.bundle.options import TrainingOptions
     from monai_n2v.io.volume import Volume
@@ -33,14 +34,14 @@ class UsageError(Exception):
     """The command was asked wrongly."""
 
 
-def plan_command_jobs(args: argparse.Namespace) -> list[Job]:
+def plan_command_jobs(args: argparse.Namespace) -> tuple[list[Job], Derivative | None]:
     """Say what is wrong with ``denoise`` before anything heavy is loaded or computed.
 
     Args:
         args: of ``monai-n2v denoise``.
 
     Returns:
-        what to read and write.
+        what to read and write, and of a BIDS dataset the derivative.
 
     Raises:
         UsageError: where the command was asked wrongly.
@@ -51,11 +52,15 @@ def plan_command_jobs(args: argparse.Namespace) -> list[Job]:
 
     if args.input.exists() and not is_tree(args.input):
         check_source(args.input)
-    beside = {"report": args.report, "residual": args.save_residual, "noise_map": args.save_noise_map}
+    asked = {"report": args.report, "residual": args.save_residual, "noise_map": args.save_noise_map}
+    asked |= {"force": args.force, "skip_existing": args.skip_existing}
+    derivative = None
     try:
-        jobs = plan_jobs(
-            args.input, args.output, patterns=args.pattern, force=args.force, skip_existing=args.skip_existing, **beside
-        )
+        if args.bids or args.participant_label or args.filter:
+            derivative = _plan_bids(args, asked)
+            jobs = derivative.jobs
+        else:
+            jobs = plan_jobs(args.input, args.output, patterns=args.pattern, **asked)
     except (ValueError, OSError) as error:
         raise UsageError(str(error)) from error
     try:
@@ -71,7 +76,22 @@ def plan_command_jobs(args: argparse.Namespace) -> list[Job]:
     )
     if args.model is not None and given:
         raise UsageError(f"--model must stand alone, got settings of a training too. Drop {given}.")
-    return jobs
+    return jobs, derivative
+
+
+def _plan_bids(args: argparse.Namespace, asked: dict[str, Any]) -> Derivative:
+    """Plan a BIDS dataset; ``asked`` is what is to be written, and over what."""
+    if not args.bids:
+        raise UsageError("--participant-label and --filter must come with --bids, got them alone. Add --bids.")
+    given = [f"--{name}" for name in ("pattern", "series") if vars(args)[name]]
+    if given:
+        raise UsageError(f"--bids must come without {given[0]}: names in BIDS say more. Use --filter.")
+    from monai_n2v.apps.bids import plan_derivative
+
+    wanted: dict[str, list[str]] = {"sub": [label.removeprefix("sub-") for label in args.participant_label]}
+    for key, values in args.filter:
+        wanted.setdefault(key, []).extend(values)
+    return plan_derivative(args.input, args.output, {key: values for key, values in wanted.items() if values}, **asked)
 
 
 def read_noise_map(args: argparse.Namespace, paths: Sequence[Path]) -> NoiseMap | None:

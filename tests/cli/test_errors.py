@@ -58,6 +58,18 @@ def existing(folder: Path) -> list:
     return io(nifti(folder, DATA))
 
 
+def bids(folder: Path, *options: str, out: str = "out", described: bool = True, sidecar: str = "{}") -> list:
+    anat = folder / "in" / "sub-01" / "anat"
+    anat.mkdir(parents=True)
+    nifti(anat, DATA, "sub-01_T1w.nii.gz")
+    (anat / "sub-01_T1w.json").write_text(sidecar)
+    other = folder / "in" / "derivatives" / "other"
+    other.mkdir(parents=True)
+    for top in (folder / "in", other)[: 2 * described]:
+        (top / "dataset_description.json").write_text('{"Name": "x", "GeneratedBy": [{"Name": "other"}]}')
+    return ["-i", folder / "in", "-o", folder / out, "--bids", *options]
+
+
 def weights(folder: Path, content: object, data: np.ndarray = DATA) -> list:
     torch.save(content, folder / "model.pt")
     return [*io(nifti(folder, data)), "--model", folder / "model.pt"]
@@ -96,6 +108,32 @@ CASES = [
         lambda f: [*io(nifti(f, FOUR)), "--context", "4"],
     ),
     Case("b-vectors of another series", 1, "bval must hold one entry per volume", other_directions),
+    Case("--bids without a dataset", 2, "IN must be a BIDS dataset with --bids", lambda f: bids(f, described=False)),
+    Case(
+        "--bids with a folder of the raw images as OUT", 2, "OUT must lie in derivatives/",
+        lambda f: bids(f, out="in/results"),
+    ),
+    Case(
+        "--bids with another program's derivative as OUT", 2, "OUT must be a new dataset or one of monai_n2v",
+        lambda f: bids(f, "--force", out="in/derivatives/other"),
+    ),
+    Case("--bids and a broken sidecar", 2, "sub-01_T1w.json must hold JSON", lambda f: bids(f, sidecar="{")),
+    Case(
+        "--participant-label of nobody", 2, "--participant-label must name participants",
+        lambda f: bids(f, "--participant-label", "7"),
+    ),
+    Case(
+        "--filter without a match", 2, "--filter must match an image", lambda f: bids(f, "--filter", "suffix=bold"),
+        of_a_file=False,
+    ),
+    Case(
+        "--filter of an unknown key", 2, "Did you mean suffix?", lambda f: bids(f, "--filter", "sufix=T1w"),
+        of_a_file=False,
+    ),
+    Case(
+        "--filter without --bids", 2, "Add --bids", lambda f: [*io(nifti(f, DATA)), "--filter", "suffix=T1w"],
+        of_a_file=False,
+    ),
     Case("unknown suffix", 1, "path must end in", lambda f: io(written(f / "in.mgz", b"x"))),
     Case("file of zero bytes", 1, "which is empty", lambda f: io(written(f / "in.nii.gz", b""))),
     Case("link to itself", 2, "IN must be an existing file or folder", loop),
