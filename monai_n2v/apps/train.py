@@ -119,7 +119,7 @@ def _train(
     record["context"] = choice.context
     if choice.scheme == "prior":
         shutil.copyfile(prior, weights)
-        _keep_weight(bundle, choice.judge.prior if choice.judge else None, options, record)
+        _keep_weight(bundle, choice.judge.prior if choice.judge else None, record)
         return record
     overlays = [*([] if choice.scheme == "n2v" else [f"{choice.scheme}.json"]), "anneal.json"]
     # Those of train.json stand there already; what remains of the settings is for the overlays.
@@ -152,13 +152,13 @@ def _train(
         shutil.copyfile(prior, weights)
         record |= {"scheme": "prior", "context": 0}
         verdict = choice.judge.prior
-    _keep_weight(bundle, verdict, options, record)
+    _keep_weight(bundle, verdict, record)
     return record
 
 
-def _keep_weight(bundle: Path, verdict: Verdict | None, options: TrainingOptions, record: dict[str, Any]) -> None:
-    """Write the weight of the Wiener filter that suits the images into a bundle, unless one was asked for."""
-    if verdict is None or "wiener" in options.settings:
+def _keep_weight(bundle: Path, verdict: Verdict | None, record: dict[str, Any]) -> None:
+    """Write the weight of the Wiener filter that suits the images into a bundle."""
+    if verdict is None:
         return
     logger.info("By the noisy image itself, the Wiener filter gets the weight %g.", verdict.weight)
     record["wiener"] = verdict.weight

@@ -91,7 +91,14 @@ def _denoise(args: argparse.Namespace) -> int:
 
     training = training_options(args, noise_map)
     prediction = PredictionOptions(
-        training.device, args.tta or None, args.keep_padding, args.magnitude, args.coils, args.dtype, noise_map
+        training.device,
+        args.tta or None,
+        args.keep_padding,
+        args.magnitude,
+        args.coils,
+        args.dtype,
+        noise_map,
+        args.wiener,
     )
     if args.model is None:
         epochs = f"for {args.epochs} epoch{'s' if args.epochs != 1 else ''}" if args.epochs else ""

@@ -80,6 +80,8 @@ def _add_denoise(commands: argparse._SubParsersAction[_Parser]) -> None:
     _add_bids_options(denoise)
     add("--dtype", choices=("float32", "input"), help="of OUT (float32); input: rounded and clipped to IN's type")
     add("--tta", action="store_true", help="average over flips and turns: a little better, 8 or 16 times slower")
+    wiener = "weight of the Wiener filter that brings back detail, 0 to 1 (chosen by the image); 0: the network alone"
+    add("--wiener", type=_share, metavar="W", help=wiener)
     add("--keep-padding", action=_Switch, help="leave constant padding (CT -1024, masked MR) as it is (default)")
     magnitude = "MR: take off what noise adds to dark regions. auto (default): where the air shows it; rician: always"
     add("--magnitude", choices=("auto", "rician", "off"), help=magnitude)
@@ -231,6 +233,7 @@ def _number(kind: type[T], fits: Callable[[T], bool], rule: str) -> Callable[[st
 
 
 _positive = _number(float, lambda value: 0 < value < float("inf"), "above 0")
+_share = _number(float, lambda value: 0 <= value <= 1, "a share from 0 to 1")
 _positive_int = _number(int, lambda value: value >= 1, "at least 1")
 _seed = _number(int, lambda value: 0 <= value < 2**32, "from 0 to 2**32 - 1")
 _count = _number(int, lambda value: value >= 0, "a whole number from 0, or auto")
