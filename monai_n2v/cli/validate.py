@@ -125,8 +125,9 @@ def check_before_work(
                 find_q_files(path)
             elif n_volumes > 1:
                 read_q_vectors(path, n_volumes)
-    for volume in loaded.values() if noise_map is not None else ():
-        noise_map.check_grid(volume.data.shape[1:], volume.source.affine, volume.path)
+    if noise_map is not None:
+        for volume in loaded.values():
+            noise_map.check_grid(volume.data.shape[1:], volume.source.affine, volume.path)
 
 
 def training_options(args: argparse.Namespace, noise_map: NoiseMap | None) -> TrainingOptions:
