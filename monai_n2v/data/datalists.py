@@ -15,7 +15,12 @@ from torch.utils.data import default_collate
 from monai_n2v.io.images import find_images, split_name, voxel_files_of
 
 # What makes arrays of metadata when they are unpickled: numbers, and no code.
-_ARRAYS = [np.ndarray, np.dtype, np.empty(0).__reduce__()[0], *(type(np.dtype(kind)) for kind in "?bBiIlLqQefd")]
+_ARRAYS: list[Any] = [
+    np.ndarray,
+    np.dtype,
+    np.empty(0).__reduce__()[0],
+    *(type(np.dtype(kind)) for kind in "?bBiIlLqQefd"),
+]
 
 
 def find_pairs(
