@@ -21,8 +21,9 @@ from monai_n2v.bundle.options import TrainingOptions
 from monai_n2v.bundle.resources import PRIOR, bundle_name, find_bundle, find_config
 from monai_n2v.bundle.run import train, untouched_process
 from monai_n2v.bundle.settings import check_settings
-from monai_n2v.bundle.trained import TrainedNetwork, resolve_model
+from monai_n2v.bundle.trained import UNFINISHED, TrainedNetwork, resolve_model
 from monai_n2v.io.atomic import scratch
+from monai_n2v.io.lock import locked
 from monai_n2v.io.volume import where
 from monai_n2v.transforms.axes import MIN_DEPTH, slice_axis
 from monai_n2v.transforms.footprints import smallest_radius
@@ -57,8 +58,16 @@ def train_network(
         ValueError: where a 3D network is asked for images, a setting has an unknown key, or scheme, footprint or
             patch size do not fit the network.
         FileNotFoundError: where there is nothing to resume.
+        FileExistsError: where another process trains into the folder.
     """
     check_settings(options.settings, parts=True)
+    with locked(folder):
+        return _train_into(folder, images, options)
+
+
+def _train_into(
+    folder: Path, images: Sequence[NoisyImage], options: TrainingOptions
+) -> tuple[TrainedNetwork, dict[str, Any]]:
     with untouched_process():
         choice = choose(images, options)
     spatial_dims = choice.spatial_dims
@@ -77,10 +86,13 @@ def train_network(
         record = _train(made, folder, images, options, choice)
         configs = [made / "configs" / name for name in ("train.json", "inference.json")]
         record["config_sha256"] = hashlib.sha256(b"".join(path.read_bytes() for path in configs)).hexdigest()
-        # A network that was in the folder stays whole until the new one is.
+        # A network that was in the folder stays whole until the new one is. In between it is marked: its weights would
+        # run with the settings of another.
+        (folder / UNFINISHED).touch()
         for part in sorted(path for path in made.rglob("*") if path.is_file()):
             (folder / part.relative_to(made)).parent.mkdir(parents=True, exist_ok=True)
             os.replace(part, folder / part.relative_to(made))
+        (folder / UNFINISHED).unlink()
     record |= {"training_seconds": round(time.perf_counter() - started, 1), "seed": options.seed}
     from_scratch = not starts_from_prior(options)
     if from_scratch and options.max_time is not None and record["steps"] < _FEW_STEPS:

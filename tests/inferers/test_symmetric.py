@@ -254,14 +254,21 @@ def test_old_bundle_still_denoises_but_refuses_to_average(trained, tmp_path, cap
     assert not (tmp_path / "y.npy").exists()
 
 
-def test_bundle_of_another_version_is_refused_and_its_weights_serve(trained, tmp_path):
+@pytest.mark.parametrize(
+    ("old", "new", "reason"),
+    [
+        ("SymmetricInferer", "LeftSinceInferer", "LeftSinceInferer"),
+        ('"check"', '"checks"', "Its inference.json has no check"),
+        ('"halo": "@halo"', '"halos": "@halo"', "unexpected keyword argument 'halos'"),
+    ],
+    ids=["class that left", "key that is missing", "argument that left"],
+)
+def test_bundle_of_another_version_is_refused_and_its_weights_serve(old, new, reason, trained, tmp_path):
     bundle = shutil.copytree(trained[2].bundle, tmp_path / "bundle")
     path = bundle / "configs" / "inference.json"
-    path.write_text(path.read_text().replace("SymmetricInferer", "LeftSinceInferer"))
+    path.write_text(path.read_text().replace(old, new))
     image = phantom((20, 23))[1]
-    with pytest.raises(
-        ValueError, match=r"model must be a bundle of this version, got .*LeftSinceInferer.*Train again"
-    ):
+    with pytest.raises(ValueError, match=rf"model must be a bundle of this version, got .* Train again.*\(.*{reason}"):
         monai_n2v.denoise(image, model=bundle, device="cpu")
     weights = shutil.copy(bundle / "models" / "model.pt", tmp_path / "mine.pt")
     assert np.isfinite(monai_n2v.denoise(image, model=weights, device="cpu")).all()
