@@ -30,6 +30,7 @@ from monai_n2v.handlers import write_prior
 
 DOCUMENTS = ["README.md", *(str(p.relative_to(ROOT)) for p in sorted(ROOT.glob("bundles/*/docs/README.md")))]
 DOCUMENTS += [str(p.relative_to(ROOT)) for p in sorted(ROOT.glob("docs/*.md"))]
+DOCUMENTS += ["integrations/slicer/README.md"]
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 NOT_RUN = {
     "pip": "installs; .ci/run does",

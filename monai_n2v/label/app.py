@@ -35,7 +35,7 @@ from monai_n2v.label.infer import BESIDE, DenoiseTask
 from monai_n2v.label.operators import make_torchvision_importable
 from monai_n2v.label.options import refusals, sentence, switched
 from monai_n2v.label.strategies import DenoisedFirst
-from monai_n2v.label.tasks import ask_the_app, training_model
+from monai_n2v.label.tasks import as_clients_read, ask_the_app, end_with_the_server, name_the_server
 from monai_n2v.label.train import TrainDenoiserTask
 from monai_n2v.label.uploads import is_upload, remove_upload
 
@@ -94,6 +94,7 @@ class DenoisingApp(MONAILabelApp):
             ValueError: for studies that it would show empty, though images lie below.
         """
         check_all_served(self.datastore())
+        name_the_server()
         super().on_init_complete()
 
     def init_infers(self) -> dict[str, InferTask]:
@@ -136,17 +137,12 @@ class DenoisingApp(MONAILabelApp):
     def info(self) -> dict[str, Any]:
         """What clients show; of the studies, how many images can be trained on stands in the place of those labeled.
 
-        3D Slicer lets a training start where images are labeled, and shows that of the first model alone: the one that
-        trains comes first.
+        3D Slicer lets a training start where images are labeled.
         """
         told = super().info()
         if self._trainers:
             told["datastore"] = {**told["datastore"], "completed": n_noisy(self.datastore())}
-        trains, stats = training_model(), told["train_stats"]
-        for model in sorted(stats, key=lambda name: name != trains):
-            stats[model] = stats.pop(model)  # to the end, so in this order
-            if model != trains:  # clients take one without its time for one that runs
-                stats[model] = {"total_time": "0:00:00", **stats[model]}
+        told["train_stats"] = as_clients_read(told["train_stats"])
         return told
 
     def infer(self, request: dict[str, Any], datastore: Datastore | None = None) -> dict[str, Any]:
@@ -193,7 +189,18 @@ class DenoisingApp(MONAILabelApp):
 
     def train(self, request: dict[str, Any]) -> dict[str, Any]:
         """Train a denoiser on the noisy images of the studies."""
-        return self._told(lambda: super(DenoisingApp, self).train(request))
+
+        def work() -> dict[str, Any]:
+            self._check_trained(request.get("model"))
+            return super(DenoisingApp, self).train(request)
+
+        return self._told(work)
+
+    def _check_trained(self, model: Any) -> None:
+        if model not in self._trainers:
+            raise FileNotFoundError(
+                f"model must be of {', '.join(self._trainers)} to be trained, got {model}. Name one."
+            )
 
     def check_task(self, method: str, request: dict[str, Any]) -> None:
         """Refuse a training or a batch before it is accepted.
@@ -204,9 +211,7 @@ class DenoisingApp(MONAILabelApp):
         with refusals():
             model = request.get("model")
             if method == "train":
-                if model not in self._trainers:
-                    known = ", ".join(self._trainers)
-                    raise FileNotFoundError(f"model must be of {known} to be trained, got {model}. Name one.")
+                self._check_trained(model)
                 options = self._trainers[model].options(request)
                 self._trainers[model].image_ids(options["images"], self.datastore())
             elif method == "batch_infer":
@@ -253,6 +258,7 @@ class DenoisingApp(MONAILabelApp):
         if self._server_mode:
             with refusals():
                 return work()
+        end_with_the_server()
         try:
             return work()
         except Exception as error:
