@@ -143,7 +143,9 @@ def _tell(args: argparse.Namespace, record: dict[str, Any], n_jobs: int) -> None
         predicted += f" --magnitude {args.magnitude}" if args.magnitude else ""
         predicted += f" --coils {args.coils:g}" if args.coils else ""
         predicted += f" --noise-map {shlex.quote(str(args.noise_map))}" if args.noise_map else ""
-        settings = "".join(f" --set {shlex.quote(format_setting(*item))}" for item in args.set)
+        # Where the clock decided, what it decided.
+        by_clock = [("schedule", record["schedule"])] if "schedule" in record else []
+        settings = "".join(f" --set {shlex.quote(format_setting(*item))}" for item in [*args.set, *by_clock])
         logger.info(
             "Trained %d steps in %.0f s; --epochs %d --seed %d%s%s%s%s%s repeats this run.",
             record["steps"], record["training_seconds"], record["epochs"],
