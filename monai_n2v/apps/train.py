@@ -98,7 +98,7 @@ def _train_into(
     if from_scratch and options.max_time is not None and record["steps"] < _FEW_STEPS:
         logger.warning(
             "Only %d steps of training fitted into %g s, which is too few: the result is blurred or false. "
-            "Give it more time; on a busy machine fewer threads (OMP_NUM_THREADS=1) may be faster.",
+            "Give it more time.",
             record["steps"], options.max_time,
         )  # fmt: skip
     if options.settings:

@@ -61,7 +61,7 @@ class TrainingOptions:
 
     Attributes:
         epochs: length of the training; the overlays' default where neither this nor ``max_time`` is given.
-        max_time: length of the training in seconds instead, at least two epochs.
+        max_time: length of the training in seconds instead, a limit; at least one step.
         scheme: ``"n2v"``, ``"recorrupted"``, ``"renoised"``, or ``"prior"`` for no training at all, which takes
             seconds; ``"auto"`` takes what suits the noise.
         context: how many other volumes of a series the network sees beside each, the nearest in time, or in q-space

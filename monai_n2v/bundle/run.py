@@ -77,7 +77,7 @@ def train(
 
     Returns:
         the record of the run: ``epochs``, ``epoch_length``, ``steps``, ``bfloat16``, and ``losses``, the mean loss of
-        every epoch.
+        every epoch; with ``max_time`` the ``schedule`` that repeats it.
     """
     # No record of the config: the caller keeps its bundle's.
     entries = {"save_config": False, **overrides, "output_dir": str(output_dir), "train#dataset#data": data}
@@ -98,6 +98,7 @@ def train(
         "steps": state.iteration,
         "bfloat16": amp,
         "losses": losses,
+        **({"schedule": state.schedule} if hasattr(state, "schedule") else {}),
     }
 
 
