@@ -77,7 +77,7 @@ def _add_denoise(commands: argparse._SubParsersAction[_Parser]) -> None:
     add("-i", "--input", required=True, type=Path, metavar="IN", help=_IN)
     add("-o", "--output", required=True, type=Path, metavar="OUT", help="the same kind, denoised; a folder is mirrored")
     _add_common_training(denoise)
-    model = "trained bundle (run only those you trust) or weights"
+    model = "trained bundle (a program: run only those you trust) or weights"
     add("--model", type=Path, metavar="DIR|FILE", help=model)
     report = "also write OUT_report (.html, .png, .json), into DIR"
     add("--report", nargs="?", type=Path, const=True, metavar="DIR", help=report)
