@@ -2,7 +2,7 @@
 # The command line, on a CPU:   docker build -t monai-n2v .
 # On an NVIDIA GPU:             docker build -t monai-n2v:cuda --build-arg DEVICE=cuda .
 # A MONAI Label server:         docker build -t monai-n2v-label --target label .
-# docs/containers.md tells how they are run. The weights of the prior are inside.
+# docs/how-to/containers.md tells how they are run. The weights of the prior are inside.
 ARG PYTHON=3.11
 
 FROM python:${PYTHON}-slim AS base

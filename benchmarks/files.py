@@ -131,7 +131,7 @@ def judge(path: Path) -> tuple[str, str]:
 
 
 def table(results: dict[str, Any]) -> str:
-    """The table of docs/formats.md."""
+    """The table of docs/reference/formats.md."""
     names = [*results, "all"]
     total = {kind: sum(one[kind] for one in results.values()) for kind in ("files", *KINDS)}
     rows = [

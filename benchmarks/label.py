@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the MONAI Label app does for a segmenter: a toy one, on a noisy brain, as it is and after denoising.
 
-``python -m benchmarks.label``, with the Python of an environment that has MONAI Label (``docs/label.md``). Three crops
-of Colin27 with white noise are the studies; the app trains on them without labels, through MONAI Label's own interface,
-and all that is shown comes from its answers. The segmenter is a threshold between gray and white matter, so what it
-makes of the clean volume is the truth.
+``python -m benchmarks.label``, with the Python of an environment that has MONAI Label (``docs/how-to/label.md``). Three
+crops of Colin27 with white noise are the studies; the app trains on them without labels, through MONAI Label's own
+interface, and all that is shown comes from its answers. The segmenter is a threshold between gray and white matter, so
+what it makes of the clean volume is the truth.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The prior's part of ``docs/results.md``."""
+"""Sections of ``docs/measurements/`` on the prior and its parts, from the JSON of the scripts beside this."""
 
 from __future__ import annotations
 
@@ -38,9 +38,9 @@ def prior_section(stored: dict[str, Any]) -> list[str]:
     lines = [
         "## The prior",
         "",
-        "Without any setting: by the [prior](prior.md) alone (`--fast`), and adapted to the image. PSNR, and seconds",
-        "of the whole call. The best classic filter had its parameters chosen with the clean image at hand,",
-        "which no user has. One network serves all images of Set12 and BSD68.",
+        "Without any setting: by the [prior](../explanation/prior.md) alone (`--fast`), and adapted to the image.",
+        "PSNR, and seconds of the whole call. The best classic filter had its parameters chosen with the clean image",
+        "at hand, which no user has. One network serves all images of Set12 and BSD68.",
         "",
         *table("image", "way", "PSNR / dB", "seconds", "scheme", "steps", "best classic filter"),
     ]
@@ -154,7 +154,7 @@ def magnitude_section(stored: dict[str, Any]) -> list[str]:
         "",
         "A crop of Colin27, a third of it air, with Rician noise, and with that of four coils. PSNR in dB, over all",
         "voxels and in the head. Biases are mean errors, in standard deviations of the noise. The filters' rows on the",
-        "same volumes are in [brain MR](#brain-mr). dipy's non-local means corrects the bias, too.",
+        "same volumes are in [brain MR](paper.md#brain-mr). dipy's non-local means corrects the bias, too.",
         "",
         *table("sigma", "coils", "method", "all voxels", "head", "bias in air", "bias in tissue", "seconds"),
     ]
@@ -219,15 +219,3 @@ def series_section(stored: dict[str, Any]) -> list[str]:
         "t-value alone means little: smoothing in time raises it. Times are of a busy machine.",
     ]
     return [*lines, "", origin(stored["machine"])]
-
-
-PRIOR_SECTIONS = {
-    "prior": prior_section,
-    "architecture": architecture_section,
-    "noise_model": noise_section,
-    "harm": harm_section,
-    "magnitude": magnitude_section,
-    "magnitude_detection": detection_section,
-    "uneven": uneven_section,
-    "series": series_section,
-}

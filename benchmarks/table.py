@@ -1,17 +1,30 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Write ``docs/results.md`` and its plots from the JSON in ``benchmarks/results/``. ``python -m benchmarks.table``."""
+"""Write ``docs/results.md``, ``docs/measurements/`` and their plots from the JSON. ``python -m benchmarks.table``."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import Any
 
+from benchmarks import summary
 from benchmarks.common import ROOT, load, origin
 from benchmarks.gpu.sections import sections as gpu_sections
 from benchmarks.paper.plots import plot_sweep
 from benchmarks.paper.sections import sections as paper_sections
-from benchmarks.prior_sections import PRIOR_SECTIONS
+from benchmarks.prior_sections import (
+    architecture_section,
+    detection_section,
+    harm_section,
+    magnitude_section,
+    noise_section,
+    prior_section,
+    series_section,
+    uneven_section,
+)
 from benchmarks.speed.plots import PLOTS
 from benchmarks.speed.sections import SECTIONS, row, table
+
+Section = Callable[[dict[str, Any]], list[str]]
 
 
 def overhead_section(stored: dict[str, Any]) -> list[str]:
@@ -160,31 +173,73 @@ def label_section(stored: dict[str, Any]) -> list[str]:
     return [*lines, "", origin(stored["machine"])]
 
 
-def text() -> str:
-    """The whole page."""
-    lines = ["# Results", "", "Written by `python -m benchmarks.table` from `benchmarks/results/`; do not edit.", ""]
-    sections = {
-        **PRIOR_SECTIONS,
-        **SECTIONS,
-        "overhead": overhead_section,
-        "seams": seams_section,
-        "check": check_section,
-        "memory": memory_section,
-        "averaging": averaging_section,
-        "bigdata": bigdata_section,
-        "label": label_section,
-    }
-    for name, section in sections.items():
-        stored = load(name)
-        if stored:
-            lines += [*section(stored), ""]
-    lines += gpu_sections()
-    lines += paper_sections()
-    return "\n".join(lines).rstrip() + "\n"
+PAGES: dict[str, tuple[str, dict[str, Section]]] = {
+    "quality": (
+        "Quality",
+        {
+            "prior": prior_section,
+            "quality": SECTIONS["quality"],
+            "averaging": averaging_section,
+            "series": series_section,
+            "label": label_section,
+        },
+    ),
+    "fidelity": (
+        "Fidelity",
+        {"harm": harm_section, "intensity": SECTIONS["intensity"], "seams": seams_section},
+    ),
+    "noise": (
+        "Noise",
+        {
+            "check": check_section,
+            "noise_model": noise_section,
+            "magnitude": magnitude_section,
+            "magnitude_detection": detection_section,
+            "uneven": uneven_section,
+        },
+    ),
+    "defaults": (
+        "How defaults were chosen",
+        {"architecture": architecture_section, "curves": SECTIONS["curves"], "unchanged": SECTIONS["unchanged"]},
+    ),
+    "speed": (
+        "Speed and memory",
+        {
+            **{name: SECTIONS[name] for name in ("profile", "loader", "prediction", "growth", "folder", "startup")},
+            "overhead": overhead_section,
+            "memory": memory_section,
+            "bigdata": bigdata_section,
+        },
+    ),
+}
+NOTICE = "Written by `python -m benchmarks.table` from `benchmarks/results/`; do not edit."
+
+
+def pages() -> dict[str, str]:
+    """Every page by its path below ``docs/``."""
+    made = {"results.md": summary.text()}
+    for name, (title, sections) in PAGES.items():
+        lines: list[str] = []
+        for stored_name, section in sections.items():
+            stored = load(stored_name)
+            if stored:
+                lines += [*section(stored), ""]
+        made[f"measurements/{name}.md"] = _page(title, lines)
+    made["measurements/gpu.md"] = _page("On a GPU", gpu_sections())
+    made["measurements/paper.md"] = _page("The paper's comparisons", paper_sections())
+    return made
+
+
+def _page(title: str, lines: Sequence[str]) -> str:
+    return "\n".join([f"# {title}", "", NOTICE, "", *lines]).rstrip() + "\n"
 
 
 def main() -> None:
-    (ROOT / "docs" / "results.md").write_text(text())
+    for name, text in pages().items():
+        path = ROOT / "docs" / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(text)
+    summary.plot()
     for name, plot in {**PLOTS, "paper_sweep": plot_sweep}.items():
         stored = load(name)
         if stored:

@@ -19,7 +19,7 @@ class ReplicateUNet(BasicUNet):
     Weights and everything else are those of BasicUNet. In a patch of 32 voxels the deepest of its five levels is 2
     voxels wide, all of them at the border. With zeros around, these levels learn the border, and fail in an image that
     is larger than the patches. With repeated values they learn the same from small patches as from large ones, so that
-    a training step may be small (``docs/results.md``).
+    a training step may be small (``docs/measurements/``).
 
     Args:
         spatial_dims: 2 or 3.

@@ -10,9 +10,10 @@ import pytest
 
 from benchmarks.common import ROOT
 from benchmarks.files import table
+from benchmarks.gallery import CASES, page as gallery_page
 from benchmarks.recipes import Recipe
 from benchmarks.speed.curves import TASK_OF, name_of, variants
-from benchmarks.table import text
+from benchmarks.table import PAGES, pages
 from benchmarks.tasks import TASKS, data_folder
 from monai_n2v.bundle.resources import bundle_name, find_bundle, find_config
 
@@ -51,10 +52,24 @@ def test_variants_of_the_curves_set_keys_that_the_config_has(dims):
 
 def test_table_of_real_files_says_what_the_json_says():
     results = json.loads((ROOT / "benchmarks" / "results" / "files.json").read_text())["packages"]
-    assert table(results) in (ROOT / "docs" / "formats.md").read_text()
+    assert table(results) in (ROOT / "docs" / "reference" / "formats.md").read_text()
     assert sum(one["equal"] for one in results.values()) >= 100
     assert all(one["different"] == 0 for one in results.values())
 
 
-def test_results_page_says_what_the_json_says():
-    assert (ROOT / "docs" / "results.md").read_text() == text()
+@pytest.mark.parametrize("name", pages())
+def test_pages_of_results_say_what_the_json_says(name):
+    assert (ROOT / "docs" / name).read_text() == pages()[name]
+
+
+def test_every_stored_result_is_on_a_page():
+    stored = {path.stem for path in (ROOT / "benchmarks" / "results").glob("*.json")}
+    shown = {name for _, sections in PAGES.values() for name in sections}
+    elsewhere = {"filters", "overhead_bfloat16", "files", "procedural"}  # beside another, or on another page
+    assert {name for name in stored - shown - elsewhere if not name.startswith(("gpu_", "paper_"))} == set()
+
+
+def test_gallery_is_what_the_script_writes():
+    assert (ROOT / "docs" / "gallery.md").read_text() == gallery_page()
+    assert all((ROOT / "docs" / "images" / f"gallery_{name}.png").is_file() for name in CASES)
+    assert (ROOT / "docs" / "images" / "overview.png").is_file()

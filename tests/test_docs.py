@@ -22,6 +22,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import samples
+import tifffile
 from conftest import ROOT, phantom
 from monai.networks.nets import BasicUNet
 
@@ -29,8 +30,11 @@ from monai_n2v.cli.main import main
 from monai_n2v.handlers import write_prior
 
 DOCUMENTS = ["README.md", *(str(p.relative_to(ROOT)) for p in sorted(ROOT.glob("bundles/*/docs/README.md")))]
-DOCUMENTS += [str(p.relative_to(ROOT)) for p in sorted(ROOT.glob("docs/*.md"))]
+DOCUMENTS += [str(p.relative_to(ROOT)) for p in sorted(ROOT.glob("docs/**/*.md"))]
 DOCUMENTS += ["integrations/slicer/README.md"]
+# Pages for everyone: half of the sentences have at most 18 words, none has more than 35.
+READ_BY_ALL = ["README.md", "docs/index.md", "docs/tutorial.md", "docs/gallery.md"]
+READ_BY_ALL += [str(p.relative_to(ROOT)) for p in sorted(ROOT.glob("docs/how-to/*.md"))]
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 NOT_RUN = {
     "pip": "installs; .ci/run does",
@@ -85,7 +89,7 @@ def shrink(path: Path, spatial_dims: int | None = None) -> None:
 @pytest.fixture
 def workspace(tmp_path, monkeypatch, short_epochs):
     """A copy of what a reader has: bundles, configs, and an image wherever the text names one."""
-    for folder in ("bundles", "configs"):
+    for folder in ("bundles", "configs", "examples"):
         shutil.copytree(ROOT / folder, tmp_path / folder, ignore=shutil.ignore_patterns("model*.pt", "runs", "dataset"))
     for path in [*tmp_path.glob("bundles/*/configs/*.json"), *tmp_path.glob("configs/*.json")]:
         shrink(path)
@@ -102,6 +106,8 @@ def workspace(tmp_path, monkeypatch, short_epochs):
     samples.nifti(tmp_path / "DATASET" / "sub-01" / "anat" / "sub-01_T1w.nii.gz", noisy, np.eye(4))
     for name in ("noisy.nii.gz", "other.nii.gz"):
         samples.nifti(tmp_path / name, noisy, np.eye(4))
+    samples.nifti(tmp_path / "magnitude.nii.gz", np.abs(noisy), np.eye(4))
+    tifffile.imwrite(tmp_path / "cells.tif", noisy[..., 9])
     samples.nifti(tmp_path / "gfactor.nii.gz", np.ones_like(noisy), np.eye(4))
     samples.nifti(
         tmp_path / "dwi.nii.gz", np.stack([phantom((20, 24, 18), seed=k)[1] for k in range(4)], -1), np.eye(4)
@@ -213,16 +219,63 @@ tool -i '*_T1.nii.gz' && other "$(python -c 'print(1)')"
     assert reason_not_to_run("pipx") is None
 
 
-@pytest.mark.parametrize(
-    "document",
-    sorted(
-        path.relative_to(ROOT).as_posix()
-        for pattern in ("*.md", "docs/*.md", "benchmarks/**/*.md", "bundles/*/docs/*.md", "examples/**/*.md")
-        for path in ROOT.glob(pattern)
-    ),
+LINKED = sorted(
+    path.relative_to(ROOT).as_posix()
+    for pattern in ("*.md", "docs/**/*.md", "benchmarks/**/*.md", "bundles/*/docs/*.md", "examples/**/*.md")
+    for path in ROOT.glob(pattern)
 )
+
+
+def anchors_of(text: str) -> set[str]:
+    """What headings are called in links, by the rule of GitHub and of the site."""
+    headings = re.findall(r"^#+ (.+?)\s*$", re.sub(BLOCK, "", text), re.MULTILINE)
+    plain = [re.sub(r"\[([^]]*)\]\([^)]*\)", r"\1", heading) for heading in headings]
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).strip().replace(" ", "-") for heading in plain}
+
+
+@pytest.mark.parametrize("document", LINKED)
 def test_links_and_pictures_of_a_document_are_there(document):
     path = ROOT / document
-    targets = re.findall(r"\]\(([^)#\s]+)[^)]*\)", path.read_text())
-    missing = [target for target in targets if "://" not in target and not (path.parent / target).exists()]
+    missing = []
+    for target, anchor in re.findall(r"\]\(([^)#\s]*)#?([^)\s]*)\)", re.sub(BLOCK, "", path.read_text())):
+        linked = path.parent / target if target else path
+        if "://" in target or target.startswith("mailto:"):
+            continue
+        if not linked.exists() or (anchor and anchor not in anchors_of(linked.read_text())):
+            missing.append(f"{target}#{anchor}")
     assert not missing
+
+
+def test_every_page_is_on_the_map():
+    index = ROOT / "docs" / "index.md"
+    named = {(index.parent / target).resolve() for target in re.findall(r"\]\(([^)#\s]+)", index.read_text())}
+    measurements = set(ROOT.glob("docs/measurements/*.md"))  # the results lead to them
+    assert set(ROOT.glob("docs/**/*.md")) - named - measurements <= {index}
+
+
+def sentences_of(document: str) -> list[list[str]]:
+    """Sentences of the prose as words: without code blocks, tables, headings and addresses of links."""
+    text = re.sub(BLOCK, "\n\n", (ROOT / document).read_text())
+    text = re.sub(r"!?\[([^]]*)\]\([^)]*\)", r"\1", text)
+    text = re.sub(r"`[^`\n]*`", "code", text)
+    text = re.sub(r"^(#+ .*|\|.*)$", "", text, flags=re.MULTILINE)
+    text = re.sub(r"^\s*([-*]|\d+\.) ", "\n\n", text, flags=re.MULTILINE)
+    paragraphs = [" ".join(part.split()) for part in text.split("\n\n")]
+    parts = [
+        one for part in paragraphs for one in re.split(r"(?<=[.!?:])[\"*)]* +(?=[\"*(]*(?:[A-Z0-9]|code\b))", part)
+    ]
+    return [one.split() for one in parts if one]
+
+
+@pytest.mark.parametrize("document", READ_BY_ALL)
+def test_sentences_are_short(document):
+    found = sentences_of(document)
+    lengths = [len(words) for words in found]
+    assert np.median(lengths) <= 18
+    assert max(lengths) <= 35, " ".join(max(found, key=len))
+
+
+@pytest.mark.parametrize("name", ["command-line.md", "keys.md", "python.md"])
+def test_reference_is_what_the_code_says(name):
+    pages = runpy.run_path(str(ROOT / "docs" / "generate.py"))["PAGES"]
+    assert (ROOT / "docs" / "reference" / name).read_text() == pages[name]()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The sentences of docs/security.md."""
+"""The sentences of docs/reference/security.md."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def test_bundle_is_run_by_denoise_and_not_by_info(image, mark, tmp_path, capsys)
     assert main(["info", str(bundle)]) == 0
     assert not mark.exists()
     main(["denoise", "-i", str(image), "-o", str(tmp_path / "y.npy"), "--model", str(bundle), *QUICK])
-    assert mark.exists(), "as docs/security.md warns"
+    assert mark.exists(), "as docs/reference/security.md warns"
 
 
 def test_weights_outside_of_a_bundle_run_in_our_own(image, tmp_path, capsys):
@@ -128,7 +128,7 @@ def test_settings_of_the_command_line_are_run(image, mark, tmp_path, capsys):
     options = ["-i", str(image), "-o", str(tmp_path / "y.npy"), "--epochs", "1", *QUICK]
     main(["denoise", *options, "--set", f"fill=$__import__('pathlib').Path({str(mark)!r}).touch()"])
     assert "Traceback" not in capsys.readouterr().err
-    assert mark.exists(), "as docs/security.md says"
+    assert mark.exists(), "as docs/reference/security.md says"
 
 
 def test_what_is_passing_is_the_users_alone(tmp_path):
@@ -159,7 +159,7 @@ def test_help_says_that_a_bundle_is_a_program(capsys):
 
 
 def test_every_sentence_of_the_page_is_there(root):
-    text = (root / "docs" / "security.md").read_text()
+    text = (root / "docs" / "reference" / "security.md").read_text()
     for what in ("--model BUNDLE", "info BUNDLE", "pickled arrays", "ElementDataFile", "--set KEY=VALUE", "cache_dir"):
         assert what in text
     for path in ("tests/io/test_atomic.py", "tests/cli/test_signals.py", "tests/io/test_fuzz.py"):

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Pretrain a prior on a GPU, in pieces of a few minutes that resume: ``python -m benchmarks.gpu.pretrain 3``.
 
-It runs the bundle's own command (`docs/prior.md`) with a larger batch, and stops it when the time is up. Checkpoints
-gather in ``--folder``; take it along to the next piece. When all epochs are done, the bundle's ``models/prior.pt`` is
-written.
+It runs the bundle's own command (`docs/explanation/prior.md`) with a larger batch, and stops it when the time is up.
+Checkpoints gather in ``--folder``; take it along to the next piece. When all epochs are done, the bundle's
+``models/prior.pt`` is written.
 """
 
 from __future__ import annotations

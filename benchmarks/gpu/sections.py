@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The part of ``docs/results.md`` that was measured on a GPU."""
+"""``docs/measurements/gpu.md``: what was measured on a GPU."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["sections"]
 def step(stored: dict[str, Any]) -> list[str]:
     """A training step."""
     lines = [
-        "### A training step",
+        "## A training step",
         "",
         "The bundles' BasicUNet: ten steps in the bundle against ten of the bare network on a ready batch, in turns, device",
         "events, medians. Patches and blind spots drawn on the GPU equal those drawn on the CPU bit for bit "
@@ -35,7 +35,7 @@ def step(stored: dict[str, Any]) -> list[str]:
 def settings(stored: dict[str, Any]) -> list[str]:
     """Precision, layout, compilation."""
     lines = [
-        "### Settings of a training step",
+        "## Settings of a training step",
         "",
         "Loss off: largest relative difference of the first three losses from the CPU's in float32. cudnn: a step in the bundle",
         "with `cudnn.benchmark` in place of determinism, which the bundles ask for.",
@@ -57,7 +57,7 @@ def settings(stored: dict[str, Any]) -> list[str]:
 def loader(stored: dict[str, Any]) -> list[str]:
     """Masked patches per second."""
     lines = [
-        "### Masked patches per second",
+        "## Masked patches per second",
         "",
         "As on the CPU: `PatchLoader` against MONAI's transforms in a `DataLoader`, alone and feeding the command line's network.",
         "",
@@ -72,7 +72,7 @@ def loader(stored: dict[str, Any]) -> list[str]:
 def prediction(stored: dict[str, Any]) -> list[str]:
     """Prediction of whole images."""
     lines = [
-        "### Prediction",
+        "## Prediction",
         "",
         "From and to the host's memory, choosing tiles and folding the network included, against the bare",
         "forward pass of a tile that lies on the GPU. Off: largest difference from the CPU, images of range 1, TF32 as torch has",
@@ -98,7 +98,7 @@ def prediction(stored: dict[str, Any]) -> list[str]:
 def distributed(stored: dict[str, Any]) -> list[str]:
     """Several processes."""
     lines = [
-        "### Several processes",
+        "## Several processes",
         "",
         "SyncBatchNorm of two processes against batch norm on the union of their batches: relative error of the gradient",
         ", ".join(f"{name.upper()} {r['gradient_error']:.0e}" for name, r in stored["sync_batchnorm"].items())
@@ -133,4 +133,4 @@ def sections() -> list[str]:
         stored = load(f"gpu_{name}")
         if stored:
             lines += [*section(stored), "", origin(stored["machine"]), ""]
-    return ["## On a GPU", "", *lines] if lines else []
+    return lines

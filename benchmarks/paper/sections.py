@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The part of ``docs/results.md`` on the paper's comparisons, from the JSON of the experiments."""
+"""``docs/measurements/paper.md``: the paper's comparisons, from the JSON of the experiments."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def training(r: dict[str, Any]) -> str:
 def bsd68(rows: Rows) -> list[str]:
     """Figure 4."""
     lines = [
-        "### BSD68, sigma 25 (Figure 4)",
+        "## BSD68, sigma 25 (Figure 4)",
         "",
         "Training on Train400 with noise added once, test on the 68 images, mean PSNR of range 255, float, neither clipped nor",
         "rounded; 8 bit: the same clipped and rounded. Traditional, Noise2Noise and Noise2Void are one program with the pairing",
@@ -102,7 +102,7 @@ def sweep(rows: Rows) -> list[str]:
     )
     worse += " It takes fine detail for noise." if worse else ""
     lines = [
-        "### BSD68 over levels of noise (Figure 7)",
+        "## BSD68 over levels of noise (Figure 7)",
         "",
         f"{rows[0]['n_images']} images of BSD68{', every eighth one' if rows[0]['scale'] == 'reduced' else ''}; Noise2Void trained anew on Train400 for every sigma,",
         f"{rows[0]['scale']}: {steps} steps. Non-local means with the best of three strengths, which no user knows. PSNR in dB, range",
@@ -112,7 +112,7 @@ def sweep(rows: Rows) -> list[str]:
     ]
     for method in dict.fromkeys(r["method"] for r in in_order(rows)):
         lines.append(row(method, *(number(of.get((method, sigma))) for sigma in sigmas)))
-    return [*lines, "", "![PSNR over noise levels](images/sweep.png)", *origins(rows)]
+    return [*lines, "", "![PSNR over noise levels](../images/sweep.png)", *origins(rows)]
 
 
 def simulated(rows: Rows) -> list[str]:
@@ -123,7 +123,7 @@ def simulated(rows: Rows) -> list[str]:
     if scale == "reduced":
         reduced = "Reduced: batches of 8, 32 features (2D), of 2x32x32x32, 8 features (3D), an annealed rate of 0.001. "
     lines = [
-        "### Simulated microscopy (Section 4.1)",
+        "## Simulated microscopy (Section 4.1)",
         "",
         "Membranes of epithelia: Voronoi cells with membranes of unequal brightness, blurred; at most 40 photons, Poisson noise,",
         f"then Gaussian noise of 3 photons. Kernel 5, depth 2; {scale}. PSNR of the range of the clean test images, which training",
@@ -178,7 +178,7 @@ def _gap(rows: Rows, simulated_rows: Rows) -> list[str]:
 def real(rows: Rows) -> list[str]:
     """Real images."""
     lines = [
-        "### Real microscopy, cryo-ET and CT (Figure 4)",
+        "## Real microscopy, cryo-ET and CT (Figure 4)",
         "",
         "The paper's cryo-TEM pair, its CTC-MSC frames and those of Figure 6d and e are not to be had; a frame of its third set,",
         "Fluo-N2DH-GOWT1, a cryo-ET stack of microtubules and a noisy CT stand in. The command line with its defaults. No",
@@ -205,16 +205,16 @@ def real(rows: Rows) -> list[str]:
                 r["warnings"],
             )
         )
-    pictures = [f"![{r['scan']}](images/real_{r['scan'].split()[-1].lower()}.png)" for r in rows]
+    pictures = [f"![{r['scan']}](../images/real_{r['scan'].split()[-1].lower()}.png)" for r in rows]
     return [*lines, *(line for picture in pictures for line in ("", picture)), *origins(rows)]
 
 
 def failures(rows: Rows) -> list[str]:
     """Figures 5 and 6."""
     lines = [
-        "### Failures (Figures 5 and 6)",
+        "## Failures (Figures 5 and 6)",
         "",
-        "Pictures and words: [how Noise2Void fails](failures.md). structN2V hides a line of eleven pixels. The checkerboard, the",
+        "Pictures and words: [how Noise2Void fails](../explanation/failures.md). structN2V hides a line of eleven pixels. The checkerboard, the",
         "same everywhere, stays with it, too, against what one might expect: it is no short-ranged noise.",
         "",
     ]
@@ -238,7 +238,7 @@ def failures(rows: Rows) -> list[str]:
 def medical(rows: Rows) -> list[str]:
     """Brain MR."""
     lines = [
-        "### Brain MR",
+        "## Brain MR",
         "",
         "Colin27, crops of 96^3 voxels with simulated noise, PSNR of the clean crop's maximum, over all voxels and over the head;",
         "the crop with Rician noise is a third air. M4Raw, 18 slices at 0.3 T: PSNR of range 255 in the brain without the noise of",
@@ -269,7 +269,7 @@ def medical(rows: Rows) -> list[str]:
 def ct(rows: Rows) -> list[str]:
     """The aorta CT."""
     lines = [
-        "### Aorta CT",
+        "## Aorta CT",
         "",
         "The real CT above by every method; nothing clean exists. After over before: the spread of voxels in the calmest cubes of",
         "soft tissue and in the lung, and the contrast of the lung's vessels, 1 where they are kept. In HU: the farthest mean of what",
@@ -302,8 +302,6 @@ def sections() -> list[str]:
             lines += [*section(stored["rows"]), ""]
     if lines:
         lines = [
-            "## The paper's comparisons",
-            "",
             "Krull et al., CVPR 2019, Sec. 4, run anew; `python -m benchmarks.paper --list` tells what is done, reduced, or waiting",
             "for a GPU. Rows named Noise2Void have the paper's masking and U-Net; what else differs stands",
             "in each section. A plus behind a commit: with changes that were not committed yet. The reduced runs shared two cores, so times per image say little.",

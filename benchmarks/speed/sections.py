@@ -75,7 +75,7 @@ def quality(stored: dict[str, Any]) -> list[str]:
                 share = min(reached) / peer["budget_seconds"]
                 found = f"CAREamics' score within {min(reached):g} s, {share:.3f} of its time"
                 lines.append(row(task, found, "", "", "", ""))
-    lines += ["", "![PSNR against training time](images/quality.png)", "", origin(stored["machine"])]
+    lines += ["", "![PSNR against training time](../images/quality.png)", "", origin(stored["machine"])]
     return [*lines, "", f"Filters: {origin(filters['machine'])}"] if "machine" in filters else lines
 
 
@@ -109,7 +109,7 @@ def curves(stored: dict[str, Any]) -> list[str]:
                 row(group, name, ms, f"{budget:g}", runs[0]["steps"], spread(scores) if scores else "diverged")
             )
     plotted = any(r["group"] in PLOTTED_CURVES for r in stored["rows"])
-    image = ["", "![PSNR against mask fraction and learning rate](images/curves.png)"]
+    image = ["", "![PSNR against mask fraction and learning rate](../images/curves.png)"]
     return [
         *lines,
         *(image if plotted else []),
@@ -199,7 +199,7 @@ def growth(stored: dict[str, Any]) -> list[str]:
         )
     for r in stored["counts"]:
         lines.append(row(r["side"], r["volumes"], r["seconds_per_epoch"], r["training_peak_gib"], "", "", ""))
-    return [*lines, "", "![Cost against size](images/growth.png)", "", origin(stored["machine"])]
+    return [*lines, "", "![Cost against size](../images/growth.png)", "", origin(stored["machine"])]
 
 
 def profile(stored: dict[str, Any]) -> list[str]:

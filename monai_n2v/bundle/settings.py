@@ -89,7 +89,7 @@ def check_settings(settings: Mapping[str, Any], parts: bool = False) -> None:
         if any(f"{key}#".startswith(f"{unused}#") for unused in _UNUSED):
             raise ValueError(
                 f"--set must name a key that monai-n2v trains with, got {key}. It trains without validation and logs: "
-                "use monai.bundle run, as docs/bundles.md tells."
+                "use monai.bundle run, as docs/how-to/bundles.md tells."
             )
         if root not in known:
             meant = nearest(root, known)

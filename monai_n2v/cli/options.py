@@ -17,13 +17,20 @@ T = TypeVar("T", int, float)
 
 _Switch = argparse.BooleanOptionalAction
 _FORMATS = "NIfTI, NRRD, MHA/MHD, TIFF, PNG, NPY"
+_IN = "noisy image, DICOM folder, or folder of images"
+_SERIES = "which series of a DICOM folder that holds several"
+
+
+def _formatter(prog: str) -> argparse.HelpFormatter:
+    """Put an option and its help on one line, in a terminal of any width above 80 columns."""
+    return argparse.HelpFormatter(prog, max_help_position=27)
 
 
 class _Parser(argparse.ArgumentParser):
     """Names the nearest option where one is misspelled; options are not abbreviated."""
 
     def __init__(self, **options: Any) -> None:
-        super().__init__(allow_abbrev=False, **options)
+        super().__init__(allow_abbrev=False, formatter_class=_formatter, **options)
 
     def parse_known_args(  # type: ignore[override]
         self, args: Sequence[str] | None = None, namespace: Any = None
@@ -62,63 +69,65 @@ def _add_denoise(commands: argparse._SubParsersAction[_Parser]) -> None:
     denoise = commands.add_parser(
         "denoise",
         help="denoise an image, a DICOM series, or a folder of them",
-        description=f"Denoise an image ({_FORMATS}), a folder with a DICOM series, or a whole folder of images. "
-        "Without --model a network is trained on the images themselves, which takes minutes; with --fast it is not.",
+        usage="monai-n2v denoise -i IN -o OUT [options]",
+        description=f"Denoise an image ({_FORMATS}), a DICOM folder, or a whole folder of images. "
+        "Without --fast or --model a network trains on these images, which takes minutes.",
     )
     add = denoise.add_argument
-    add("-i", "--input", required=True, type=Path, metavar="IN", help="noisy image, DICOM folder, or folder of images")
+    add("-i", "--input", required=True, type=Path, metavar="IN", help=_IN)
     add("-o", "--output", required=True, type=Path, metavar="OUT", help="the same kind, denoised; a folder is mirrored")
-    add(
-        "--model",
-        type=Path,
-        metavar="DIR|FILE",
-        help="a trained bundle's folder (a program: run only those you trust), or a file of weights",
-    )
-    _add_training_options(denoise)
-    add("--per-image", action="store_true", help="of a folder: a network for every image, not one for all")
-    _add_choice_options(denoise)
-    _add_bids_options(denoise)
+    _add_common_training(denoise)
+    model = "trained bundle (a program: run only those you trust) or weights"
+    add("--model", type=Path, metavar="DIR|FILE", help=model)
+    report = "also write OUT_report (.html, .png, .json), into DIR"
+    add("--report", nargs="?", type=Path, const=True, metavar="DIR", help=report)
+    existing = denoise.add_mutually_exclusive_group()
+    existing.add_argument("--force", action="store_true", help="overwrite what exists")
+    skip = "leave out images that have all that is asked for"
+    existing.add_argument("--skip-existing", action="store_true", help=skip)
+    _add_volume(denoise)
+
+    add = denoise.add_argument_group("results").add_argument
     add("--dtype", choices=("float32", "input"), help="of OUT (float32); input: rounded and clipped to IN's type")
+    add("--save-residual", action="store_true", help="also write what was removed, OUT_residual")
+    add("--save-noise-map", action="store_true", help="also write the local noise level that was removed, OUT_noise")
     add("--tta", action="store_true", help="average over flips and turns: a little better, 8 or 16 times slower")
     wiener = "weight of the Wiener filter that brings back detail, 0 to 1 (chosen by the image); 0: the network alone"
     add("--wiener", type=_share, metavar="W", help=wiener)
     add("--keep-padding", action=_Switch, help="leave constant padding (CT -1024, masked MR) as it is (default)")
-    magnitude = "MR: take off what noise adds to dark regions. auto (default): where the air shows it; rician: always"
-    add("--magnitude", choices=("auto", "rician", "off"), help=magnitude)
-    coils = "how many coils a magnitude image was combined of by the root of the sum of squares (1)"
-    add("--coils", type=_positive, metavar="N", help=coils)
-    report = "also write <OUT>_report.png, .html and .json; beside OUT by default"
-    add("--report", nargs="?", type=Path, const=True, metavar="DIR", help=report)
-    add("--save-residual", action="store_true", help="also write what was removed, <OUT>_residual")
-    add("--save-noise-map", action="store_true", help="also write the local noise level that was removed, <OUT>_noise")
-    existing = denoise.add_mutually_exclusive_group()
-    existing.add_argument("--force", action="store_true", help="overwrite what exists")
-    existing.add_argument(
-        "--skip-existing",
-        action="store_true",
-        help="leave out images that have all that is asked for; others are done anew",
-    )
     add("--json", action="store_true", help="print one line of JSON per image on standard output")
-    _add_volume(denoise)
+    _add_rare_training(denoise)
+    mr = denoise.add_argument_group("MR")
+    magnitude = "remove the bias of noise in dark regions. auto (default): where the air shows it; rician: always"
+    mr.add_argument("--magnitude", choices=("auto", "rician", "off"), help=magnitude)
+    coils = "number of coils that the magnitude image combines by the root of the sum of squares (1)"
+    mr.add_argument("--coils", type=_positive, metavar="N", help=coils)
+    _add_series(mr)
+    folder = _add_folder(denoise)
+    folder.add_argument("--per-image", action="store_true", help="train a network for every image, not one for all")
+    _add_bids(denoise)
 
 
 def _add_train(commands: argparse._SubParsersAction[_Parser]) -> None:
     train = commands.add_parser(
         "train",
         help="train a network on images, for later use with denoise --model",
+        usage="monai-n2v train -i IN -o MODELDIR [options]",
         description="Train one network on all images and write a bundle that stands on its own: for denoise --model, "
         "monai.bundle run, and MONAI Label.",
     )
     add = train.add_argument
-    add("-i", "--input", required=True, type=Path, metavar="IN", help="noisy image, DICOM folder, or folder of images")
+    add("-i", "--input", required=True, type=Path, metavar="IN", help=_IN)
     add("-o", "--output", required=True, type=Path, metavar="MODELDIR", help="folder of the bundle to write")
-    _add_training_options(train)
-    _add_choice_options(train)
+    _add_common_training(train)
     existing = train.add_mutually_exclusive_group()
-    existing.add_argument("--resume", action="store_true", help="go on with an interrupted training in MODELDIR")
+    existing.add_argument("--resume", action="store_true", help="continue an interrupted training in MODELDIR")
     existing.add_argument("--force", action="store_true", help="overwrite the network in MODELDIR")
     add("--json", action="store_true", help="print the record of the training as a line of JSON")
     _add_volume(train)
+    _add_rare_training(train)
+    _add_series(train.add_argument_group("MR"))
+    _add_folder(train)
 
 
 def _add_check(commands: argparse._SubParsersAction[_Parser]) -> None:
@@ -132,7 +141,7 @@ def _add_check(commands: argparse._SubParsersAction[_Parser]) -> None:
     add("input", type=Path, metavar="IN", help="noisy image or DICOM folder")
     add("--model", type=Path, metavar="DIR|FILE", help="also look at what this trained network removes")
     add("--device", default="auto", help="for --model: auto (default), cpu, cuda or cuda:N")
-    add("--series", metavar="UID|NUMBER", help="of a DICOM folder with several series: which one")
+    add("--series", metavar="UID|NUMBER", help=_SERIES)
     add("--json", action="store_true", help="print JSON")
     _add_volume(check)
 
@@ -144,7 +153,7 @@ def _add_info(commands: argparse._SubParsersAction[_Parser]) -> None:
         description="Tell what an image, a DICOM folder or a trained network is.",
     )
     info.add_argument("input", type=Path, metavar="FILE|MODEL", help="image, DICOM folder, bundle, or models/model.pt")
-    info.add_argument("--series", metavar="UID|NUMBER", help="of a DICOM folder with several series: which one")
+    info.add_argument("--series", metavar="UID|NUMBER", help=_SERIES)
     info.add_argument("--json", action="store_true", help="print JSON")
     _add_volume(info)
 
@@ -165,49 +174,53 @@ def _add_bundle(commands: argparse._SubParsersAction[_Parser]) -> None:
     _add_volume(listing)
 
 
-def _add_training_options(parser: argparse.ArgumentParser) -> None:
-    budget = parser.add_mutually_exclusive_group()
-    budget.add_argument("--epochs", type=_positive_int, metavar="N", help="length of the training")
-    budget.add_argument("--max-time", type=_positive, metavar="SECONDS", help="length of the training instead")
-    add = parser.add_argument
-    scheme = "what to train by: auto (default), n2v, recorrupted, renoised; prior: not at all"
+def _add_common_training(parser: argparse.ArgumentParser) -> None:
     pairing = parser.add_mutually_exclusive_group()
-    pairing.add_argument(
-        "--scheme", choices=("auto", "n2v", "recorrupted", "renoised", "prior"), default="auto", help=scheme
-    )
-    fast = "scheme prior: without any training, in seconds"
-    pairing.add_argument("--fast", dest="scheme", action="store_const", const="prior", help=fast)
-    context = "of a series: other volumes that the network sees beside each; auto: 8 where their noise is independent"
-    add("--context", type=_context, metavar="auto|N", help=context)
-    add("--from-scratch", action="store_true", help="train from random weights by Noise2Void, as the paper does")
-    add(
-        "--spatial-dims",
-        type=int,
-        choices=(2, 3),
-        help="2: slice by slice across the shortest axis; 3: volumes; by default what the image shows to be better",
-    )
-    uneven = "MR, coils: an image in IN's grid that tells how strong the noise is at each voxel, such as a g-factor map"
-    add("--noise-map", type=Path, metavar="FILE", help=uneven)
+    fast = "use the prior alone: seconds, without training"
+    pairing.add_argument("--fast", dest="scheme", action="store_const", const="prior", default="auto", help=fast)
+    scheme = "auto (default), n2v, recorrupted, renoised or prior"
+    choices = ("auto", "n2v", "recorrupted", "renoised", "prior")
+    pairing.add_argument("--scheme", choices=choices, default="auto", metavar="NAME", help=scheme)
+    budget = parser.add_mutually_exclusive_group()
+    budget.add_argument("--max-time", type=_positive, metavar="SECONDS", help="length of the training")
+    budget.add_argument("--epochs", type=_positive_int, metavar="N", help="the same in epochs")
+    device = "auto (default), cpu, cuda or cuda:N"
+    parser.add_argument("--device", default="auto", help=device)
+
+
+def _add_rare_training(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument_group("training").add_argument
+    add("--seed", type=_seed, default=0, help="same seed, same result on the same machine (default 0)")
+    add("--from-scratch", action="store_true", help="train Noise2Void from random weights, as the paper does")
+    dims = "2: slice by slice across the shortest axis; 3: volumes; by default what the image shows to be better"
+    add("--spatial-dims", type=int, choices=(2, 3), help=dims)
     hidden = "for correlated noise: hide boxes of voxels, such as 3x1x1, or what check suggests (structN2V)"
     add("--footprint", type=_footprint, metavar="auto|SIZE", help=hidden)
     key = "another key of the bundle's configs, such as lr=0.001, fill=uniform or ema=0.999; repeatable"
     add("--set", action="append", type=_setting, default=[], metavar="KEY=VALUE", help=key)
-    add("--device", default="auto", help="auto (default), cpu, cuda or cuda:N")
-    add("--seed", type=_seed, default=0, help="same seed, same result on the same machine (default 0)")
 
 
-def _add_choice_options(parser: argparse.ArgumentParser) -> None:
-    add = parser.add_argument
-    add("--pattern", action="append", default=[], metavar="GLOB", help="of a folder: only these, such as '*_T1.nii.gz'")
-    add("--series", metavar="UID|NUMBER", help="of a DICOM folder with several series: which one")
+def _add_series(group: argparse._ArgumentGroup) -> None:
+    uneven = "an image in IN's grid with the noise level of each voxel, such as a g-factor map"
+    group.add_argument("--noise-map", type=Path, metavar="FILE", help=uneven)
+    context = "of a series: other volumes that the network sees beside each; auto: 8 where their noise is independent"
+    group.add_argument("--context", type=_context, metavar="auto|N", help=context)
 
 
-def _add_bids_options(parser: argparse.ArgumentParser) -> None:
-    add = parser.add_argument
+def _add_folder(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
+    group = parser.add_argument_group("folders")
+    pattern = "only images that match, such as '*_T1.nii.gz'; repeatable"
+    group.add_argument("--pattern", action="append", default=[], metavar="GLOB", help=pattern)
+    group.add_argument("--series", metavar="UID|NUMBER", help=_SERIES)
+    return group
+
+
+def _add_bids(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument_group("BIDS datasets").add_argument
     add("--bids", action="store_true", help="IN is a BIDS dataset, OUT a derivative; a network for each kind of image")
-    label = "of a BIDS dataset: only these participants, such as 01 02"
+    label = "only these participants, such as 01 02"
     add("--participant-label", nargs="+", default=[], metavar="LABEL", help=label)
-    only = "of a BIDS dataset: only these images, such as suffix=T1w,FLAIR or ses=01; repeatable, all must hold"
+    only = "only these images, such as suffix=T1w,FLAIR or ses=01; repeatable, all must hold"
     add("--filter", action="append", type=_filter, default=[], metavar="KEY=VALUE", help=only)
 
 

@@ -72,7 +72,7 @@ def denoise_series(client: Any, series: str, network: TrainedNetwork, device: st
     """Denoise a series of a server and store the result beside it, as a derived series of the same study.
 
     The instances carry the noisy series' patient, study, frame of reference and geometry, UIDs of their own, and whole
-    numbers of the noisy series' type, rounded and clipped (see ``docs/formats.md``). The noisy series stays.
+    numbers of the noisy series' type, rounded and clipped (see ``docs/reference/formats.md``). The noisy series stays.
 
     Args:
         client: of `connect`.

@@ -13,7 +13,7 @@ import numpy as np
 
 LAGS = 3
 
-# Where a warning starts; `docs/architecture.md` tells how they were chosen.
+# Where a warning starts; `docs/explanation/architecture.md` tells how they were chosen.
 _LIMIT_AUTOCORRELATION = 0.15
 LIMIT_EDGES = 0.2
 _LIMIT_REMOVED = 0.5

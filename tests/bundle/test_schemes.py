@@ -191,7 +191,7 @@ def test_paper_setting_is_that_of_the_paper(spatial_dims, folder):
 
 
 def test_overlays_are_described_and_documented():
-    documented = (ROOT / "docs" / "schemes.md").read_text()
+    documented = (ROOT / "docs" / "how-to" / "schemes.md").read_text()
     for name in SCHEMES:
         config = json.loads(find_config(f"{name}.json").read_text())
         assert config["_desc_"]

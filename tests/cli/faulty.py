@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Files that are damaged, contradictory or of another kind, and what is said of each: rows of docs/errors.md."""
+"""Files that are damaged, contradictory or of another kind, and what is said of each: docs/reference/errors.md."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from samples import dicom_series, enhanced_image, metaimage, metaimage_of, nifti
 class Case(NamedTuple):
     """A row of the table."""
 
-    what: str  # the first column of docs/errors.md
+    what: str  # the first column of docs/reference/errors.md
     code: int
     message: str  # what the last line says, after "error: "; the third column
     make: Callable[[Path], list]  # makes the files in a folder, returns options in place of -i IN -o OUT

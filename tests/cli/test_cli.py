@@ -18,6 +18,7 @@ from samples import damaged, head, headers_are_equal, magnitude
 
 from monai_n2v.bundle.resources import copy_bundle
 from monai_n2v.cli.main import main
+from monai_n2v.cli.options import make_parser
 from monai_n2v.inferers import SymmetricInferer
 
 QUICK = ["--scheme", "n2v", "--epochs", "1", "--device", "cpu"]
@@ -385,3 +386,21 @@ def test_faults_of_headers_are_told_before_torch_is_loaded(command, asked, messa
         [sys.executable, "-c", code, *arguments], cwd=tmp_path, capture_output=True, text=True, check=False
     )
     assert (done.returncode, message in done.stderr.splitlines()[-1]) == (1, True), done.stderr
+
+
+@pytest.mark.parametrize("command", ["denoise", "train", "check", "info", "bundle copy", "bundle list"])
+def test_help_has_the_common_options_on_one_screen(command, monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", "80")
+    with pytest.raises(SystemExit):
+        main([*command.split(), "--help"])
+    lines = capsys.readouterr().out.splitlines()
+    groups = [n for n, line in enumerate(lines) if line.endswith(":") and not line.startswith((" ", "usage"))]
+    common = lines[: next((n for n in groups if lines[n] not in ("options:", "positional arguments:")), len(lines))]
+    assert len(common) <= 24, "\n".join(common)
+    assert {"--help"} <= set(" ".join(common).replace(",", "").split())
+
+
+@pytest.mark.parametrize(("given", "scheme"), [([], "auto"), (["--fast"], "prior"), (["--scheme", "n2v"], "n2v")])
+@pytest.mark.parametrize("command", ["denoise", "train"])
+def test_fast_and_scheme_set_one_thing(command, given, scheme):
+    assert make_parser().parse_args([command, "-i", "a", "-o", "b", *given]).scheme == scheme

@@ -179,7 +179,7 @@ def test_noise_level_of_whole_numbers_does_not_jump(sigma, slope):
 
 
 def test_noise_level_too_high_on_fine_texture():
-    """The limit that docs/evaluation.md tells of."""
+    """The limit that docs/how-to/scoring.md tells of."""
     texture = np.random.default_rng(3).normal(0, 5, (128, 128))
     noisy = (texture + np.random.default_rng(4).normal(0, 5, (128, 128))).astype(np.float32)
     assert score_residual(noisy, 0 * noisy)[0]["sigma"] > 6.5
