@@ -167,12 +167,11 @@ class DenoisingApp(MONAILabelApp):
                 # A denoised image is no label, whatever a client's habit.
                 beside = {"beside": str(folder)} if any(switched(request, name, False) for name in BESIDE) else {}
                 result = super().infer({**request, **beside, "save_label": False}, datastore)
-                told = result["params"]
-                links = {
-                    tag: keep_beside(datastore, image, Path(told[tag]), tag) for tag in BESIDE.values() if tag in told
-                }
+                told, source = result["params"], image_id_of(datastore, image)
+                made = [tag for tag in BESIDE.values() if tag in told]
+                links = {tag: keep_beside(datastore, source, Path(told[tag]), tag) for tag in made}
             if switched(request, "save_image", False):
-                links["image_id"] = add_denoised(datastore, image, Path(result["file"]), model)
+                links["image_id"] = add_denoised(datastore, source, Path(result["file"]), model)
             result["params"] = {**told, **links}
             return result
         if model in self._chained and isinstance(image, str) and is_denoised(datastore, image_id_of(datastore, image)):
@@ -235,7 +234,7 @@ class DenoisingApp(MONAILabelApp):
                 return str(params["model"])
             if not self._trainers:
                 raise FileNotFoundError(
-                    "model must be one of this app to be trained, got an app without. Start with others."
+                    "model must be a denoiser to be trained, got an app without. Start it with one."
                 )
             first, *others = self._trainers
             flat = next((name for name in others if self._denoisers[name].spatial_dims == 2), None)
