@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from benchmarks import bundles
 from benchmarks.common import ROOT
 from benchmarks.files import table
 from benchmarks.recipes import Recipe
@@ -54,6 +55,15 @@ def test_table_of_real_files_says_what_the_json_says():
     assert table(results) in (ROOT / "docs" / "formats.md").read_text()
     assert sum(one["equal"] for one in results.values()) >= 100
     assert all(one["different"] == 0 for one in results.values())
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+def test_bundle_says_what_the_json_says(dims):
+    folder = find_bundle(bundle_name(dims))
+    assert bundles.table(dims) in (folder / "docs" / "README.md").read_text()
+    facts = json.loads((folder / "configs" / "metadata.json").read_text())
+    assert facts["eval_metrics"] == bundles.metrics(dims)
+    assert len(facts["eval_metrics"]) == 6
 
 
 def test_results_page_says_what_the_json_says():
