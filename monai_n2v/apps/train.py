@@ -209,7 +209,8 @@ def _write_bundle(
 ) -> None:
     """Copy a bundle with overlays and settings in its configs; only entries that a config has are replaced in it."""
     bundle = find_bundle(bundle_name(spatial_dims))
-    for name in ("LICENSE", "configs/logging.conf", "docs/README.md", PRIOR):
+    pages = sorted(f"docs/{path.name}" for path in (bundle / "docs").iterdir() if path.suffix in (".md", ".png"))
+    for name in ("LICENSE", "configs/logging.conf", *pages, PRIOR):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(bundle / name, folder / name)
     entries: dict[str, Any] = {"footprint": None, "context": context}
@@ -234,7 +235,7 @@ def _write_bundle(
                 parser[key] = value
         (folder / "configs" / path.name).write_text(json.dumps(config, indent=4) + "\n")
     metadata = json.loads((bundle / "configs" / "metadata.json").read_text())
-    metadata["data_source"] = "the user's own noisy images"
+    metadata |= {"data_source": "the user's own noisy images", "eval_metrics": {}}  # those are of the prior
     metadata["network_data_format"]["inputs"]["image"]["num_channels"] = 1 + context
     metadata["training_data"] = [_summary(image) for image in images]
     (folder / "configs" / "metadata.json").write_text(json.dumps(metadata, indent=4) + "\n")
