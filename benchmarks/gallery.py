@@ -233,8 +233,10 @@ def page() -> str:
     lines = [
         "# Gallery",
         "",
-        "Written by `python -m benchmarks.gallery`, which runs these commands; do not edit. Each picture shows a part of the",
-        "image: noisy, denoised, and what was removed (gray is zero). All use the [prior](explanation/prior.md) alone, in seconds.",
+        "<!-- Written by `python -m benchmarks.gallery`, which runs these commands; do not edit. -->",
+        "",
+        "Each picture shows a part of the image: noisy, denoised, and what was removed (gray is zero). All use the",
+        "[prior](explanation/prior.md) alone, in seconds.",
         "",
     ]
     for name, case in CASES.items():

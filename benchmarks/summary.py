@@ -147,8 +147,9 @@ def text() -> str:
     lines = [
         "# Results",
         "",
-        "Written by `python -m benchmarks.table` from `benchmarks/results/`; do not edit. Commands, versions and machines stand",
-        "beside each table in `measurements/`.",
+        "<!-- Written by `python -m benchmarks.table` from `benchmarks/results/`; do not edit. -->",
+        "",
+        "What was measured, beside other programs. Commands, versions and machines stand beside each table of the linked pages.",
         "",
         *quality(),
         "",

@@ -212,7 +212,7 @@ PAGES: dict[str, tuple[str, dict[str, Section]]] = {
         },
     ),
 }
-NOTICE = "Written by `python -m benchmarks.table` from `benchmarks/results/`; do not edit."
+NOTICE = "<!-- Written by `python -m benchmarks.table` from `benchmarks/results/`; do not edit. -->"
 
 
 def pages() -> dict[str, str]:

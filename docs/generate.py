@@ -14,7 +14,7 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 REFERENCE = ROOT / "docs" / "reference"
-NOTICE = "Written by `python docs/generate.py`; do not edit."
+NOTICE = "<!-- Written by `python docs/generate.py`; do not edit. -->"
 COMMANDS = ("denoise", "train", "check", "info", "bundle copy", "bundle list")
 # Entries that put the bundle together; nobody sets them.
 WIRING = ("imports", "initialize", "run", "finalize", "network", "check", "divisor", "handlers", "spatial_dims")
@@ -33,7 +33,7 @@ ROOMS = (
 )
 
 CONFIGS = {"train": "Training", "inference": "Inference", "evaluate": "Scoring, laid over train.json"}
-# What the README of the bundles does not say.
+# What the README of the bundles does not say, or says of several keys together.
 MEANINGS = {
     "bundle_root": "folder of the bundle",
     "resume": "whether to continue from the latest checkpoint",
@@ -41,6 +41,31 @@ MEANINGS = {
     "repeat_dirs": "folders with further noisy images of the same objects, to score against",
     "data_range": "range of intensities that PSNR and SSIM refer to",
     "sigma": "standard deviation of the noise, where it is known",
+    "ckpt_path": "last weights, below `<output_dir>/models` by default",
+    "best_ckpt_path": "best weights by the validation loss, beside them",
+    "log_dir": "folder of TensorBoard logs and `config.json`",
+    "save_config": "whether `config.json` is written there; it repeats the run",
+    "prior_path": "file of the prior",
+    "device": "first GPU where there is one, else the CPU",
+    "output_dir": "folder where everything goes",
+    "val_length": "batches of a validation",
+    "patch_size": "voxels along each side of a training patch",
+    "batch_size": "patches per step",
+    "features": "width of the network at each level; give inference those of the training",
+    "lr": "learning rate",
+    "fill": "what hidden voxels are replaced by: `uniform` (a random neighbor), `mean` or `median`",
+    "footprint": "voxels that are hidden together, for correlated noise (structN2V)",
+    "radius": "half side of the window of neighbors, in voxels",
+    "mask_fraction": "share of the voxels that is hidden",
+    "tile_size": "sides of a tile with its halo; null for the largest that memory permits",
+    "halo": "context around each tile that is cropped, in voxels",
+    "keep_padding": "constant padding (CT -1024, masked MR) stays exactly as it was",
+    "keep_mean": "voxels outside of the padding keep their mean; false where the noise has another mean than zero",
+    "memory_gib": "memory for images; the others are read in turn",
+    "cache_dir": "folder for preprocessed images",
+    "rank": "number of the process; `multi_gpu_train.json` sets it",
+    "coils": "number of coils that a magnitude image combines by the root of the sum of squares; null for one",
+    "magnitude": "remove the bias of a magnitude image: `auto` where the air shows it, `rician` always, `off` never",
     "n_masks": "how often voxels are hidden for the blind scores",
 }
 
@@ -73,8 +98,8 @@ def command_line() -> str:
 
 def row(action: argparse.Action) -> str:
     """An option as a row: its names, its value, its help."""
-    value = action.metavar or ("\\|".join(map(str, action.choices)) if action.choices else action.dest.upper())
-    value = str(value).replace("\\|", "|").replace("|", "\\|")
+    value = str(action.metavar or " or ".join(map(str, action.choices or ())) or action.dest.upper())
+    value = value.replace("|", " or ")
     names = ", ".join(f"`{name}`" for name in action.option_strings)
     takes = action.nargs != 0 and not isinstance(action, argparse.BooleanOptionalAction)
     shown_value = "" if not takes else f"`[{value}]`" if action.nargs == "?" else f"`{value}`"
@@ -102,7 +127,7 @@ def keys() -> str:
         "`$` is Python, and `@key` is another key. Where 2D differs from 3D, both are shown.",
         "",
     ]
-    told = MEANINGS | meanings()
+    told = meanings() | MEANINGS
     for config, title in CONFIGS.items():
         two, three = (
             json.loads((ROOT / "bundles" / f"n2v_denoise_{d}d" / "configs" / f"{config}.json").read_text())
