@@ -123,7 +123,7 @@ CASES: dict[str, Case] = {
         "T2-weighted brain at 0.3 T, one of three repeats (M4Raw, Lyu 2023, CC BY 4.0). Magnitude image, thick slices.",
         m4raw,
         "monai-n2v denoise -i noisy.nii.gz -o t2.nii.gz --fast",
-        "The gray matter is calm and the edges of the ventricles stay sharp. What was removed is noise, without anatomy.",
+        "The gray matter is calm and the edges of the ventricles stay sharp. What was removed is noise, and in air the bias of a magnitude image.",
         (slice(28, 228), slice(20, 236), 9),
         (0, 255),
     ),
