@@ -31,7 +31,7 @@ Score = Callable[[Sequence[np.ndarray]], dict[str, Any]]
 
 METHODS: dict[str, dict[str, Any]] = {
     "prior": {"scheme": "prior"},
-    "prior, network alone": {"scheme": "prior", "settings": {"wiener": 0}},
+    "prior, network alone": {"scheme": "prior", "wiener": 0},
     "prior, averaged over flips": {"scheme": "prior", "tta": True},
     "adapted": {},
     "adapted, averaged over flips": {"tta": True},
@@ -106,7 +106,7 @@ def denoise_all(
     from monai_n2v.transforms.files import as_meta_tensor
 
     loaded = [as_meta_tensor(image[None], list(spacing)) for image in images]
-    training = {name: value for name, value in options.items() if name != "tta"}
+    training = {name: value for name, value in options.items() if name not in ("tta", "wiener")}
     prediction = {name: value for name, value in options.items() if name not in training}
     started = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:

@@ -340,3 +340,13 @@ def save_dicom(ds: FileDataset, path: Path) -> None:
         ds.save_as(path, write_like_original=False)
     else:
         pydicom.dcmwrite(path, ds, enforce_file_format=True)
+
+
+def mount_groups(folder: Path, monkeypatch: Any, files: dict[str, str], of_process: str) -> None:
+    """Show the package a tree of control groups with these files, and this text of ``/proc/self/cgroup``."""
+    for name, text in files.items():
+        (folder / "sys" / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / "sys" / name).write_text(text)
+    (folder / "cgroup").write_text(of_process)
+    monkeypatch.setattr("monai_n2v.io.control_groups.ROOT", folder / "sys")
+    monkeypatch.setattr("monai_n2v.io.control_groups.OF_PROCESS", folder / "cgroup")

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from benchmarks import bundles
 from benchmarks.common import ROOT
 from benchmarks.files import table
 from benchmarks.gallery import CASES, page as gallery_page
@@ -65,7 +66,7 @@ def test_pages_of_results_say_what_the_json_says(name):
 def test_every_stored_result_is_on_a_page():
     stored = {path.stem for path in (ROOT / "benchmarks" / "results").glob("*.json")}
     shown = {name for _, sections in PAGES.values() for name in sections}
-    elsewhere = {"filters", "overhead_bfloat16", "files", "procedural"}  # beside another, or on another page
+    elsewhere = {"filters", "overhead_bfloat16", "files", "procedural", "bundles"}  # beside another, or on another page
     assert {name for name in stored - shown - elsewhere if not name.startswith(("gpu_", "paper_"))} == set()
 
 
@@ -73,3 +74,12 @@ def test_gallery_is_what_the_script_writes():
     assert (ROOT / "docs" / "gallery.md").read_text() == gallery_page()
     assert all((ROOT / "docs" / "images" / f"gallery_{name}.png").is_file() for name in CASES)
     assert (ROOT / "docs" / "images" / "overview.png").is_file()
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+def test_bundle_says_what_the_json_says(dims):
+    folder = find_bundle(bundle_name(dims))
+    assert bundles.table(dims) in (folder / "docs" / "README.md").read_text()
+    facts = json.loads((folder / "configs" / "metadata.json").read_text())
+    assert facts["eval_metrics"] == bundles.metrics(dims)
+    assert len(facts["eval_metrics"]) == 6

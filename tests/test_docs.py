@@ -31,6 +31,7 @@ from monai_n2v.handlers import write_prior
 
 DOCUMENTS = ["README.md", *(str(p.relative_to(ROOT)) for p in sorted(ROOT.glob("bundles/*/docs/README.md")))]
 DOCUMENTS += [str(p.relative_to(ROOT)) for p in sorted(ROOT.glob("docs/**/*.md"))]
+DOCUMENTS += ["integrations/slicer/README.md"]
 # Pages for everyone: half of the sentences have at most 18 words, none has more than 35.
 READ_BY_ALL = ["README.md", "docs/results.md", "docs/index.md", "docs/tutorial.md", "docs/gallery.md"]
 READ_BY_ALL += [

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 
 import numpy as np
 
@@ -15,15 +16,20 @@ IMAGES = ROOT / "docs" / "images"
 
 
 def panels(
-    name: str, images: Mapping[str, np.ndarray], window: tuple[float, float], residual: float | None = None
+    name: str,
+    images: Mapping[str, np.ndarray],
+    window: tuple[float, float],
+    residual: float | None = None,
+    folder: Path = IMAGES,
 ) -> None:
-    """Write ``docs/images/<name>.png``.
+    """Write ``<name>.png``.
 
     Args:
         name: of the file.
         images: 2D arrays by title, of one shape; those with "removed" in their title are shown around zero.
         window: intensities that are black and white.
         residual: what is white in those, minus that black; a tenth of the window by default.
+        folder: where; ``docs/images`` by default.
     """
     import matplotlib.pyplot as plt
     from PIL import Image
@@ -40,8 +46,8 @@ def panels(
         axes.set_title(title, fontsize=8)
         axes.axis("off")
     figure.subplots_adjust(0, 0, 1, 1 - 0.22 / figure.get_figheight(), 0.02, 0)
-    IMAGES.mkdir(exist_ok=True)
-    path = IMAGES / f"{name}.png"
+    folder.mkdir(exist_ok=True)
+    path = folder / f"{name}.png"
     figure.savefig(path, dpi=110)
     plt.close(figure)
     Image.open(path).convert("L").quantize(64).save(path, optimize=True)

@@ -31,7 +31,7 @@ from monai_n2v.transforms.files import as_meta_tensor
 logger = logging.getLogger(__name__)
 
 _OF_TRAINING = ("epochs", "max_time", "scheme", "context", "prior", "spatial_dims")
-_OF_PREDICTION = ("tta", "keep_padding", "magnitude", "coils", "dtype", "noise_map")
+_OF_PREDICTION = ("tta", "keep_padding", "magnitude", "coils", "dtype", "noise_map", "wiener")
 # Kinds of ndarray that do not behave like one.
 _NOT_PLAIN = {
     np.ma.MaskedArray: "Fill what is masked, such as by x.filled(0): a constant around the image is taken for padding.",
@@ -145,7 +145,8 @@ def denoise(
             and turns of the image; ``keep_padding`` leaves constant padding exactly as it is; ``magnitude`` is
             ``"auto"``, ``"rician"`` or ``"off"``, whether the bias of a magnitude image is taken off, and ``coils`` how
             many coils it was combined of; ``noise_map`` tells how the noise varies over the image, a path or an array
-            ``(*spatial)`` of any unit; ``dtype="input"`` writes a file in its own type.
+            ``(*spatial)`` of any unit; ``wiener`` is the weight of the Wiener filter, 0 for the network alone;
+            ``dtype="input"`` writes a file in its own type.
 
     Returns:
         the denoised image of the same kind, shape and units as ``x``, float32 or complex64, of twice that precision

@@ -21,8 +21,9 @@ from monai_n2v.bundle.options import TrainingOptions
 from monai_n2v.bundle.resources import PRIOR, bundle_name, find_bundle, find_config
 from monai_n2v.bundle.run import train, untouched_process
 from monai_n2v.bundle.settings import check_settings
-from monai_n2v.bundle.trained import TrainedNetwork, resolve_model
+from monai_n2v.bundle.trained import UNFINISHED, TrainedNetwork, resolve_model
 from monai_n2v.io.atomic import scratch
+from monai_n2v.io.lock import locked
 from monai_n2v.io.volume import where
 from monai_n2v.transforms.axes import MIN_DEPTH, slice_axis
 from monai_n2v.transforms.footprints import smallest_radius
@@ -57,8 +58,16 @@ def train_network(
         ValueError: where a 3D network is asked for images, a setting has an unknown key, or scheme, footprint or
             patch size do not fit the network.
         FileNotFoundError: where there is nothing to resume.
+        FileExistsError: where another process trains into the folder.
     """
     check_settings(options.settings, parts=True)
+    with locked(folder):
+        return _train_into(folder, images, options)
+
+
+def _train_into(
+    folder: Path, images: Sequence[NoisyImage], options: TrainingOptions
+) -> tuple[TrainedNetwork, dict[str, Any]]:
     with untouched_process():
         choice = choose(images, options)
     spatial_dims = choice.spatial_dims
@@ -77,16 +86,19 @@ def train_network(
         record = _train(made, folder, images, options, choice)
         configs = [made / "configs" / name for name in ("train.json", "inference.json")]
         record["config_sha256"] = hashlib.sha256(b"".join(path.read_bytes() for path in configs)).hexdigest()
-        # A network that was in the folder stays whole until the new one is.
+        # A network that was in the folder stays whole until the new one is. In between it is marked: its weights would
+        # run with the settings of another.
+        (folder / UNFINISHED).touch()
         for part in sorted(path for path in made.rglob("*") if path.is_file()):
             (folder / part.relative_to(made)).parent.mkdir(parents=True, exist_ok=True)
             os.replace(part, folder / part.relative_to(made))
+        (folder / UNFINISHED).unlink()
     record |= {"training_seconds": round(time.perf_counter() - started, 1), "seed": options.seed}
     from_scratch = not starts_from_prior(options)
     if from_scratch and options.max_time is not None and record["steps"] < _FEW_STEPS:
         logger.warning(
             "Only %d steps of training fitted into %g s, which is too few: the result is blurred or false. "
-            "Give it more time; on a busy machine fewer threads (OMP_NUM_THREADS=1) may be faster.",
+            "Give it more time.",
             record["steps"], options.max_time,
         )  # fmt: skip
     if options.settings:
@@ -119,7 +131,7 @@ def _train(
     record["context"] = choice.context
     if choice.scheme == "prior":
         shutil.copyfile(prior, weights)
-        _keep_weight(bundle, choice.judge.prior if choice.judge else None, options, record)
+        _keep_weight(bundle, choice.judge.prior if choice.judge else None, record)
         return record
     overlays = [*([] if choice.scheme == "n2v" else [f"{choice.scheme}.json"]), "anneal.json"]
     # Those of train.json stand there already; what remains of the settings is for the overlays.
@@ -152,13 +164,13 @@ def _train(
         shutil.copyfile(prior, weights)
         record |= {"scheme": "prior", "context": 0}
         verdict = choice.judge.prior
-    _keep_weight(bundle, verdict, options, record)
+    _keep_weight(bundle, verdict, record)
     return record
 
 
-def _keep_weight(bundle: Path, verdict: Verdict | None, options: TrainingOptions, record: dict[str, Any]) -> None:
-    """Write the weight of the Wiener filter that suits the images into a bundle, unless one was asked for."""
-    if verdict is None or "wiener" in options.settings:
+def _keep_weight(bundle: Path, verdict: Verdict | None, record: dict[str, Any]) -> None:
+    """Write the weight of the Wiener filter that suits the images into a bundle."""
+    if verdict is None:
         return
     logger.info("By the noisy image itself, the Wiener filter gets the weight %g.", verdict.weight)
     record["wiener"] = verdict.weight
@@ -197,7 +209,8 @@ def _write_bundle(
 ) -> None:
     """Copy a bundle with overlays and settings in its configs; only entries that a config has are replaced in it."""
     bundle = find_bundle(bundle_name(spatial_dims))
-    for name in ("LICENSE", "configs/logging.conf", "docs/README.md", PRIOR):
+    pages = sorted(f"docs/{path.name}" for path in (bundle / "docs").iterdir() if path.suffix in (".md", ".png"))
+    for name in ("LICENSE", "configs/logging.conf", *pages, PRIOR):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(bundle / name, folder / name)
     entries: dict[str, Any] = {"footprint": None, "context": context}
@@ -222,7 +235,7 @@ def _write_bundle(
                 parser[key] = value
         (folder / "configs" / path.name).write_text(json.dumps(config, indent=4) + "\n")
     metadata = json.loads((bundle / "configs" / "metadata.json").read_text())
-    metadata["data_source"] = "the user's own noisy images"
+    metadata |= {"data_source": "the user's own noisy images", "eval_metrics": {}}  # those are of the prior
     metadata["network_data_format"]["inputs"]["image"]["num_channels"] = 1 + context
     metadata["training_data"] = [_summary(image) for image in images]
     (folder / "configs" / "metadata.json").write_text(json.dumps(metadata, indent=4) + "\n")

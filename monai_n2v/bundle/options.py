@@ -9,6 +9,7 @@ import numpy as np
 
 from monai_n2v.noise.magnitude import check_magnitude
 from monai_n2v.noise.noise_map import NoiseMap
+from monai_n2v.transforms.wiener import check_weight
 
 # Where network input and target come from; each but n2v is explained in its overlay in ``configs/``.
 SCHEMES = ("auto", "n2v", "recorrupted", "renoised", "prior")
@@ -27,6 +28,7 @@ class PredictionOptions:
         coils: how many coils a magnitude image was combined of; None for 1.
         dtype: of written files, ``"float32"`` or ``"input"`` (see `SaveDenoisedd`).
         noise_map: how the noise varies over the images (see `DivideByNoiseMapd`).
+        wiener: weight of the Wiener filter in the result, from 0 to 1 (see `WienerFilterd`).
     """
 
     device: str = "cpu"
@@ -36,6 +38,7 @@ class PredictionOptions:
     coils: float | None = None
     dtype: str | None = None
     noise_map: NoiseMap | None = None
+    wiener: float | None = None
 
     def __post_init__(self) -> None:
         """Refuse texts, of which "false" would count as true."""
@@ -44,6 +47,7 @@ class PredictionOptions:
             if value is not None and not isinstance(value, bool):
                 raise ValueError(f"{name} must be True or False, got {value!r}. Pass the boolean, not the text.")
         check_magnitude("auto" if self.magnitude is None else self.magnitude, self.coils)
+        check_weight(0 if self.wiener is None else self.wiener)
 
     def keys(self) -> dict[str, Any]:
         """The keys of ``inference.json`` that these options set."""
@@ -57,7 +61,7 @@ class TrainingOptions:
 
     Attributes:
         epochs: length of the training; the overlays' default where neither this nor ``max_time`` is given.
-        max_time: length of the training in seconds instead, at least two epochs.
+        max_time: length of the training in seconds instead, a limit; at least one step.
         scheme: ``"n2v"``, ``"recorrupted"``, ``"renoised"``, or ``"prior"`` for no training at all, which takes
             seconds; ``"auto"`` takes what suits the noise.
         context: how many other volumes of a series the network sees beside each, the nearest in time, or in q-space

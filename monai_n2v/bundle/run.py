@@ -22,6 +22,9 @@ from monai_n2v.handlers.checkpoints import load_weights
 from monai_n2v.inferers.noise_by_network import predict_with
 from monai_n2v.io.volume import Volume
 
+# Of inference.json, what `Denoiser` works with.
+_NEEDED = ("ckpt_path", "check", "preprocessing", "dataset", "inferer", "network", "evaluator")
+
 # Told of every image: its item of the data list, and what became of it.
 Tell = Callable[[Mapping[str, Any], Mapping[str, Any] | Exception], None]
 
@@ -74,7 +77,7 @@ def train(
 
     Returns:
         the record of the run: ``epochs``, ``epoch_length``, ``steps``, ``bfloat16``, and ``losses``, the mean loss of
-        every epoch.
+        every epoch; with ``max_time`` the ``schedule`` that repeats it.
     """
     # No record of the config: the caller keeps its bundle's.
     entries = {"save_config": False, **overrides, "output_dir": str(output_dir), "train#dataset#data": data}
@@ -95,6 +98,7 @@ def train(
         "steps": state.iteration,
         "bfloat16": amp,
         "losses": losses,
+        **({"schedule": state.schedule} if hasattr(state, "schedule") else {}),
     }
 
 
@@ -110,6 +114,13 @@ def _initialized(kind: str, bundle: Path, overlays: Sequence[str], entries: dict
     )
     workflow.initialize()
     return workflow
+
+
+def _of_another_version(network: TrainedNetwork, reason: str) -> str:
+    return (
+        f"model must be a bundle of this version, got one of another for {network.bundle}. Train again, or copy its "
+        f"models/model.pt out of the bundle and pass the copy. ({' '.join(reason.split())})"
+    )
 
 
 class Denoiser:
@@ -146,16 +157,18 @@ class Denoiser:
                 f"Train again, or leave {unknown} out."
             )
         entries = {**overrides, **keys, "ckpt_path": str(network.weights), "dataset#data": [], "check": check}
+        missing = next((key for key in _NEEDED if key not in network.keys), None)
+        if missing is not None:
+            raise ValueError(_of_another_version(network, f"Its inference.json has no {missing}."))
         self._weights = network.weights
         with untouched_process(), _called_model():
             try:
                 self._workflow = _initialized("inference", network.bundle, overlays, entries)
                 self._dataset, self._evaluator = self._workflow.get("dataset"), self._workflow.get("evaluator")
-            except ModuleNotFoundError as error:  # a class that has left since
-                raise ValueError(
-                    f"model must be a bundle of this version, got one of another for {network.bundle}: {error} "
-                    "Train again, or copy its models/model.pt out of the bundle and pass the copy."
-                ) from error
+            except (ModuleNotFoundError, TypeError) as error:  # a class that has left since, or takes other arguments
+                if isinstance(error, TypeError) and "unexpected keyword argument" not in str(error):
+                    raise
+                raise ValueError(_of_another_version(network, f"{error}.")) from error
             # After a failure Ignite would otherwise go on with the run that failed.
             self._evaluator.interrupt_resume_enabled = False
         known = [name for name in ("tta", "keep_padding", "coils") if name in network.keys]

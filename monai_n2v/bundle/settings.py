@@ -19,6 +19,7 @@ _OPTIONS = {
     "pattern": "--pattern",
     "noise_map": "--noise-map",
     "prior": "--from-scratch",
+    "wiener": "--wiener of monai-n2v denoise",
     "progress": "--quiet",
 }
 # What configs/anneal.json replaces or the command line does itself: it would be ignored.
@@ -130,7 +131,6 @@ _RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "divisor": (_is_count, "a whole number of at least 1"),
     "dtype": (lambda value: value in ("float32", "input"), "float32 or input"),
     "halo": (lambda value: type(value) is int and value >= 0, "a whole number of at least 0"),
-    "wiener": (lambda value: type(value) in (int, float) and 0 <= value <= 1, "a share from 0 to 1"),
 }
 
 

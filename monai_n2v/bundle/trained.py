@@ -12,6 +12,9 @@ from monai_n2v.handlers.checkpoints import load_weights
 
 logger = logging.getLogger(__name__)
 
+# In a bundle's folder while configs and weights are replaced.
+UNFINISHED = ".monai_n2v.unfinished"
+
 
 @dataclass(frozen=True)
 class TrainedNetwork:
@@ -64,6 +67,11 @@ def find_network(model: str | Path) -> tuple[Path, Path]:
         ValueError: for another kind of file.
     """
     path = Path(model)
+    if (path / UNFINISHED).exists():
+        raise ValueError(
+            f"model must be a whole bundle, got one whose training was stopped while it was put in place for {path}. "
+            "Train again."
+        )
     weights = path / "models" / "model.pt" if path.is_dir() else path
     if path.is_dir() and not weights.is_file() and (path / PRIOR).is_file():
         logger.info("%s holds no trained network: its prior denoises.", path)

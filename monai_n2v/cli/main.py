@@ -15,6 +15,7 @@ from typing import Any
 from monai_n2v.bundle.settings import format_setting
 from monai_n2v.cli.options import make_parser
 from monai_n2v.cli.signals import ended_by_signals
+from monai_n2v.cli.threads import considerate_threads
 from monai_n2v.cli.validate import UsageError, check_before_work, plan_command_jobs, read_noise_map, training_options
 
 logger = logging.getLogger("monai_n2v")
@@ -56,7 +57,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     logger.setLevel(logging.WARNING if args.quiet else levels[min(args.verbose, 2)])
     commands = {"denoise": _denoise, "train": _train, "check": _check, "info": _info, "bundle": _bundle}
     try:
-        with ended_by_signals():
+        with ended_by_signals(), considerate_threads():
             return commands[args.command](args)
     except KeyboardInterrupt as end:
         print("interrupted", file=sys.stderr)
@@ -91,7 +92,14 @@ def _denoise(args: argparse.Namespace) -> int:
 
     training = training_options(args, noise_map)
     prediction = PredictionOptions(
-        training.device, args.tta or None, args.keep_padding, args.magnitude, args.coils, args.dtype, noise_map
+        training.device,
+        args.tta or None,
+        args.keep_padding,
+        args.magnitude,
+        args.coils,
+        args.dtype,
+        noise_map,
+        args.wiener,
     )
     if args.model is None:
         epochs = f"for {args.epochs} epoch{'s' if args.epochs != 1 else ''}" if args.epochs else ""
@@ -143,7 +151,9 @@ def _tell(args: argparse.Namespace, record: dict[str, Any], n_jobs: int) -> None
         predicted += f" --magnitude {args.magnitude}" if args.magnitude else ""
         predicted += f" --coils {args.coils:g}" if args.coils else ""
         predicted += f" --noise-map {shlex.quote(str(args.noise_map))}" if args.noise_map else ""
-        settings = "".join(f" --set {shlex.quote(format_setting(*item))}" for item in args.set)
+        # Where the clock decided, what it decided.
+        by_clock = [("schedule", record["schedule"])] if "schedule" in record else []
+        settings = "".join(f" --set {shlex.quote(format_setting(*item))}" for item in [*args.set, *by_clock])
         logger.info(
             "Trained %d steps in %.0f s; --epochs %d --seed %d%s%s%s%s%s repeats this run.",
             record["steps"], record["training_seconds"], record["epochs"],

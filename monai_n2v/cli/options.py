@@ -92,6 +92,8 @@ def _add_denoise(commands: argparse._SubParsersAction[_Parser]) -> None:
     add("--save-residual", action="store_true", help="also write what was removed, OUT_residual")
     add("--save-noise-map", action="store_true", help="also write the local noise level that was removed, OUT_noise")
     add("--tta", action="store_true", help="average over flips and turns: a little better, 8 or 16 times slower")
+    wiener = "weight of the Wiener filter that brings back detail, 0 to 1 (chosen by the image); 0: the network alone"
+    add("--wiener", type=_share, metavar="W", help=wiener)
     add("--keep-padding", action=_Switch, help="leave constant padding (CT -1024, masked MR) as it is (default)")
     add("--json", action="store_true", help="print one line of JSON per image on standard output")
     _add_rare_training(denoise)
@@ -244,6 +246,7 @@ def _number(kind: type[T], fits: Callable[[T], bool], rule: str) -> Callable[[st
 
 
 _positive = _number(float, lambda value: 0 < value < float("inf"), "above 0")
+_share = _number(float, lambda value: 0 <= value <= 1, "a share from 0 to 1")
 _positive_int = _number(int, lambda value: value >= 1, "at least 1")
 _seed = _number(int, lambda value: 0 <= value < 2**32, "from 0 to 2**32 - 1")
 _count = _number(int, lambda value: value >= 0, "a whole number from 0, or auto")

@@ -136,7 +136,8 @@ def check_before_work(
     from monai_n2v.io.series import find_q_files, nearest_volumes, read_q_vectors
 
     if args.context not in (None, 0):
-        for path in paths:
+        # With a network for each, an image at fault does not stop the others.
+        for path in paths if len(paths) == 1 or not getattr(args, "per_image", False) else ():
             volume = loaded.get(str(path))
             n_volumes = None if volume is None else len(volume.data)
             if n_volumes is not None and args.context != "auto":
@@ -145,10 +146,9 @@ def check_before_work(
                 find_q_files(path)
             elif n_volumes > 1:
                 read_q_vectors(path, n_volumes)
-    if noise_map is None:
-        return
-    for volume in loaded.values():
-        noise_map.check_grid(volume.data.shape[1:], volume.source.affine, volume.path)
+    if noise_map is not None:
+        for volume in loaded.values():
+            noise_map.check_grid(volume.data.shape[1:], volume.source.affine, volume.path)
 
 
 def training_options(args: argparse.Namespace, noise_map: NoiseMap | None) -> TrainingOptions:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from monai.data import Dataset, MetaTensor, PersistentDataset
 from monai.data.utils import pickle_hashing
@@ -13,6 +14,14 @@ from torch.utils.data import default_collate
 
 from monai_n2v.io.find import find_images
 from monai_n2v.io.images import split_name, voxel_files_of
+
+# What makes arrays of metadata when they are unpickled: numbers, and no code.
+_ARRAYS: list[Any] = [
+    np.ndarray,
+    np.dtype,
+    np.empty(0).__reduce__()[0],
+    *(type(np.dtype(kind)) for kind in "?bBiIlLqQefd"),
+]
 
 
 def find_pairs(
@@ -175,10 +184,10 @@ def make_dataset(
     data = data or _images_of_label_studies()
     if cache_dir is None:
         return Dataset(data, transform)
-    # Our own files: with their metadata, which plain tensors would lose.
-    return PersistentDataset(
-        data, transform, cache_dir, _item_hash, hash_transform=pickle_hashing, track_meta=True, weights_only=False
-    )
+    # Copies have their metadata, which plain tensors would lose. Nothing of them is run: one that holds more than
+    # tensors and arrays is made anew.
+    torch.serialization.add_safe_globals(_ARRAYS)
+    return PersistentDataset(data, transform, cache_dir, _item_hash, hash_transform=pickle_hashing, track_meta=True)
 
 
 def _images_of_label_studies() -> list[dict[str, str]]:

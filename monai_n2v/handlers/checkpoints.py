@@ -5,6 +5,7 @@ In a distributed training all processes read and process 0 alone writes.
 """
 
 import shutil
+import weakref
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from ignite.engine import Engine, Events
 from monai.handlers import CheckpointLoader
 
 from monai_n2v.io.atomic import staged
+from monai_n2v.io.lock import Lock
 
 
 def load_weights(path: str | Path, name: str = "ckpt_path") -> dict[str, torch.Tensor]:
@@ -184,6 +186,7 @@ class ResumableCheckpoints:
     Raises:
         FileNotFoundError: with ``resume``, where there is no checkpoint.
         ValueError: with ``resume``, where the latest is damaged or of another program.
+        FileExistsError: when the training starts, where another process trains into the folder above.
     """
 
     def __init__(
@@ -245,10 +248,20 @@ class ResumableCheckpoints:
             CheckpointLoader(self.latest, objects, map_location=self.device).attach(engine)
         if idist.get_rank() > 0:
             return
+        engine.add_event_handler(Events.STARTED, self.lock)
         if self.latest is None:
             engine.add_event_handler(Events.STARTED, self.set_aside)
         engine.add_event_handler(Events.COMPLETED, self.remove_aside)
+        engine.add_event_handler(Events.COMPLETED, self.unlock)
         engine.add_event_handler(Events.EPOCH_COMPLETED, self.save)
+
+    def lock(self, engine: Engine) -> None:  # noqa: ARG002 - Ignite hands it over
+        """Refuse a folder that another process trains into; it is held until the training ends."""
+        self._unlock = weakref.finalize(self, Lock(self.folder.parent).release)
+
+    def unlock(self, engine: Engine) -> None:  # noqa: ARG002 - Ignite hands it over
+        """Let the folder go."""
+        self._unlock()
 
     def set_aside(self, engine: Engine) -> None:
         """Rename the checkpoints of an earlier run, so that this one, interrupted early, never goes on from them."""

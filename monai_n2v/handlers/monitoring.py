@@ -25,6 +25,8 @@ from monai_n2v.io.atomic import staged
 class RunRecord:
     """Write what repeats a training as ``config.json`` when it starts: its whole config, overlays and overrides merged.
 
+    At its end the time of a training is replaced by what the clock decided (see `AnnealedBudget`).
+
     MONAI runs that file like any config. Its metadata, ``_meta_#run``, hold the command and the folder it ran in,
     versions, device and number of processes. Built in Python, without a config, it writes these alone. Values that JSON
     does not know are written as text.
@@ -42,6 +44,7 @@ class RunRecord:
     def attach(self, engine: Engine) -> None:
         """Attach to a trainer."""
         engine.add_event_handler(Events.STARTED, self)
+        engine.add_event_handler(Events.COMPLETED, self.complete)
 
     def __call__(self, engine: Engine) -> None:
         """Write the file."""
@@ -53,9 +56,19 @@ class RunRecord:
             "device": getattr(engine.state, "device", None),
             "n_processes": idist.get_world_size(),
         }
-        config = {**self.config, "_meta_": {**self.config.get("_meta_", {}), "run": run}}
+        self.config = {**self.config, "_meta_": {**self.config.get("_meta_", {}), "run": run}}
+        self._write()
+
+    def complete(self, engine: Engine) -> None:
+        """Write it anew where the clock decided how long the training was."""
+        schedule = getattr(engine.state, "schedule", None)
+        if schedule is not None:
+            self.config |= {"max_time": None, "epochs": engine.state.epoch, "schedule": schedule}
+            self._write()
+
+    def _write(self) -> None:
         with staged(self.path) as place:
-            place.write_text(json.dumps(config, indent=4, default=str) + "\n")
+            place.write_text(json.dumps(self.config, indent=4, default=str) + "\n")
 
 
 class ImagePanel:

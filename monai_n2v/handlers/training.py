@@ -1,9 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """What MONAI's SupervisedTrainer and SupervisedEvaluator need beyond their own to train Noise2Void."""
 
+import bisect
 import logging
 import math
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import ignite.distributed as idist
@@ -137,21 +139,28 @@ class GradientClipper:
         torch.nn.utils.clip_grad_norm_(self.network.parameters(), self.max_norm or math.inf)
 
 
+# Into how many equal steps the decay by the clock is cut, so that a list of so many numbers repeats it.
+_N_LEVELS = 32
+
+
 class AnnealedBudget:
     """Anneal the learning rate to zero within a budget of epochs or of seconds.
 
-    The rate warms up linearly, stays, and falls linearly over the last part of the run. Up to that last part it does
-    not depend on the run's length. So a budget in seconds need not be turned into steps before the decay begins, when
-    the speed is well known; from there the number of epochs is fixed. A run of that many epochs repeats it exactly.
+    The rate warms up linearly, stays, and falls linearly over the last part of the run. With a budget in seconds that
+    part is a part of the time, whatever the speed, and the training ends when no further step fits. A step that takes
+    longer than any before ends late; no other begins. What the clock decided is in ``engine.state.schedule`` then: with
+    this ``schedule`` and as many epochs, another run repeats it exactly.
 
     Args:
         optimizer: whose learning rates are annealed from what they are now.
-        max_time: budget in seconds of training, or None to keep the trainer's ``max_epochs``. At least two epochs run.
+        max_time: budget in seconds of training, or None to keep the trainer's ``max_epochs``. At least one step runs.
         n_warmup: steps of linear warm-up.
         decay_fraction: last part of the run over which the rate falls, above 0 and at most 1.
+        schedule: of a run with ``max_time``, to repeat it: after how many steps the rate fell, each time by the same
+            amount, and at last how many steps there were.
 
     Raises:
-        ValueError: for a value out of range.
+        ValueError: for a value out of range, or epochs that do not fit the schedule.
     """
 
     def __init__(
@@ -160,6 +169,7 @@ class AnnealedBudget:
         max_time: float | None = None,
         n_warmup: int = 10,
         decay_fraction: float = 0.5,
+        schedule: Sequence[int] | None = None,
     ) -> None:
         if max_time is not None and max_time <= 0:
             raise ValueError(f"max_time must be above 0 seconds, got {max_time}. Use for example 120.")
@@ -167,53 +177,82 @@ class AnnealedBudget:
             raise ValueError(
                 f"decay_fraction must be above 0 and at most 1, got {decay_fraction}. Use for example 0.5."
             )
+        if schedule is not None and max_time is not None:
+            raise ValueError(f"schedule must stand alone, got max_time {max_time:g} too. Drop one of them.")
+        if schedule is not None and not _is_schedule(schedule):
+            raise ValueError(f"schedule must be rising numbers of steps, got {schedule}. Copy it from a run's record.")
         self.optimizer = optimizer
         self.max_time = max_time
         self.n_warmup = n_warmup
         self.decay_fraction = decay_fraction
+        self.schedule = None if schedule is None else list(schedule)
         self.rates = [group["lr"] for group in optimizer.param_groups]
-        self._planned = max_time is None
-        self._started, self._n_epochs = 0.0, 0
+        self._started, self._passed, self._fastest = 0.0, 0.0, math.inf
+        self._falls: list[int] = []
 
     def attach(self, engine: Engine) -> None:
         """Attach to a trainer."""
         engine.add_event_handler(Events.STARTED, self.start)
         engine.add_event_handler(Events.ITERATION_STARTED, self)
-        engine.add_event_handler(Events.EPOCH_COMPLETED, self.plan)
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self.end)
 
     def start(self, engine: Engine) -> None:
         """Start the clock; with a budget in seconds the number of epochs is open."""
-        self._started, self._n_epochs = time.perf_counter(), 0
-        if not self._planned:
+        self._started, self._passed, self._fastest, self._falls = time.perf_counter(), 0.0, math.inf, []
+        if self.max_time is not None:
             engine.state.max_epochs = 10**9
+        if self.schedule is not None:
+            n_epochs = -(-self.schedule[-1] // engine.state.epoch_length)
+            if engine.state.max_epochs != n_epochs:
+                raise ValueError(
+                    f"epochs must be {n_epochs} for a schedule of {self.schedule[-1]} steps, "
+                    f"got {engine.state.max_epochs}. Give both as the record of the run has them."
+                )
+            self._falls = self.schedule[:-1]
 
     def __call__(self, engine: Engine) -> None:
         """Set the learning rate of the step that starts."""
         done = engine.state.iteration - 1
         factor = min(1.0, (done + 1) / self.n_warmup)
-        if self._planned:
+        if self.max_time is None and self.schedule is None:
             total = engine.state.max_epochs * engine.state.epoch_length
-            factor *= min(1.0, (total - done) / (total - self.decay_start(total)))
+            decay_start = min(total - 1, math.ceil(total * (1 - self.decay_fraction)))
+            factor *= min(1.0, (total - done) / (total - decay_start))
+        else:
+            if self.max_time is not None:
+                share = (self._passed / self.max_time - (1 - self.decay_fraction)) / self.decay_fraction
+                level = min(_N_LEVELS, math.floor(share * _N_LEVELS) + 1)
+                self._falls += [done] * (level - len(self._falls))
+            level = bisect.bisect_right(self._falls, done)
+            factor *= 1 - (level - 0.5) / _N_LEVELS if level else 1
         for group, rate in zip(self.optimizer.param_groups, self.rates):
             group["lr"] = rate * factor
 
-    def decay_start(self, n_steps: int) -> int:
-        """Steps before the decay in a run of ``n_steps``."""
-        return min(n_steps - 1, math.ceil(n_steps * (1 - self.decay_fraction)))
+    def end(self, engine: Engine) -> None:
+        """End the training behind the step that ends where no further one fits, or the schedule has none."""
+        n_steps = engine.state.iteration
+        if self.max_time is not None:
+            before = self._passed
+            # All processes of a distributed training must come to the same number.
+            self._passed = float(idist.all_reduce(time.perf_counter() - self._started, "MAX"))
+            if before:  # the first step sets things up, which takes longer
+                self._fastest = min(self._fastest, self._passed - before)
+            fits = self._passed + (self._fastest if before else 0) <= self.max_time
+        else:
+            fits = self.schedule is None or n_steps < self.schedule[-1]
+        if fits:
+            return
+        engine.state.max_epochs = engine.state.epoch
+        engine.terminate_epoch()
+        if self.max_time is not None:
+            engine.state.schedule = [*self._falls, n_steps]
+            logger.info(
+                "Training took %d steps within %g s. It repeats with %d epochs and the schedule %s.",
+                n_steps, self.max_time, engine.state.epoch, engine.state.schedule,
+            )  # fmt: skip
 
-    def plan(self, engine: Engine) -> None:
-        """Fix the number of epochs once the decay would begin within the next one."""
-        if self._planned:
-            return
-        epoch, length = engine.state.epoch, engine.state.epoch_length
-        self._n_epochs += 1  # of this run: one that was resumed has others before
-        # All processes of a distributed training must come to the same number.
-        per_epoch = float(idist.all_reduce((time.perf_counter() - self._started) / self._n_epochs, "MAX"))
-        n_epochs = max(epoch + 1, epoch - self._n_epochs + int((self.max_time or 0) / per_epoch))
-        if self.decay_start(n_epochs * length) >= (epoch + 1) * length:
-            return
-        while self.decay_start(n_epochs * length) < epoch * length:
-            n_epochs += 1
-        engine.state.max_epochs = n_epochs
-        self._planned = True
-        logger.info("Training takes %d epochs of %d steps within %g s.", n_epochs, length, self.max_time)
+
+def _is_schedule(value: Any) -> bool:
+    """Whether a value can be the ``schedule`` of `AnnealedBudget`."""
+    rising = isinstance(value, Sequence) and len(value) > 0 and all(type(step) is int and step >= 0 for step in value)
+    return rising and value[-1] > 0 and list(value) == sorted(value)

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from monai_n2v.io.control_groups import groups_of, number_in
 from monai_n2v.io.volume import Refusal, where
 
 if TYPE_CHECKING:
@@ -16,6 +17,11 @@ if TYPE_CHECKING:
 
 # Four volumes of float32: the image, standardized, predicted, and restored.
 _BYTES_PER_VOXEL = 16
+# By version of control groups: limits, above which a process is ended or slowed down, and what is used.
+_MEMORY_FILES = {
+    1: (("memory.limit_in_bytes",), "memory.usage_in_bytes"),
+    2: (("memory.max", "memory.high"), "memory.current"),
+}
 
 
 def free_bytes(device: torch.device | str = "cpu") -> int:
@@ -44,13 +50,13 @@ def free_bytes(device: torch.device | str = "cpu") -> int:
 def _free_by_limits() -> list[int]:
     """What is left of the limits of a container, a batch job and a shell, where there are any."""
     left: list[int] = []
-    for limit, used in _cgroup_files():
-        try:
-            numbers = [int(path.read_text()) for path in (limit, used)]
-        except (OSError, ValueError):  # no such limit, or "max"
-            continue
-        # What the system keeps of files gives way.
-        left.append(max(0, numbers[0] - numbers[1] + _cached_by_files(used.parent)))
+    for version, group in groups_of("memory"):
+        names, use = _MEMORY_FILES[version]
+        limits = [limit for limit in (number_in(group / name) for name in names) if limit is not None]
+        used = number_in(group / use)
+        if limits and used is not None:
+            # What the system keeps of files gives way.
+            left.append(max(0, min(limits) - used + _cached_by_files(group)))
     try:
         import resource
 
@@ -62,28 +68,6 @@ def _free_by_limits() -> list[int]:
     except ImportError:  # not on Windows
         pass
     return left
-
-
-def _cgroup_files(
-    root: Path = Path("/sys/fs/cgroup"), groups: Path = Path("/proc/self/cgroup")
-) -> list[tuple[Path, Path]]:
-    """Files with limit and use of memory, of both versions of control groups and of all groups above this process's."""
-    found: list[tuple[Path, Path]] = []
-    try:
-        lines = groups.read_text().splitlines()
-    except OSError:
-        return found
-    for line in lines:
-        _, controllers, name = line.split(":", 2)
-        if controllers not in ("", "memory"):
-            continue
-        names = ("memory.limit_in_bytes", "memory.usage_in_bytes") if controllers else ("memory.max", "memory.current")
-        top = root / controllers
-        place = top / name.lstrip("/")
-        while place.is_relative_to(top):
-            found.append((place / names[0], place / names[1]))
-            place = place.parent
-    return found
 
 
 def _cached_by_files(group: Path) -> int:

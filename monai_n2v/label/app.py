@@ -35,7 +35,7 @@ from monai_n2v.label.infer import BESIDE, DenoiseTask
 from monai_n2v.label.operators import make_torchvision_importable
 from monai_n2v.label.options import refusals, sentence, switched
 from monai_n2v.label.strategies import DenoisedFirst
-from monai_n2v.label.tasks import ask_the_app, training_model
+from monai_n2v.label.tasks import as_clients_read, ask_the_app, end_with_the_server, name_the_server
 from monai_n2v.label.train import TrainDenoiserTask
 from monai_n2v.label.uploads import is_upload, remove_upload
 
@@ -94,6 +94,7 @@ class DenoisingApp(MONAILabelApp):
             ValueError: for studies that it would show empty, though images lie below.
         """
         check_all_served(self.datastore())
+        name_the_server()
         super().on_init_complete()
 
     def init_infers(self) -> dict[str, InferTask]:
@@ -136,17 +137,12 @@ class DenoisingApp(MONAILabelApp):
     def info(self) -> dict[str, Any]:
         """What clients show; of the studies, how many images can be trained on stands in the place of those labeled.
 
-        3D Slicer lets a training start where images are labeled, and shows that of the first model alone: the one that
-        trains comes first.
+        3D Slicer lets a training start where images are labeled.
         """
         told = super().info()
         if self._trainers:
             told["datastore"] = {**told["datastore"], "completed": n_noisy(self.datastore())}
-        trains, stats = training_model(), told["train_stats"]
-        for model in sorted(stats, key=lambda name: name != trains):
-            stats[model] = stats.pop(model)  # to the end, so in this order
-            if model != trains:  # clients take one without its time for one that runs
-                stats[model] = {"total_time": "0:00:00", **stats[model]}
+        told["train_stats"] = as_clients_read(told["train_stats"])
         return told
 
     def infer(self, request: dict[str, Any], datastore: Datastore | None = None) -> dict[str, Any]:
@@ -171,12 +167,11 @@ class DenoisingApp(MONAILabelApp):
                 # A denoised image is no label, whatever a client's habit.
                 beside = {"beside": str(folder)} if any(switched(request, name, False) for name in BESIDE) else {}
                 result = super().infer({**request, **beside, "save_label": False}, datastore)
-                told = result["params"]
-                links = {
-                    tag: keep_beside(datastore, image, Path(told[tag]), tag) for tag in BESIDE.values() if tag in told
-                }
+                told, source = result["params"], image_id_of(datastore, image)
+                made = [tag for tag in BESIDE.values() if tag in told]
+                links = {tag: keep_beside(datastore, source, Path(told[tag]), tag) for tag in made}
             if switched(request, "save_image", False):
-                links["image_id"] = add_denoised(datastore, image, Path(result["file"]), model)
+                links["image_id"] = add_denoised(datastore, source, Path(result["file"]), model)
             result["params"] = {**told, **links}
             return result
         if model in self._chained and isinstance(image, str) and is_denoised(datastore, image_id_of(datastore, image)):
@@ -193,7 +188,18 @@ class DenoisingApp(MONAILabelApp):
 
     def train(self, request: dict[str, Any]) -> dict[str, Any]:
         """Train a denoiser on the noisy images of the studies."""
-        return self._told(lambda: super(DenoisingApp, self).train(request))
+
+        def work() -> dict[str, Any]:
+            self._check_trained(request.get("model"))
+            return super(DenoisingApp, self).train(request)
+
+        return self._told(work)
+
+    def _check_trained(self, model: Any) -> None:
+        if model not in self._trainers:
+            raise FileNotFoundError(
+                f"model must be of {', '.join(self._trainers)} to be trained, got {model}. Name one."
+            )
 
     def check_task(self, method: str, request: dict[str, Any]) -> None:
         """Refuse a training or a batch before it is accepted.
@@ -204,9 +210,7 @@ class DenoisingApp(MONAILabelApp):
         with refusals():
             model = request.get("model")
             if method == "train":
-                if model not in self._trainers:
-                    known = ", ".join(self._trainers)
-                    raise FileNotFoundError(f"model must be of {known} to be trained, got {model}. Name one.")
+                self._check_trained(model)
                 options = self._trainers[model].options(request)
                 self._trainers[model].image_ids(options["images"], self.datastore())
             elif method == "batch_infer":
@@ -230,7 +234,7 @@ class DenoisingApp(MONAILabelApp):
                 return str(params["model"])
             if not self._trainers:
                 raise FileNotFoundError(
-                    "model must be one of this app to be trained, got an app without. Start with others."
+                    "model must be a denoiser to be trained, got an app without. Start it with one."
                 )
             first, *others = self._trainers
             flat = next((name for name in others if self._denoisers[name].spatial_dims == 2), None)
@@ -253,6 +257,7 @@ class DenoisingApp(MONAILabelApp):
         if self._server_mode:
             with refusals():
                 return work()
+        end_with_the_server()
         try:
             return work()
         except Exception as error:

@@ -1,14 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
 """What MONAI Label decides before it asks an app: whether a task may start, and which one where a client names none."""
 
+import os
+import threading
+import time
 from typing import Any
 
+import psutil
 from fastapi import HTTPException
 from monailabel.endpoints import train as train_endpoint
 from monailabel.interfaces.utils.app import app_instance
 from monailabel.utils.async_tasks.task import AsyncTask
 from monailabel.utils.async_tasks.utils import tasks
 
+_SERVER = "MONAI_N2V_LABEL_SERVER"  # its process, for those of its tasks
+_INTERVAL = 2  # seconds between two looks whether it lives
 _run, _run_all = AsyncTask.run, train_endpoint.run
 
 
@@ -22,7 +28,45 @@ def ask_the_app() -> None:
     train_endpoint.run = _train_what_is_needed
 
 
-def training_model() -> str | None:
+def name_the_server() -> None:
+    """Have the tasks that this process starts know who started them."""
+    os.environ[_SERVER] = str(os.getpid())
+
+
+def end_with_the_server() -> None:
+    """Have this process, where a server has started it for a task, end as soon as the server is no more.
+
+    A training would else go on, and take the machine and the network from the one that is started next.
+    """
+    server = int(os.environ.get(_SERVER, 0))
+    if server in (0, os.getpid()):  # started by hand, or the server itself
+        return
+
+    def watch() -> None:
+        while os.getppid() == server and psutil.pid_exists(server):
+            time.sleep(_INTERVAL)
+        for child in psutil.Process().children(recursive=True):  # of a training on several GPUs
+            child.kill()
+        os._exit(1)
+
+    threading.Thread(target=watch, name="monai_n2v-server", daemon=True).start()
+
+
+def as_clients_read(stats: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Order what is told of trainings: clients show that of the first model, and one without its time as one that runs.
+
+    Args:
+        stats: of all models.
+
+    Returns:
+        the same, the model that trains first.
+    """
+    trains = _training_model()
+    ended = {name: {"total_time": "0:00:00", **one} for name, one in stats.items() if name != trains}
+    return ended if trains not in stats else {trains: stats[trains], **ended}
+
+
+def _training_model() -> str | None:
     """The model whose training runs or waits; None without one."""
     found = [task["request"].get("model") for task in tasks("train") if task["status"] in ("SUBMITTED", "RUNNING")]
     return found[0] if found else None

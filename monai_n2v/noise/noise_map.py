@@ -171,12 +171,10 @@ def _known(values: np.ndarray) -> np.ndarray:
 
 def _roughness(values: np.ndarray) -> float:
     """Median difference of neighbors along the first axis in units of the median size, where there is some."""
-    size = np.abs(values[np.isfinite(values) & (values != 0)])
-    if size.size == 0:
-        return 0.0
-    steps = np.abs(np.diff(values.astype(np.float64), axis=0))
-    steps = steps[np.isfinite(steps) & (steps > 0)]
-    return float(np.median(steps) / np.median(size)) if steps.size else 0.0
+    known = np.where(np.isfinite(values) & (values != 0), values, np.nan).astype(np.float64)
+    steps = np.abs(np.diff(known, axis=0))
+    steps = steps[steps > 0]  # never of what is unknown
+    return float(np.median(steps) / np.nanmedian(np.abs(known))) if steps.size else 0.0
 
 
 def _read(given: Any) -> Volume:

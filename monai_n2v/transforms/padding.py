@@ -47,7 +47,7 @@ def find_padding(volume: np.ndarray) -> np.ndarray | None:
         bool of the same shape, or None where there is no padding.
     """
     corners = volume[np.ix_(*([0, -1],) * volume.ndim)].ravel()
-    block = np.ones([min(_BLOCK[volume.ndim], n) for n in volume.shape], dtype=bool)
+    block = np.ones([min(_BLOCK.get(volume.ndim, 3), n) for n in volume.shape], dtype=bool)
     found = _constant_ends(volume)
     for value in {float(v) for v in corners} | {float(volume.min())}:
         equal = volume == value

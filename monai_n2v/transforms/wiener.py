@@ -127,6 +127,16 @@ def _cosines(
     return [torch.from_numpy(one).float().to(device) for one in matrices], spread(powers), spread(windows)
 
 
+def check_weight(weight: Any) -> None:
+    """Refuse what is no weight of the filter.
+
+    Raises:
+        ValueError: for anything but a number from 0 to 1.
+    """
+    if isinstance(weight, bool) or not isinstance(weight, (int, float)) or not 0 <= weight <= 1:
+        raise ValueError(f"wiener must be a share from 0 to 1, got {weight!r}. Use 0 for the network alone.")
+
+
 class WienerFilterd(MapTransform):
     """Refine predictions by the noisy image; see `wiener_filter`.
 
@@ -151,8 +161,7 @@ class WienerFilterd(MapTransform):
         spatial_dims: int = 3,
     ) -> None:
         super().__init__(keys)
-        if isinstance(weight, bool) or not isinstance(weight, (int, float)) or not 0 <= weight <= 1:
-            raise ValueError(f"wiener must be a share from 0 to 1, got {weight!r}. Use 0 for the network alone.")
+        check_weight(weight)
         self.source_key, self.weight, self.spatial_dims = source_key, float(weight), spatial_dims
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:

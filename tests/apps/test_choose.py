@@ -15,7 +15,7 @@ from monai_n2v.apps.choose import choose
 from monai_n2v.apps.inspect import NoisyImage
 from monai_n2v.apps.judge import Verdict, _best
 from monai_n2v.apps.train import train_network
-from monai_n2v.bundle.options import TrainingOptions
+from monai_n2v.bundle.options import PredictionOptions, TrainingOptions
 from monai_n2v.bundle.run import Denoiser
 from monai_n2v.bundle.trained import prior_network
 from monai_n2v.transforms.files import as_meta_tensor
@@ -187,19 +187,18 @@ def test_the_best_weight_is_where_a_parabola_is_least():
     assert _best(np.array([1.0, 2.0, 1.5])).weight == 0  # bent the other way, by chance
 
 
-@pytest.mark.parametrize("asked", [None, 0.25])
-def test_a_bundle_keeps_the_weight_that_was_found_or_asked_for(asked, tmp_path, monkeypatch):
+def test_a_bundle_keeps_the_weight_that_was_found(tmp_path, monkeypatch):
     monkeypatch.setattr("monai_n2v.apps.judge.Judge.prior", Verdict(1.0, 0.6))
-    settings = {} if asked is None else {"wiener": asked}
     noisy = phantom(SHAPES[3])[1]
-    options = TrainingOptions(scheme="prior", spatial_dims=3, settings=settings)
-    network, record = train_network([image(noisy)], tmp_path / "m", options)
-    assert record.get("wiener") == (0.6 if asked is None else None)
+    network, record = train_network([image(noisy)], tmp_path / "m", TrainingOptions(scheme="prior", spatial_dims=3))
+    assert record["wiener"] == 0.6
     for name in ("inference.json", "evaluate.json"):
-        assert json.loads((network.bundle / "configs" / name).read_text())["wiener"] == (asked or 0.6)
-    alone, filtered, found = (Denoiser(network, **how)(noisy[None])[0] for how in ({"wiener": 0}, {"wiener": 1}, {}))
+        assert json.loads((network.bundle / "configs" / name).read_text())["wiener"] == 0.6
+    alone, filtered, found = (
+        Denoiser(network, PredictionOptions(wiener=weight))(noisy[None])[0] for weight in (0, 1, None)
+    )
     assert np.abs(filtered - alone).max() > 1
-    np.testing.assert_allclose(found, alone + (asked or 0.6) * (filtered - alone), atol=1e-2)
+    np.testing.assert_allclose(found, alone + 0.6 * (filtered - alone), atol=1e-2)
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from monai_n2v.bundle.resources import copy_bundle
 from monai_n2v.cli.main import main
 from monai_n2v.inferers import SymmetricInferer
 from monai_n2v.io.images import read_volume
+from monai_n2v.io.lock import LOCK
 
 QUICK = ["--scheme", "n2v", "--epochs", "1", "--device", "cpu"]
 
@@ -277,6 +279,35 @@ def test_interrupted_retraining_leaves_the_old_network(tree, tmp_path, capsys, m
     assert run(capsys, "train", "-i", a, "-o", model, "--force", *QUICK)[0] == 130
     assert {path: path.read_bytes() for path in before} == before
     assert [p.name for p in tmp_path.iterdir() if p.name.startswith(".")] == []
+
+
+def test_retraining_stopped_between_configs_and_weights_is_told(tree, tmp_path, capsys, monkeypatch):
+    model, command = tmp_path / "m", ["-i", tree / "a.nii.gz", "-o", tmp_path / "m", *QUICK]
+    assert run(capsys, "train", *command)[0] == 0
+    replace = os.replace
+
+    def stop_at_weights(source, target):
+        if Path(target) == model / "models" / "model.pt":
+            raise KeyboardInterrupt
+        replace(source, target)
+
+    with monkeypatch.context() as patched:
+        patched.setattr("monai_n2v.apps.train.os.replace", stop_at_weights)
+        assert run(capsys, "train", "--force", *command)[0] == 130
+    code, _, err = run(capsys, "denoise", "-i", tree / "a.nii.gz", "-o", tmp_path / "x.nii.gz", "--model", model)
+    assert code == 1
+    assert "model must be a whole bundle, got one whose training was stopped" in err
+    assert run(capsys, "train", "--force", *command)[0] == 0
+
+
+def test_folder_that_another_process_trains_into_is_refused(tree, tmp_path, capsys):
+    model = tmp_path / "m"
+    model.mkdir()
+    (model / LOCK).write_text(json.dumps({"pid": 7, "started": 1.0, "machine": "elsewhere"}))
+    code, _, err = run(capsys, "train", "-i", tree / "a.nii.gz", "-o", model, *QUICK)
+    assert code == 2
+    assert f"output must be free of other trainings, got process 7 at work in {model}" in err
+    assert [path.name for path in model.iterdir()] == [LOCK]
 
 
 def test_training_goes_on_without_a_faulty_file(tree, tmp_path, capsys):

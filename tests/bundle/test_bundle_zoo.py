@@ -44,6 +44,25 @@ def test_files_are_there_small_and_the_prior_is_named(bundle):
     assert "procedural" in readme, "the page says plainly what the prior has seen"
 
 
+def test_page_shows_a_picture_and_a_curve_and_links_to_nothing_that_a_copy_lacks(bundle):
+    page = bundle / "docs" / "README.md"
+    targets = re.findall(r"\]\(([^)#\s]+)[^)]*\)", page.read_text())
+    assert {"denoised.png", "curve.png"} <= set(targets)
+    for target in targets:
+        assert "://" in target or (page.parent / target).resolve().is_relative_to(bundle.resolve()), target
+        assert "://" in target or (page.parent / target).is_file(), target
+    assert all(path.stat().st_size < 100_000 for path in page.parent.glob("*.png"))
+    assert "of the project" not in page.read_text(), "a copy stands alone"
+
+
+def test_metadata_tells_modality_and_what_was_measured(bundle):
+    facts = metadata(bundle)
+    for side in ("inputs", "outputs"):
+        assert all("MR" in tensor["modality"] for tensor in facts["network_data_format"][side].values())
+    assert facts["eval_metrics"]
+    assert all(isinstance(value, float) for value in facts["eval_metrics"].values())
+
+
 def test_layout_is_that_of_a_new_bundle_of_monai(bundle, tmp_path):
     init_bundle(str(tmp_path / "new"))
     made = {path.relative_to(tmp_path / "new") for path in (tmp_path / "new").rglob("*") if path.is_file()}
@@ -85,7 +104,7 @@ def test_no_file_names_a_place_or_a_user(bundle):
     place = re.compile(r"(?<![\w:/.@'])/(home|root|Users|tmp|work|workspace|mnt|data|opt)/|[A-Z]:\\\\")
     user = getpass.getuser()
     for path in bundle.rglob("*"):
-        if path.is_file() and path.suffix not in WEIGHTS:
+        if path.is_file() and path.suffix not in {*WEIGHTS, ".png"}:
             text = path.read_text()
             assert not place.search(text), path.name
             assert user == "root" or not re.search(rf"\b{re.escape(user)}\b", text), path.name

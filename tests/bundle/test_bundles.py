@@ -249,7 +249,7 @@ def test_non_finite_image_named_with_its_file(images, tmp_path):
     bad[0, 0, 0] = np.nan
     nibabel.save(nibabel.Nifti1Image(bad, np.eye(4)), images / "bad.nii")
     with pytest.raises(Exception) as caught:
-        run(workflow("train", 3, dataset_dir=str(images), output_dir=str(tmp_path)))
+        run(workflow("train", 3, dataset_dir=str(images), output_dir=str(tmp_path), pattern="bad*"))  # alone
     messages, error = [], caught.value
     while error is not None:
         messages.append(str(error))
@@ -262,7 +262,7 @@ def test_non_finite_image_named_with_its_file(images, tmp_path):
 def test_damaged_or_unfit_file_named_first_in_the_chain(kind, images, tmp_path):
     damaged(kind, images / "bad.nii.gz")
     with pytest.raises(Exception) as caught:
-        run(workflow("train", 3, dataset_dir=str(images), output_dir=str(tmp_path)))
+        run(workflow("train", 3, dataset_dir=str(images), output_dir=str(tmp_path), pattern="bad*"))  # alone
     first: BaseException = caught.value
     while first.__cause__ is not None:
         first = first.__cause__

@@ -81,7 +81,7 @@ def test_setting_without_key_refused(text):
         ("features=[16,-3,8]", "features must be whole numbers of at least 1"),
         ("patch_size=[16,0,16]", "patch_size must be whole numbers of at least 1"),
         ("network_def=null", "network_def must be an object, got null."),
-        ("wiener=2", "wiener must be a share from 0 to 1, got 2."),
+        ("wiener=0", "Use --wiener of monai-n2v denoise."),
         ("keep_mean=off", 'keep_mean must be true or false, got "off". Write for example --set keep_mean=true.'),
         ("grad_clip=0", "grad_clip must be above 0 or null, got 0."),
         ("patch_size=64", "patch_size must be a list, got 64. Write for example --set patch_size=[80, 80, 80]."),

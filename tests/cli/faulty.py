@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Files that are damaged, contradictory or of another kind, what is said of each: rows of docs/reference/errors.md."""
+"""Files that are damaged, contradictory or of another kind, and what is said of each: docs/reference/errors.md."""
 
 from __future__ import annotations
 

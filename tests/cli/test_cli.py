@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import stat
 import subprocess
 import sys
@@ -80,18 +81,17 @@ def test_report_says_where_the_picture_is(noisy, tmp_path, capsys):
     assert record["std_removed"] == pytest.approx(removed.std(), rel=1e-3)
 
 
-def test_epochs_repeat_a_max_time_run(noisy, tmp_path, capsys):
+def test_what_the_log_says_repeats_a_max_time_run(noisy, tmp_path, capsys):
     first, again = tmp_path / "a.nii", tmp_path / "b.nii"
-    code, err = run(
-        capsys, "denoise", "-i", noisy, "-o", first, "--max-time", 1, "--scheme", "n2v", "--device", "cpu", "--report"
-    )
+    options = ["--scheme", "n2v", "--device", "cpu"]
+    code, err = run(capsys, "denoise", "-i", noisy, "-o", first, "--max-time", 1, *options, "--report")
     assert code == 0, err
-    epochs = json.loads((tmp_path / "a_report.json").read_text())["epochs"]
-    assert f"--epochs {epochs} --seed 0 --scheme n2v repeats this run" in err
-    assert (
-        run(capsys, "denoise", "-i", noisy, "-o", again, "--epochs", epochs, "--scheme", "n2v", "--device", "cpu")[0]
-        == 0
-    )
+    record = json.loads((tmp_path / "a_report.json").read_text())
+    assert f"Trained {record['steps']} steps" in err
+    repeats = shlex.split(err.partition("s; ")[2].partition(" repeats this run")[0])
+    assert repeats[:6] == ["--epochs", str(record["epochs"]), "--seed", "0", "--scheme", "n2v"]
+    assert repeats[6:] == ["--set", f"schedule={json.dumps(record['schedule'])}"]
+    assert run(capsys, "denoise", "-i", noisy, "-o", again, "--device", "cpu", *repeats)[0] == 0
     assert np.array_equal(nibabel.load(first).get_fdata(), nibabel.load(again).get_fdata())
 
 

@@ -11,12 +11,14 @@ import pytest
 import samples
 import torch
 from conftest import phantom
-from monai.data import Dataset
+from monai.data import Dataset, MetaTensor
 from monai.transforms import Compose, Transform
 
 from monai_n2v.data.datalists import find_pairs, find_scored_images, make_dataset
+from monai_n2v.transforms.axes import ShortestAxisLastd
 from monai_n2v.transforms.files import LoadNoisyd
 from monai_n2v.transforms.intensity import StandardizeIntensityd
+from monai_n2v.transforms.series import NearestVolumesd
 
 
 @pytest.fixture
@@ -177,6 +179,40 @@ def test_cached_dataset_keeps_images_with_their_metadata(tmp_path):
 
 def cached(paths, cache_dir) -> torch.Tensor:
     return make_dataset([{"image": str(path)} for path in paths], Compose([LoadNoisyd("image")]), cache_dir)[0]["image"]
+
+
+def test_cached_copy_runs_nothing(tmp_path):
+    noisy = np.moveaxis([phantom((20, 18, 16), seed=k)[1] for k in range(3)], 0, -1)
+    noisy[:6], noisy[12, 9, 9] = -1000, 1e5  # padding and an outlier are noted in the metadata
+    nibabel.save(nibabel.Nifti1Image(noisy.astype(np.float32), np.eye(4)), tmp_path / "a.nii")
+    steps = [LoadNoisyd("image"), ShortestAxisLastd("image", 2), StandardizeIntensityd("image")]
+    transform = Compose([*steps, NearestVolumesd("image", 1)])
+
+    def read() -> MetaTensor:
+        return make_dataset([{"image": str(tmp_path / "a.nii")}], transform, tmp_path / "cache")[0]["image"]
+
+    first = read()
+    (copy,) = (tmp_path / "cache").iterdir()
+    made = copy.stat().st_mtime_ns
+    again = read()  # without a warning, which is an error here
+    assert copy.stat().st_mtime_ns == made, "the copy was read"
+    assert first.meta.keys() == again.meta.keys() >= {"padding", "outliers", "nearest_volumes", "intensity_std"}
+    assert all(np.array_equal(first.meta[key], again.meta[key]) for key in ("padding", "outliers", "nearest_volumes"))
+    torch.save({"image": _Touch(tmp_path / "mark")}, copy)
+    with pytest.warns(UserWarning, match="Corrupt cache file detected"):
+        third = read()
+    assert not (tmp_path / "mark").exists()
+    assert torch.equal(third.as_tensor(), first.as_tensor())
+
+
+class _Touch:
+    """Touches a file when it is unpickled."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple:
+        return Path.touch, (self.path,)
 
 
 def test_cached_copies_belong_to_files_not_to_relative_paths(tmp_path, monkeypatch):

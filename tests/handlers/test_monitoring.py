@@ -13,6 +13,7 @@ from ignite.engine import Engine, Events
 from monai.bundle import ConfigParser
 
 from monai_n2v.handlers.monitoring import ImagePanel, RunRecord, TrainingBar
+from monai_n2v.handlers.training import AnnealedBudget
 
 
 @pytest.mark.parametrize("max_time", [None, 5.0])
@@ -95,6 +96,21 @@ def test_record_holds_the_config_and_what_ran_it(tmp_path):
     assert meta["run"]["command"] == sys.argv
     assert meta["run"]["folder"] == str(Path.cwd())
     assert meta["run"]["n_processes"] == 1
+
+
+def test_record_has_the_schedule_in_place_of_a_time(tmp_path):
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
+    record = {"_target_": "monai_n2v.handlers.RunRecord", "folder": str(tmp_path)}
+    engine = Engine(lambda e, b: None)
+    config = {"max_time": 0.05, "epochs": 9, "schedule": None, "record": record}
+    ConfigParser(config).get_parsed_content("record").attach(engine)
+    AnnealedBudget(optimizer, config["max_time"]).attach(engine)
+    engine.run(range(10))
+    written = json.loads((tmp_path / "config.json").read_text())
+    assert written["max_time"] is None
+    assert written["epochs"] == engine.state.epoch
+    assert written["schedule"] == engine.state.schedule
+    assert written["_meta_"]["run"]["command"] == sys.argv
 
 
 def test_record_without_a_config_holds_what_ran(tmp_path):

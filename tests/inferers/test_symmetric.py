@@ -196,8 +196,7 @@ def trained(tmp_path_factory):
     bundles = {}
     for dims, shape in ((2, (24, 28)), (3, (12, 10, 14))):
         footprint = np.ones((3, *(1,) * (dims - 1)), np.uint8)
-        # The Wiener filter turns with the image only roughly: its blocks lie on a grid.
-        options = TrainingOptions(epochs=2, scheme="n2v", footprint=footprint, settings={"wiener": 0})
+        options = TrainingOptions(epochs=2, scheme="n2v", footprint=footprint)
         folder = tmp_path_factory.mktemp(f"bundle{dims}")
         bundles[dims] = train_network(
             [NoisyImage.of(as_meta_tensor(phantom(shape)[1][None], (1.0,) * dims))], folder, options
@@ -211,13 +210,14 @@ def test_trained_bundle_averages_as_its_footprint_permits(dims, trained):
     config = json.loads((network.bundle / "configs" / "inference.json").read_text())
     assert config["footprint"] == np.ones((3, *(1,) * (dims - 1)), int).tolist()
     assert Denoiser(network).options["tta"] is False
-    volumes, tta = phantom((20, 23, 11)[:dims])[1][None], PredictionOptions(tta=True)
+    # The Wiener filter turns with the image only roughly: its blocks lie on a grid.
+    volumes, tta = phantom((20, 23, 11)[:dims])[1][None], PredictionOptions(tta=True, wiener=0)
 
     def denoised(volumes: np.ndarray, options: PredictionOptions | None = None) -> tuple[np.ndarray, dict]:
         image = as_meta_tensor(np.ascontiguousarray(volumes), (1.0,) * dims)
         return denoise_image(image, model=network.bundle, prediction=options)
 
-    plain, record = denoised(volumes)
+    plain, record = denoised(volumes, PredictionOptions(wiener=0))
     assert record["tta"] is False
     averaged, record = denoised(volumes, tta)
     assert record["tta"] is True
@@ -254,14 +254,21 @@ def test_old_bundle_still_denoises_but_refuses_to_average(trained, tmp_path, cap
     assert not (tmp_path / "y.npy").exists()
 
 
-def test_bundle_of_another_version_is_refused_and_its_weights_serve(trained, tmp_path):
+@pytest.mark.parametrize(
+    ("old", "new", "reason"),
+    [
+        ("SymmetricInferer", "LeftSinceInferer", "LeftSinceInferer"),
+        ('"check"', '"checks"', "Its inference.json has no check"),
+        ('"halo": "@halo"', '"halos": "@halo"', "unexpected keyword argument 'halos'"),
+    ],
+    ids=["class that left", "key that is missing", "argument that left"],
+)
+def test_bundle_of_another_version_is_refused_and_its_weights_serve(old, new, reason, trained, tmp_path):
     bundle = shutil.copytree(trained[2].bundle, tmp_path / "bundle")
     path = bundle / "configs" / "inference.json"
-    path.write_text(path.read_text().replace("SymmetricInferer", "LeftSinceInferer"))
+    path.write_text(path.read_text().replace(old, new))
     image = phantom((20, 23))[1]
-    with pytest.raises(
-        ValueError, match=r"model must be a bundle of this version, got .*LeftSinceInferer.*Train again"
-    ):
+    with pytest.raises(ValueError, match=rf"model must be a bundle of this version, got .* Train again.*\(.*{reason}"):
         monai_n2v.denoise(image, model=bundle, device="cpu")
     weights = shutil.copy(bundle / "models" / "model.pt", tmp_path / "mine.pt")
     assert np.isfinite(monai_n2v.denoise(image, model=weights, device="cpu")).all()

@@ -7,6 +7,7 @@ import struct
 import warnings
 from pathlib import Path
 
+import nibabel
 import numpy as np
 import pydicom
 import pytest
@@ -113,6 +114,8 @@ def test_result_is_a_mosaic_again(left_handed, tmp_path):
         assert np.array_equal(new, np.where(old > 0, old + 5, 0)), "empty tiles stay"
         assert "MOSAIC" in after.ImageType
         assert after[0x29, 0x1010].value == before[0x29, 0x1010].value
+    save_volume(read.data, read, tmp_path / "out.nii.gz")
+    assert nibabel.load(tmp_path / "out.nii.gz").shape == (*SHAPE, 2)
     again = read_volume(tmp_path / "out")
     np.testing.assert_array_equal(again.data, read.data + 5)
     np.testing.assert_allclose(again.source.affine, read.source.affine)

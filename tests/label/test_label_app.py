@@ -185,6 +185,14 @@ def test_what_is_made_beside_is_kept_as_labels_of_its_own_tags(trained):
     assert not list(Path(tempfile.gettempdir()).glob("phantom_1_residual*"))
 
 
+def test_images_named_by_their_path_in_the_studies_are_kept_by_their_id(trained):
+    path = trained.studies / "phantom_2.nii.gz"
+    told = trained.infer("n2v_denoise_3d", str(path), output="json", save_image=True, report=True).json()
+    assert told["image_id"] == "phantom_2_denoised"
+    assert told["report"] == "/datastore/label?label=phantom_2&tag=n2v_report"
+    assert trained.instance.datastore().get_image_info("phantom_2_denoised")["n2v_source"] == "phantom_2"
+
+
 def test_warnings_of_a_result_are_told(trained):
     smooth = ndimage.uniform_filter(phantom_3d(1)[1], 5).astype(np.float32)
     nibabel.save(nibabel.Nifti1Image(smooth, AFFINE), trained.studies / "smooth.nii.gz")

@@ -84,7 +84,7 @@ def test_broken_bundle_is_left_out_and_named(segmenting, config, caplog):
 def test_segmenter_is_not_trained(segmenting):
     answer = segmenting.train("toy_segmentation")
     assert answer.status_code == 404
-    told = "model must be of n2v_denoise_2d, n2v_denoise_3d to be trained"
+    told = "model must be of n2v_denoise_3d, n2v_denoise_2d to be trained"
     assert answer.json()["detail"].startswith(told)
     segmenting.instance.server_mode(False)  # as in the process of a task
     with pytest.raises(SystemExit, match=told):

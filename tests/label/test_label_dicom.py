@@ -152,6 +152,24 @@ def test_training_on_unlabeled_series_raises_psnr(served, series, tmp_path):
     assert abs(image.get_fdata().mean() - clean.mean()) < 2
 
 
+def test_what_is_made_beside_a_series_is_kept_and_nothing_of_it_goes_to_the_server(served, series, orthanc, tmp_path):
+    params = {"save_residual": True, "report": True, "device": "cpu"}
+    told = served.infer(MODEL, series, output="json", **params).json()
+    denoised = voxels(served.infer(MODEL, series, device="cpu"), tmp_path / "denoised.nii.gz").get_fdata()
+    noisy = nibabel.load(served.instance.datastore().get_image_uri(series)).get_fdata()
+    residual = voxels(served.client.get(told["residual"]), tmp_path / "residual.nii.gz").get_fdata()
+    assert np.allclose(residual, noisy - denoised, atol=1e-3)
+    assert served.client.get(told["report"]).headers["content-type"].startswith("text/html")
+    assert served.instance.datastore().list_images() == [series]
+
+
+def test_info_and_the_training_of_clients_without_a_model_work_on_series(served):
+    info = served.client.get("/info/").json()
+    assert info["datastore"]["completed"] == info["datastore"]["total"] == 1
+    assert next(iter(info["train_stats"])) == MODEL
+    assert served.instance.needed_model({}) == MODEL
+
+
 def test_denoised_image_is_not_added_to_a_server(served, series):
     detail = one_sentence(served.infer(MODEL, series, device="cpu", save_image=True), 400)
     assert detail.startswith("save_image must be false for studies of a DICOMweb server, got true.")

@@ -17,7 +17,7 @@ import nibabel.tests
 import numpy as np
 import pytest
 
-from label.serving import end, make_small, make_studies
+from label.serving import AFFINE, end, make_small, make_studies, phantom_3d
 from monai_n2v.bundle import Denoiser, resolve_model
 
 requests = pytest.importorskip("requests")  # comes with MONAI Label
@@ -217,3 +217,20 @@ def test_training_without_images_is_refused_in_one_sentence(live):
     answer = live.train(max_epochs=1)
     assert answer.status_code == 400
     assert answer.json()["detail"].startswith("studies must hold at least one noisy image")
+
+
+def test_server_that_is_killed_leaves_no_training_behind(live):
+    import psutil
+
+    nibabel.save(nibabel.Nifti1Image(phantom_3d(0)[1], AFFINE), live.studies / "phantom_0.nii.gz")
+    live.wait(lambda: live.images(), 20, "an image")
+    live.train(max_epochs=LONG)
+    live.wait(lambda: "epoch" in live.ask("GET", "/info/").json()["train_stats"][MODEL], why="an epoch")
+    tasks = psutil.Process(live.process.pid).children(recursive=True)
+    assert any("train" in task.cmdline() for task in tasks)
+    live.process.kill()
+    gone, alive = psutil.wait_procs(tasks, timeout=30)
+    for task in alive:
+        task.kill()
+    assert gone
+    assert not alive
