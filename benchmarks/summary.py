@@ -135,7 +135,7 @@ def limits() -> list[str]:
     return [
         *lines,
         "",
-        "![A checkerboard, denoised](images/gallery_grid.png)",
+        "![PSNR of regular patterns](images/results_limits.png)",
         "",
         "Noise that neighboring voxels share is removed in part. More: [how it fails](explanation/failures.md),",
         "[the paper's comparisons](measurements/paper.md).",
@@ -209,6 +209,18 @@ def plot() -> None:
     axes.set_ylabel("contrast left")
     axes.set_ylim(0, 1)
     _finish(figure, axes, "results_fidelity")
+
+    methods = [method for method in dict.fromkeys(one["method"] for one in rows) if method != "noisy"]
+    scored = {(one["case"], one["method"]): one["psnr"] for one in rows if "psnr" in one}
+    figure, axes = plt.subplots(figsize=(8, 3.2))
+    for k, method in enumerate(methods):
+        places = [n + (k - len(methods) / 2) * 0.2 for n in range(len(PATTERNS))]
+        gains = [scored.get((case, method), float("nan")) - scored[case, "noisy"] for case in PATTERNS]
+        shade = ("#0b6e99", "#35a7d6") if method in OURS else ("#777777", "#bbbbbb")
+        axes.bar(places, gains, 0.18, color=shade[k % 2], label=OURS.get(method, method).replace("`", ""))
+    axes.set_xticks(range(len(PATTERNS)), PATTERNS, fontsize=8)
+    axes.set_ylabel("gain in PSNR / dB")
+    _finish(figure, axes, "results_limits")
 
 
 def _finish(figure: Any, axes: Any, name: str) -> None:

@@ -33,8 +33,13 @@ DOCUMENTS = ["README.md", *(str(p.relative_to(ROOT)) for p in sorted(ROOT.glob("
 DOCUMENTS += [str(p.relative_to(ROOT)) for p in sorted(ROOT.glob("docs/**/*.md"))]
 DOCUMENTS += ["integrations/slicer/README.md"]
 # Pages for everyone: half of the sentences have at most 18 words, none has more than 35.
-READ_BY_ALL = ["README.md", "docs/index.md", "docs/tutorial.md", "docs/gallery.md"]
-READ_BY_ALL += [str(p.relative_to(ROOT)) for p in sorted(ROOT.glob("docs/how-to/*.md"))]
+READ_BY_ALL = ["README.md", "docs/results.md", "docs/index.md", "docs/tutorial.md", "docs/gallery.md"]
+READ_BY_ALL += [
+    p.relative_to(ROOT).as_posix()
+    for folder in ("how-to", "explanation")
+    for p in sorted(ROOT.glob(f"docs/{folder}/*.md"))
+    if p.name != "architecture.md"  # for who changes the code
+]
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 NOT_RUN = {
     "pip": "installs; .ci/run does",

@@ -215,7 +215,7 @@ def _split_options(
         training["prior"] = False
     if has_model and training:
         raise ValueError(
-            f"model must stand alone, got {', '.join(training)}, of a training. Drop model, or the other options."
+            f"model must come without options of a training, got {', '.join(training)}. Drop one of the two."
         )
     # A length of 0 is refused there.
     training |= {name: options[name] for name in ("epochs", "max_time") if options.get(name) is not None}

@@ -103,7 +103,9 @@ class TrainingOptions:
             if value is not None and (not isinstance(value, kinds) or isinstance(value, bool) != (kind is bool)):
                 raise ValueError(f"{name} must be {rules[kind]}, got {value!r}. Pass it without quotes.")
         if self.epochs is not None and self.max_time is not None:
-            raise ValueError(f"epochs must stand alone, got max_time {self.max_time:g} too. Drop one of them.")
+            raise ValueError(
+                f"epochs must come without max_time, got max_time {self.max_time:g} too. Drop one of the two."
+            )
         if self.epochs is not None and self.epochs < 1:
             raise ValueError(f"epochs must be at least 1, got {self.epochs}. Use for example 100.")
         if self.max_time is not None and not 0 < self.max_time < float("inf"):

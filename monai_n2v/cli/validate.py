@@ -75,7 +75,7 @@ def plan_command_jobs(args: argparse.Namespace) -> tuple[list[Job], Derivative |
         if vars(args)[name] not in (None, False, [], "auto") or (name == "context" and args.context is not None)
     )
     if args.model is not None and given:
-        raise UsageError(f"--model must stand alone, got settings of a training too. Drop {given}.")
+        raise UsageError(f"--model must come without options of a training, got {given}. Drop one of the two.")
     return jobs, derivative
 
 

@@ -40,7 +40,7 @@ class SymmetricInferer(Inferer):
     def __init__(self, inferer: Inferer, spatial_dims: int, enabled: bool = True, footprint: object = None) -> None:
         flippable_axes(footprint, spatial_dims)
         if not isinstance(enabled, bool):  # the text "false", from a command line, would count as true
-            raise ValueError(f"tta must be True or False, got {enabled!r}. Mind the capital letter.")
+            raise ValueError(f"tta must be True or False, got {enabled!r}. Pass a boolean, not a text.")
         self.inferer = inferer
         self.spatial_dims = spatial_dims
         self.enabled = enabled

@@ -71,7 +71,7 @@ class TrainDenoiserTask(BundleTrainTask):
         check_keys(request, {*usual, "epochs"}, _ALWAYS_SENT | others)
         if "epochs" in request:
             if "max_epochs" in request:
-                raise ValueError("epochs must stand alone, got max_epochs beside it. Send one of them.")
+                raise ValueError("epochs must come without max_epochs, got both. Send one of them.")
             request = {**request, "max_epochs": whole_number(request, "epochs", usual["max_epochs"])}
         options = {**usual, **request, "device": device_of(request)}
         for name in ("max_epochs", "epoch_length"):

@@ -105,7 +105,7 @@ class RemoveMagnitudeBiasd(MapTransform):
             logger.warning("The air does not look like the noise of %g coil(s): no bias was taken off.", self.coils)
         elif not noises and may_be_magnitude(noisy, self.coils):
             logger.info(
-                "Whether this is a magnitude image cannot be told, so no bias was taken off. "
+                "Whether this is a magnitude image could not be decided, so no bias was removed. "
                 "If it is one (MR), ask for it: --magnitude rician."
             )
         return noises

@@ -179,7 +179,7 @@ def test_model_stands_alone(image, tmp_path, capsys):
     options = ["--model", tmp_path / "model", "--set", "lr=0.1"]
     code, err = run(capsys, "denoise", "-i", image, "-o", tmp_path / "out.nii", *options)
     assert code == 2
-    assert "--model must stand alone, got settings of a training too. Drop --set." in err
+    assert "--model must come without options of a training, got --set. Drop one of the two." in err
 
 
 @pytest.mark.parametrize(

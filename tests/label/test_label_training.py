@@ -189,7 +189,7 @@ def test_network_of_another_shape_is_replaced_and_kept(server, capfd):
     [
         ({"epoch": 3}, 400, "epoch must be an option of the request, got an unknown one. Did you mean epochs?"),
         ({"learning_rate": 1}, 400, "learning_rate must be an option of the request, got an unknown one. There are"),
-        ({"epochs": 3, "max_epochs": 4}, 400, "epochs must stand alone, got max_epochs beside it. Send one of them."),
+        ({"epochs": 3, "max_epochs": 4}, 400, "epochs must come without max_epochs, got both. Send one of them."),
         ({"epochs": "x"}, 400, "epochs must be a whole number from 1, got 'x'. Leave it out for 100."),
         ({"val_split": 1}, 400, "val_split must be below 1, got 1. Leave it out for -1."),
         ({"gpus": "first"}, 400, "gpus must be all or numbers with commas, got first. Leave it out for all."),
