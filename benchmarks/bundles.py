@@ -57,7 +57,7 @@ def train(spatial_dims: int, epochs: int, epoch_length: int) -> dict[str, Any]:
 
     def score(weights: Path) -> float:
         network = TrainedNetwork(prior.bundle, weights, spatial_dims, prior.keys)
-        denoiser = Denoiser(network, overlays=(), keep_scale=None)
+        denoiser = Denoiser(network, overlays=(), wiener=0)
         return round(task.score([denoiser(image)[0] for image in images]), 2)
 
     found: dict[str, Any] = {"task": task.name, "epochs": epochs, "epoch_length": epoch_length, "psnr": []}

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from monai_n2v.bundle.settings import format_setting
+from monai_n2v.cli.lean import load_lean_monai
 from monai_n2v.cli.options import make_parser
 from monai_n2v.cli.signals import ended_by_signals
 from monai_n2v.cli.threads import considerate_threads
@@ -49,7 +50,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         0 all done, 1 a file is at fault, 2 asked wrongly, 128 and the signal's number interrupted (130 by Ctrl-C).
     """
-    args = make_parser().parse_args(argv)
+    args = make_parser().parse_args(argv, argparse.Namespace(is_program=argv is None))
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(_Format())
     logger.addHandler(handler)
@@ -86,6 +87,8 @@ def _denoise(args: argparse.Namespace) -> int:
     noise_map = read_noise_map(args, [path for job in jobs for path in (job.source, *job.outputs)])
     loaded = {str(job.source): read_volume(job.source, args.series) for job in jobs[: len(jobs) == 1]}
     check_before_work(args, [job.source for job in jobs], loaded, noise_map)
+    if args.is_program:
+        load_lean_monai(args.model, dict(args.set))
     from monai_n2v.apps.choose import starts_from_prior
     from monai_n2v.apps.folder import Settings, denoise_jobs
     from monai_n2v.bundle.options import PredictionOptions

@@ -54,6 +54,10 @@ class Predictor:
         forward = self._run(self.network)
         return autocast_bfloat16(forward)(tile, part) if self.amp else forward(tile, part)
 
+    def in_float32(self) -> Callable[..., torch.Tensor]:
+        """The same in float32, whatever `amp`."""
+        return self._run(self.network)
+
     def on_meta(self) -> Callable[..., torch.Tensor]:
         """The same for shapes alone."""
         return self._run(on_meta(cast(torch.nn.Module, self.network)))

@@ -140,18 +140,19 @@ class Held(NamedTuple):
     largest: int
 
 
-def held_by(forward: Callable[[torch.Tensor], Any], shape: Sequence[int]) -> Held:
-    """How much memory a forward pass takes, found without taking it.
+def held_by(forward: Callable[[torch.Tensor], Any], shape: Sequence[int], device: Any = "meta") -> Held:
+    """How much memory a forward pass takes, on the meta device found without taking it.
 
     Args:
         forward: a network of `on_meta`, or a method of one.
         shape: ``(B, C, *spatial)`` of a float32 input.
+        device: of the network.
 
     Returns:
         the peak and the largest tensor.
     """
     with torch.no_grad(), _LiveBytes() as live:
-        images = torch.empty(*shape, device="meta")  # which the caller of a network holds
+        images = torch.zeros(*shape, device=device)  # which the caller of a network holds
         forward(images)
     return Held(int(live.peak), int(live.largest))
 
@@ -165,6 +166,11 @@ class _LiveBytes(TorchDispatchMode):
         self.peak = 0
         self.largest = 0
         self._seen: set[int] = set()
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """Torch would load its compiler, for a second, to tell it to stay away from what nobody compiles."""
+        return False
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Run an operator and look at what it made."""

@@ -194,6 +194,10 @@ class AlignedTileInferer(Inferer):
             return _Plan(self.tile_size, self.n_slices, 0)
         budget, limit = _tile_budget(predictor.device, image_bytes)
         try:
+            n_slices = self.n_slices if self.spatial_dims == 2 else 1
+            taken = n_slices * self._estimate(predictor, sizes)
+            if taken <= budget:
+                return _Plan(tuple(sizes), n_slices, taken)
             model = predictor.on_meta()
 
             @functools.cache
@@ -215,6 +219,17 @@ class AlignedTileInferer(Inferer):
             smallest = 2 * self.halo + self.divisor
             side = max(_USUAL_TILE[self.spatial_dims] // self.divisor * self.divisor, smallest)
             return _Plan((side,) * self.spatial_dims, self.n_slices, 0)
+
+    def _estimate(self, predictor: Predictor, sizes: Sequence[int]) -> int:
+        """Bytes that the whole image needs, by those of a small one, whose borders make it need more by the voxel.
+
+        For shapes alone torch loads its compiler first, which takes longer than a small image's prediction.
+        """
+        side = -(-16 // self.divisor) * self.divisor
+        forward, part = predictor.in_float32(), [slice(0, side)] * self.spatial_dims
+        shape = (1, self.in_channels, *(side,) * self.spatial_dims)
+        held = held_by(lambda x: forward(x, part), shape, predictor.device)
+        return int(_WORKSPACE * held.peak * max(1.0, math.prod(sizes) / side**self.spatial_dims))
 
     def _predict_items(self, items: torch.Tensor, predictor: Predictor, tile: Sequence[int]) -> torch.Tensor:
         """Predict a few items that fit the network's axes, tile by tile."""

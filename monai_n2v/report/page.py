@@ -5,9 +5,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import jinja2
-from markupsafe import Markup
-
 from monai_n2v.metrics.residual import LAGS, LIMIT_EDGES, Quality
 from monai_n2v.report.charts import draw_autocorrelation, draw_histogram, draw_training
 from monai_n2v.report.planes import Plane, Windows, encode_planes
@@ -76,6 +73,9 @@ def render_page(
     Returns:
         an HTML document that needs no other file, below 2 MB.
     """
+    import jinja2  # most runs write no report, but MONAI looks for its classes in here
+    from markupsafe import Markup
+
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
     environment.filters["number"] = lambda value: "none" if value is None else f"{value:.3g}"
     environment.globals["zip"] = zip

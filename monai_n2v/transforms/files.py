@@ -130,7 +130,8 @@ class SaveDenoisedd(SaveImaged):
         source_key: str = "image",
         dtype: str = "float32",
     ) -> None:
-        super().__init__(keys, output_dir=output_dir, resample=False, print_log=False)
+        # A writer by name, though none is used: to choose one, MONAI would load them all.
+        super().__init__(keys, output_dir=output_dir, resample=False, print_log=False, writer="NibabelWriter")
         if dtype not in ("float32", "input"):
             raise ValueError(f"dtype must be float32 or input, got {dtype}. Leave it out for float32.")
         self.output_dir = Path(output_dir)
