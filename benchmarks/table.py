@@ -173,6 +173,7 @@ def label_section(stored: dict[str, Any]) -> list[str]:
     return [*lines, "", origin(stored["machine"])]
 
 
+ELSEWHERE = ("quality", "intensity", "curves", "unchanged")  # sections of `speed` on other pages
 PAGES: dict[str, tuple[str, dict[str, Section]]] = {
     "quality": (
         "Quality",
@@ -205,7 +206,7 @@ PAGES: dict[str, tuple[str, dict[str, Section]]] = {
     "speed": (
         "Speed and memory",
         {
-            **{name: SECTIONS[name] for name in ("profile", "loader", "prediction", "growth", "folder", "startup")},
+            **{name: SECTIONS[name] for name in SECTIONS if name not in ELSEWHERE},
             "overhead": overhead_section,
             "memory": memory_section,
             "bigdata": bigdata_section,

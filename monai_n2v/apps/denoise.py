@@ -129,7 +129,7 @@ def denoise(
     Args:
         x: path of an image file or a folder with a DICOM series, nibabel image, ndarray, tensor or MetaTensor. Arrays
             have 2 or 3 spatial axes; with 4 axes, the volumes lie along the last axis of an ndarray, as in NIfTI, and
-            along the first of a tensor, as MONAI's channels. Axes of a single voxel are passed over. Complex voxels are
+            along the first of a tensor, as MONAI's channels. Axes of a single voxel are skipped. Complex voxels are
             denoised by their real and imaginary parts, and come back complex.
         model: a trained bundle's folder or a file of weights.
         seed: source of all randomness; same seed, same result on the same machine.

@@ -48,7 +48,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: arguments; those of the process by default.
 
     Returns:
-        0 all done, 1 a file is at fault, 2 asked wrongly, 128 and the signal's number interrupted (130 by Ctrl-C).
+        0 all done, 1 a file failed, 2 used wrongly, 128 and the signal's number interrupted (130 by Ctrl-C).
     """
     args = make_parser().parse_args(argv, argparse.Namespace(is_program=argv is None))
     handler = logging.StreamHandler(sys.stderr)

@@ -136,7 +136,7 @@ def check_before_work(
     from monai_n2v.io.series import find_q_files, nearest_volumes, read_q_vectors
 
     if args.context not in (None, 0):
-        # With a network for each, an image at fault does not stop the others.
+        # With a network for each, an image that fails does not stop the others.
         for path in paths if len(paths) == 1 or not getattr(args, "per_image", False) else ():
             volume = loaded.get(str(path))
             n_volumes = None if volume is None else len(volume.data)

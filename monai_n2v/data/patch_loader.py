@@ -52,7 +52,7 @@ class PatchLoader:
             exceed it.
 
     Attributes:
-        left_out: what is wrong with images that cannot be trained on; they are noted in the log and passed over, which
+        left_out: what is wrong with images that cannot be trained on; they are noted in the log and skipped, which
             a single image is not.
         n_ahead: batches that a thread draws ahead while the network trains: 2 on a GPU, whose host would else draw
             while the GPU waits, and 0 on a CPU, where a thread would take a core from the network. The batches are the

@@ -11,7 +11,7 @@ logger = logging.getLogger(__name__)
 
 
 class TolerantReader:
-    """Reads the images of a dataset by their number; of several, those at fault are left out, with a note in the log.
+    """Reads the images of a dataset by their number; of several, those that fail are left out, with a note in the log.
 
     It knows nothing of who reads, so that a thread that does keeps nobody alive.
 
@@ -20,7 +20,7 @@ class TolerantReader:
         cut: that holds them.
 
     Attributes:
-        left_out: what is wrong with the images at fault.
+        left_out: what is wrong with the images that failed.
     """
 
     def __init__(self, dataset: Sequence[dict[str, Any]], cut: PatchCut) -> None:
@@ -33,7 +33,7 @@ class TolerantReader:
         """Read an image; None for one that is left out.
 
         Raises:
-            ValueError: for the fault of a single image, of one that was read before, or where all are at fault.
+            ValueError: for the fault of a single image, of one that was read before, or where all fail.
             OSError: likewise.
         """
         if number in self._faulty:

@@ -25,7 +25,7 @@ def find_images(
 ) -> list[dict[str, str]]:
     """List all images below a folder, sorted, as a MONAI data list: files, and folders that hold DICOM files.
 
-    In a folder of MONAI Label's studies, its denoised copies and labels are passed over, which the log says.
+    In a folder of MONAI Label's studies, its denoised copies and labels are skipped, which the log says.
 
     Args:
         dataset_dir: the folder; searched recursively, hidden files and folders left out, links to folders not followed.
@@ -61,7 +61,7 @@ def find_images(
             f"pattern must match an image below {top}, got {' '.join(patterns)}. Check the pattern."
         )
     if passed:
-        logger.info("%s: %s of MONAI Label are passed over.", top, passed)
+        logger.info("%s: %s of MONAI Label are skipped.", top, passed)
     return [{"image": str(path)} for path in found]
 
 

@@ -179,7 +179,7 @@ class DenoisingApp(MONAILabelApp):
         return super().infer(request, datastore)
 
     def batch_infer(self, request: dict[str, Any], datastore: Datastore | None = None) -> dict[str, Any]:
-        """Run a model on many images; those at fault are told at the end."""
+        """Run a model on many images; those that fail are listed at the end."""
         found = self._told(lambda: super(DenoisingApp, self).batch_infer(request, datastore))
         failed = [f"{image}: {one['error']}" for image, one in found.items() if one and "error" in one]
         if failed and not self._server_mode:  # a process of its own, whose status tells

@@ -19,7 +19,7 @@ logger = logging.getLogger(__name__)
 class DenoisingBatchTask(BatchInferTask):
     """MONAI Label's batch inference, but for denoisers: their results are stored as images, and no image goes in twice.
 
-    An image at fault does not keep the others from being done; its result is its ``error``, in one sentence.
+    An image that fails does not stop the others; its result is its ``error``, in one sentence.
 
     Args:
         denoisers: by the name of the model.

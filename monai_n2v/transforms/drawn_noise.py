@@ -120,7 +120,7 @@ class RandRecorruptd(_NoiseDrawer):
         label_key: where the target goes, one per key. What stood there is taken as the noise-free intensity, on
             which a strength may depend; without it, the noisy image is.
         batched: whether images come as ``(B, C, *spatial)`` rather than ``(C, *spatial)``.
-        allow_missing_keys: whether absent keys are passed over.
+        allow_missing_keys: whether absent keys are skipped.
 
     Raises:
         ValueError: for an alpha or a noise that is not above 0, or not one ``label_key`` per key.
@@ -162,7 +162,7 @@ class RandRenoiseImaged(_NoiseDrawer):
         noise: what to draw, or the standard deviation of white noise; in the units of the images.
         label_key: a denoised image of every key.
         batched: whether images come as ``(B, C, *spatial)`` rather than ``(C, *spatial)``.
-        allow_missing_keys: whether absent keys are passed over.
+        allow_missing_keys: whether absent keys are skipped.
 
     Raises:
         ValueError: for a noise that is not above 0, or not one ``label_key`` per key.

@@ -190,7 +190,7 @@ class StandardizeIntensityd(MapTransform):
 
     Args:
         keys: images to standardize.
-        allow_missing_keys: whether absent keys are passed over.
+        allow_missing_keys: whether absent keys are skipped.
         reference_key: one of ``keys``, whose statistics serve for all, so that a target keeps its relation to the
             image; by default each image has its own.
         fill_padding: see :py:class:`StandardizeIntensity`.
@@ -234,7 +234,7 @@ class RestoreIntensityd(MapTransform):
         keys: predictions to restore.
         source_key: the standardized image whose metadata holds the statistics, one for all keys or one per key.
         keep_mean: see :py:class:`RestoreIntensity`.
-        allow_missing_keys: whether absent keys are passed over.
+        allow_missing_keys: whether absent keys are skipped.
 
     Raises:
         ValueError: on restoring, for a prediction that is not finite.

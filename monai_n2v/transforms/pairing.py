@@ -161,7 +161,7 @@ class RandN2VMaskd(RandomizableTransform, MapTransform):
         footprint: see :py:class:`RandN2VMask`.
         batched: see :py:class:`RandN2VMask`.
         prob: see :py:class:`RandN2VMask`.
-        allow_missing_keys: whether absent keys are passed over.
+        allow_missing_keys: whether absent keys are skipped.
 
     Raises:
         ValueError: for a parameter outside its range, or not one ``label_key`` per key.

@@ -366,7 +366,7 @@ def test_find_images_passes_over_what_monai_label_made(tmp_path, caplog):
     found = find_images(studies(top / "studies").parent)
     names = [str(Path(item["image"]).relative_to(top / "studies")) for item in found]
     assert names == ["a.npy", "b.npy", "c_denoised.npy", "sub/d.npy"], "without its source it is an image of its own"
-    assert f"{top}: 2 denoised copies and 2 labels of MONAI Label are passed over." in caplog.messages
+    assert f"{top}: 2 denoised copies and 2 labels of MONAI Label are skipped." in caplog.messages
     for name in ("a", "b", "c_denoised", "sub/d"):
         (top / "studies" / f"{name}.npy").unlink()
     with pytest.raises(FileNotFoundError, match="got 2 denoised copies and 2 labels of MONAI Label alone below"):
