@@ -104,7 +104,7 @@ def test_pickle_under_any_name_is_not_run(suffix, mark, tmp_path):
 def test_memory_is_compared_with_the_header_first(name, tmp_path, monkeypatch):
     suffix, write, types, _ = FORMATS[name]
     write(tmp_path / f"x{suffix}", np.ones((60, 50, 40), types[0]), oblique_affine())
-    monkeypatch.setattr("monai_n2v.io.memory.free_bytes", lambda: 16 * 60 * 50 * 40 - 1)
+    monkeypatch.setattr("monai_n2v.io.memory.free_bytes", lambda: 20 * 60 * 50 * 40 - 1)
     with pytest.raises(ValueError, match="image must fit into memory"):
         read_volume(tmp_path / f"x{suffix}")
 

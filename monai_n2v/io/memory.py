@@ -15,8 +15,8 @@ from monai_n2v.io.volume import Refusal, where
 if TYPE_CHECKING:
     import torch
 
-# Four volumes of float32: the image, standardized, predicted, and restored.
-_BYTES_PER_VOXEL = 16
+# Five volumes of float32: the image, standardized, predicted, filtered, and restored.
+_BYTES_PER_VOXEL = 20
 # By version of control groups: limits, above which a process is ended or slowed down, and what is used.
 _MEMORY_FILES = {
     1: (("memory.limit_in_bytes",), "memory.usage_in_bytes"),

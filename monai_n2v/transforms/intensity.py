@@ -2,7 +2,7 @@
 """Intensity standardization that can be undone: the statistics stay with the image."""
 
 import math
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -23,6 +23,11 @@ _MAX_AT_A_TIME = 1 << 22
 def _parts(voxels: torch.Tensor) -> tuple[torch.Tensor, ...]:
     """Views of an image, small enough to hold one at a time in float64."""
     return voxels.split(max(1, _MAX_AT_A_TIME // max(1, voxels[0].numel())))
+
+
+def _n_not_finite(values: torch.Tensor) -> int:
+    """Voxels that are NaN or infinite, counted part by part: torch makes copies to look."""
+    return sum(part.numel() - int(torch.isfinite(part).sum()) for voxels in values for part in _parts(voxels))
 
 
 def _without_outliers(values: torch.Tensor, meta: dict[str, Any]) -> torch.Tensor:
@@ -60,17 +65,25 @@ def _statistics(values: torch.Tensor, meta: Mapping[str, Any]) -> tuple[np.ndarr
     """Mean and standard deviation of every channel; the latter exactly 0 for a constant one, and without padding."""
     means, stds = np.empty(len(values)), np.empty(len(values))
     for channel, voxels in enumerate(values):
-        measured = voxels
         means[channel] = mean = _mean(voxels)
+        known: torch.Tensor | None = None
         if PADDING in meta:
-            padding = torch.from_numpy(padding_in(meta, channel, voxels.shape)).to(voxels.device)
-            measured = voxels if padding.all() else voxels[~padding]
-            mean = _mean(measured)
-        squares = sum((part.double() - mean).square().sum().item() for part in _parts(measured))
-        spread = math.sqrt(squares / measured.numel())
+            known = torch.from_numpy(~padding_in(meta, channel, voxels.shape)).to(voxels.device)
+            known = known if known.any() else None
+        n = voxels.numel() if known is None else int(known.sum())
+        if known is not None:
+            mean = sum(part.double().sum().item() for part in _measured(voxels, known)) / n
+        squares = sum((part.double() - mean).square().sum().item() for part in _measured(voxels, known))
+        spread = math.sqrt(squares / n)
         # Rounding leaves a constant channel a spread of about 1e-16 of its value, which must not become its unit.
         stds[channel] = spread if spread > 1e-12 * abs(mean) else 0.0
     return means, stds
+
+
+def _measured(voxels: torch.Tensor, known: torch.Tensor | None) -> Iterator[torch.Tensor]:
+    """The voxels that are known, part by part: to choose among all, torch would hold three indices of each."""
+    for part, mask in zip(_parts(voxels), _parts(voxels if known is None else known)):
+        yield part if known is None else part[mask]
 
 
 def _mean(voxels: torch.Tensor) -> float:
@@ -115,7 +128,7 @@ class StandardizeIntensity(Transform):
         name = image.meta.get("filename_or_obj") or ""
         if values.is_complex():
             raise ValueError(f"image must be real, got complex voxels{where(name)}. Take the magnitude first.")
-        check_finite(int(values.numel() - torch.isfinite(values).sum()), name)
+        check_finite(_n_not_finite(values), name)
         standard = torch.empty(values.shape, dtype=torch.float32, device=values.device)
         meta = dict(image.meta)
         if reference is None:
@@ -258,7 +271,7 @@ class RestoreIntensityd(MapTransform):
         d = dict(data)
         for key, source_key in self.key_iterator(d, self.source_keys):
             d[key] = self.restore(d[key], d[source_key].meta)
-            if not torch.isfinite(d[key]).all():
+            if _n_not_finite(d[key]):
                 name = d[source_key].meta.get("filename_or_obj") or ""
                 raise ValueError(
                     f"prediction must be finite, got NaN or infinite voxels{where(name)}: the training diverged. "
