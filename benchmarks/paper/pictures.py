@@ -20,7 +20,7 @@ def panels(
     images: Mapping[str, np.ndarray],
     window: tuple[float, float],
     residual: float | None = None,
-    folder: Path = IMAGES,
+    folder: Path | None = None,
 ) -> None:
     """Write ``<name>.png``.
 
@@ -46,6 +46,7 @@ def panels(
         axes.set_title(title, fontsize=8)
         axes.axis("off")
     figure.subplots_adjust(0, 0, 1, 1 - 0.22 / figure.get_figheight(), 0.02, 0)
+    folder = folder or IMAGES
     folder.mkdir(exist_ok=True)
     path = folder / f"{name}.png"
     figure.savefig(path, dpi=110)

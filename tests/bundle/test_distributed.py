@@ -164,7 +164,7 @@ def train_with(spatial_dims: int, output_dir: str, options: dict[str, Any], over
     return training(spatial_dims, output_dir, overlays, **options)
 
 
-@pytest.mark.parametrize("spatial_dims", [2, 3])
+@pytest.mark.parametrize("spatial_dims", [pytest.param(2, marks=pytest.mark.slow), 3])
 def test_one_step_equals_that_on_the_union_of_the_batches(spatial_dims, tmp_path):
     options = {
         "dataset_dir": str(write_images(tmp_path / "images", spatial_dims, 1)),

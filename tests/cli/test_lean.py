@@ -32,7 +32,13 @@ sys.exit(code)
 """
 
 
-@pytest.mark.parametrize("options", [["--fast"], ["--epochs", "1", "--scheme", "n2v"]], ids=["prior", "training"])
+@pytest.mark.parametrize(
+    "options",
+    [
+        pytest.param(["--fast"], id="prior"),
+        pytest.param(["--epochs", "1", "--scheme", "n2v"], id="training", marks=pytest.mark.slow),
+    ],
+)
 def test_program_loads_what_it_uses_and_denoises_alike(options, tmp_path):
     options = [*options, "--device", "cpu", "-q"]
     options += [] if "--fast" in options else ["--spatial-dims", "2", "--set", "epoch_length=2"]

@@ -32,7 +32,14 @@ sys.exit(main(sys.argv[1:]))
 """
 
 
-@pytest.mark.parametrize(("number", "code"), [("SIGTERM", 143), ("SIGHUP", 129), ("SIGINT", 130)])
+@pytest.mark.parametrize(
+    ("number", "code"),
+    [
+        ("SIGTERM", 143),
+        pytest.param("SIGHUP", 129, marks=pytest.mark.slow),
+        pytest.param("SIGINT", 130, marks=pytest.mark.slow),
+    ],
+)
 def test_signal_ends_the_command_and_leaves_nothing(number, code, tmp_path):
     np.save(tmp_path / "x.npy", phantom((40, 36))[1])
     (tmp_path / "tmp").mkdir()

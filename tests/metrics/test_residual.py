@@ -24,7 +24,8 @@ def psnr(clean: np.ndarray, output: np.ndarray) -> float:
     return peak_signal_noise_ratio(clean, output, data_range=float(clean.max()))
 
 
-@pytest.mark.parametrize(("shape", "epochs"), [pytest.param((96, 96), 10, marks=pytest.mark.slow), ((32, 36, 28), 10)])
+@pytest.mark.parametrize(("shape", "epochs"), [((96, 96), 10), ((32, 36, 28), 10)])
+@pytest.mark.slow
 def test_denoise_beats_noisy_image_by_far(shape, epochs):
     clean, noisy = phantom(shape, sigma=15)
     output = monai_n2v.denoise(noisy, epochs=epochs, scheme="n2v", prior=False, device="cpu")
@@ -85,7 +86,7 @@ def test_a_real_ct_is_denoised_and_neither_shifted_nor_sharpened(real_data):
     assert found["calm_spread"] < 0.75, found
 
 
-@pytest.mark.parametrize("shape", [(96, 88), (48, 48, 40)])
+@pytest.mark.parametrize("shape", [(96, 88), pytest.param((48, 48, 40), marks=pytest.mark.slow)])
 def test_prior_is_as_good_on_large_images(shape):
     """Its deepest layers must not lean on the border, which is never far in the small patches of a training."""
     clean, noisy = phantom(shape, sigma=15)
