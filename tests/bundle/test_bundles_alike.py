@@ -21,7 +21,11 @@ DIFFERING = {
     "evaluate.json": {"halo", "n_masks"},
     "metadata.json": {
         *("name", "task", "description"),
-        *(f"network_data_format#{end}#spatial_shape" for end in ("inputs#image", "outputs#pred")),
+        *(
+            f"network_data_format#{e}#{key}"
+            for e in ("inputs#image", "outputs#pred")
+            for key in ("spatial_shape", "modality")
+        ),
     },
     "onnx_export.json": {f"converter_kwargs#dynamic_axes#{end}" for end in ("image", "pred")},
 }
