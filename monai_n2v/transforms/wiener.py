@@ -23,6 +23,8 @@ _SIDE = 8  # of a block, in voxels
 _SHIFTS = [(i % 8, (3 * i + i // 8) % 8, 5 * (i % 8 + i // 8) % 8) for i in range(16)]
 _KAISER = 2.0  # of the window that blocks are weighted by; their borders are less certain
 _MAX_VOXELS, _MAX_AT_A_TIME = 2**24, 2**20  # of a slab, and of what is transformed at a time
+# Share of the noise's power that counts: faint structure, such as small lesions, is worth a little noise.
+_COUNTED = 0.7
 _LEAST_POWER = 1e-3  # of the noise's power at any frequency, beside its mean
 
 
@@ -30,8 +32,9 @@ def wiener_filter(noisy: torch.Tensor, denoised: torch.Tensor, noise: NoiseModel
     """Filter a noisy image with a denoised version of it as the pilot.
 
     Both are cut into overlapping blocks of 8 voxels a side, whose cosine transforms are P and Y. What comes back is
-    ``Y * P^2 / (P^2 + S)``, where S is the power of the noise at each frequency, of its strength and correlation
-    ([1]_, Eq. 10; [2]_ for blocks that overlap, without grouping them). So what the network found in a block is
+    ``Y * P^2 / (P^2 + 0.7 S)``, where S is the power of the noise at each frequency, of its strength and correlation
+    ([1]_, Eq. 10; [2]_ for blocks that overlap, without grouping them). Not all of it is counted, so that faint structure
+    stays, such as small lesions, with a little noise. So what the network found in a block is
     measured again in the noisy image, and what it found nothing of is left out.
 
     Args:
@@ -97,7 +100,7 @@ def _filter_slab(noisy: torch.Tensor, pilot: torch.Tensor, noise: NoiseModel, si
         found, seen = (_transformed(image[place].reshape(split), transforms) for image in (pilot, noisy))
         strength = noise_strength(noise, pilot[place].reshape(split).mean(within, keepdim=True))
         gain = found.square_()
-        gain /= gain + strength**2 * power
+        gain /= gain + _COUNTED * strength**2 * power
         # Blocks of few coefficients hold the least noise.
         certainty = window / gain.square().sum(within, keepdim=True).clamp_(min=1)
         back = _transformed(seen.mul_(gain), [one.T for one in transforms])
