@@ -33,9 +33,9 @@ def wiener_filter(noisy: torch.Tensor, denoised: torch.Tensor, noise: NoiseModel
 
     Both are cut into overlapping blocks of 8 voxels a side, whose cosine transforms are P and Y. What comes back is
     ``Y * P^2 / (P^2 + 0.7 S)``, where S is the power of the noise at each frequency, of its strength and correlation
-    ([1]_, Eq. 10; [2]_ for blocks that overlap, without grouping them). Not all of it is counted, so that faint structure
-    stays, such as small lesions, with a little noise. So what the network found in a block is
-    measured again in the noisy image, and what it found nothing of is left out.
+    ([1]_, Eq. 10; [2]_ for blocks that overlap, without grouping them). So what the network found in a block is
+    measured again in the noisy image, and what it found nothing of is left out. Not all of S is counted: faint
+    structure stays, such as small lesions, with a little noise.
 
     Args:
         noisy: one image ``(*spatial)``; with one axis more than ``spatial_dims`` slices lie along the last.
