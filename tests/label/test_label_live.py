@@ -229,7 +229,7 @@ def test_server_that_is_killed_leaves_no_training_behind(live):
     tasks = psutil.Process(live.process.pid).children(recursive=True)
     assert any("train" in task.cmdline() for task in tasks)
     live.process.kill()
-    gone, alive = psutil.wait_procs(tasks, timeout=30)
+    gone, alive = psutil.wait_procs(tasks, timeout=90)
     for task in alive:
         task.kill()
     assert gone
