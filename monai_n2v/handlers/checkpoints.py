@@ -4,7 +4,6 @@
 In a distributed training all processes read and process 0 alone writes.
 """
 
-import shutil
 import weakref
 from collections.abc import Mapping
 from pathlib import Path
@@ -285,8 +284,6 @@ class ResumableCheckpoints:
         for epoch, path in self._by_epoch().items():
             if epoch != engine.state.epoch - 1:
                 path.unlink()
-        for stage in self.folder.glob(".checkpoint_epoch=*"):  # of a process killed while it wrote
-            shutil.rmtree(stage, ignore_errors=True)
         objects = {**self.objects, "trainer": engine}
         with staged(self.folder / f"checkpoint_epoch={engine.state.epoch}.pt") as place:
             torch.save({name: unwrapped(value).state_dict() for name, value in objects.items()}, place)

@@ -12,6 +12,7 @@ from pathlib import Path
 # Of the folders that are worked in; no part of a user's names, which may be as long as the file system allows.
 _PREFIX = ".monai_n2v_"
 _LOCK = "lock"
+_SWEPT = "_swept"
 _LITTLE = 1 << 20  # bytes: a disk is full
 _OTHERS = 0o077  # the bits of group and others
 
@@ -31,36 +32,51 @@ def scratch(folder: Path | None = None) -> Iterator[Path]:
     place = Path(tempfile.gettempdir()) if folder is None else folder
     with contextlib.suppress(OSError):
         _sweep(place)
-    with tempfile.TemporaryDirectory(prefix=_PREFIX, dir=place, ignore_cleanup_errors=True) as name:
-        work = Path(name)
-        (work / "files").mkdir()
-        with (work / _LOCK).open("w") as lock:
-            _take(lock.fileno())
-            lock.write("in use\n")
-            lock.flush()
-            yield work / "files"
+    work, lock = _own_folder(place)
+    try:
+        yield Path(work.name) / "files"
+    finally:
+        work.cleanup()
+        os.close(lock)
 
 
-def _take(lock: int) -> bool:
-    """Lock a file for as long as this process lives; False where another one has it."""
+def _own_folder(place: Path) -> tuple["tempfile.TemporaryDirectory[str]", int]:
+    """Make a folder and lock it. Until it is locked another process may take it for a left one: then again."""
+    while True:
+        work = tempfile.TemporaryDirectory(prefix=_PREFIX, dir=place, ignore_cleanup_errors=True)
+        with contextlib.suppress(FileNotFoundError):
+            (Path(work.name) / "files").mkdir()
+            lock = os.open(Path(work.name) / _LOCK, os.O_RDWR | os.O_CREAT, 0o600)
+            if _take(lock) is not False and Path(work.name, "files").is_dir():
+                return work, lock
+            os.close(lock)
+        work.cleanup()
+
+
+def _take(lock: int) -> bool | None:
+    """Lock a file for as long as this process lives; False where another one has it, None where locks are unknown."""
     try:
         import fcntl
-    except ImportError:  # not on Windows, where nothing is swept
-        return False
-    try:
+
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
+    except BlockingIOError:
         return False
+    except (ImportError, OSError):  # Windows, some file systems of networks
+        return None
     return True
 
 
 def _sweep(place: Path) -> None:
     """Remove the folders of processes that are no more: those let go of their lock."""
     for left in place.glob(f"{_PREFIX}*"):
-        with contextlib.suppress(OSError), (left / _LOCK).open("r+") as lock:
-            # An empty lock was just made: its owner has not come to lock it yet.
-            if lock.read() and _take(lock.fileno()):
-                shutil.rmtree(left, ignore_errors=True)
+        with contextlib.suppress(OSError):
+            lock = os.open(left / _LOCK, os.O_RDWR | os.O_CREAT, 0o600)
+            try:
+                if _take(lock):
+                    # Moved first, as a whole: an owner that was about to lock it must find all or nothing.
+                    shutil.rmtree(left.rename(f"{left}{_SWEPT}"), ignore_errors=True)
+            finally:
+                os.close(lock)
 
 
 @contextlib.contextmanager

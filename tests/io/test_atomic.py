@@ -164,6 +164,29 @@ def test_what_a_killed_process_left_is_swept_and_nothing_else(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["y.txt"]
 
 
+@pytest.mark.parametrize("made", [[], ["files"], ["files", "lock"], ["files", "files/new", "lock"]])
+def test_process_killed_at_any_moment_leaves_nothing_for_good(made, tmp_path):
+    left = tmp_path / ".monai_n2v_left"
+    left.mkdir()
+    for name in made:
+        (left / name).touch() if name == "lock" else (left / name).mkdir()
+    write(tmp_path / "x.txt")
+    assert [path.name for path in tmp_path.iterdir()] == ["x.txt"]
+
+
+def test_processes_that_write_into_one_folder_do_not_sweep_each_other(tmp_path):
+    text = (
+        "import sys; from pathlib import Path; from monai_n2v.io.atomic import staged\n"
+        "for number in range(200):\n"
+        "    with staged(Path(sys.argv[1]) / sys.argv[2]) as place:\n"
+        "        place.write_text(str(number))\n"
+    )
+    started = [subprocess.Popen([sys.executable, "-c", text, str(tmp_path), name]) for name in "abc"]
+    assert [process.wait(120) for process in started] == [0, 0, 0]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "b", "c"]
+    assert {path.read_text() for path in tmp_path.iterdir()} == {"199"}
+
+
 def test_longest_name_is_written(tmp_path):
     name = "x" * (os.pathconf(tmp_path, "PC_NAME_MAX") - 4) + ".txt"
     write(tmp_path / name)
