@@ -8,6 +8,7 @@ from typing import Any
 
 from benchmarks.common import load
 from benchmarks.paper.bsd68 import PUBLISHED
+from benchmarks.paper.pictures import IMAGES
 from benchmarks.speed.sections import row, table
 
 __all__ = ["sections"]
@@ -205,7 +206,8 @@ def real(rows: Rows) -> list[str]:
                 r["warnings"],
             )
         )
-    pictures = [f"![{r['scan']}](../images/real_{r['scan'].split()[-1].lower()}.png)" for r in rows]
+    names = [(r["scan"], f"real_{r['scan'].split()[-1].lower()}.png") for r in rows]
+    pictures = [f"![{scan}](../images/{name})" for scan, name in names if (IMAGES / name).exists()]
     return [*lines, *(line for picture in pictures for line in ("", picture)), *origins(rows)]
 
 
