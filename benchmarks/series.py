@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Series of volumes: what context gains, beside dipy's Patch2Self and MP-PCA where dipy is installed.
+"""Series of volumes: what denoising them together gains, beside dipy's Patch2Self and MP-PCA where dipy is installed.
 
 ``python -m benchmarks.series`` denoises the simulated series of `benchmarks.series_data` and scores them in tissue;
 ``--methods`` and ``--cases`` choose. Rows gather in ``results/series.json``.
@@ -32,10 +32,9 @@ CASES: dict[str, Callable[[], Series]] = {
 # Options of `monai_n2v.denoise`; None for those of dipy.
 METHODS: dict[str, dict[str, Any] | None] = {
     "noisy": None,
-    "prior": {"scheme": "prior"},
-    "adapted": {},
-    "context": {"context": "auto"},
-    "context, n2v": {"context": 8, "scheme": "n2v"},
+    "apart, prior": {"scheme": "prior", "volumes": "apart"},
+    "apart, adapted": {"volumes": "apart"},
+    "together": {},
     "Patch2Self": None,
     "MP-PCA": None,
 }

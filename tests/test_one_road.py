@@ -212,27 +212,20 @@ def test_noise_map_gives_the_same_voxels_by_every_entry(case, entry, model, tmp_
         np.testing.assert_array_equal(np.moveaxis(array, -1, 0), expected)
 
 
-@pytest.fixture(scope="module", params=[2, 3])
-def model_with_context(request, tmp_path_factory) -> Path:
-    """A bundle with random weights that sees two other volumes beside each."""
-    return random_bundle(tmp_path_factory.mktemp("context"), request.param, context=2)
-
-
 @pytest.mark.parametrize("entry", [by_command, by_command_of_a_folder, by_python, by_label])
-def test_all_entries_see_the_same_context(entry, model_with_context, tmp_path):
+def test_all_entries_denoise_a_series_together(entry, model, tmp_path):
     (tmp_path / "in").mkdir()
-    source, _ = nifti_of((20, 22, 12, 5), "dwi.nii.gz")(tmp_path / "in")
-    in_order = read_volume(by_bundle(model_with_context, source, tmp_path / "in_order")).data
-    (tmp_path / "in" / "dwi.bval").write_text("0 1000 1000 1000 1000\n")
-    (tmp_path / "in" / "dwi.bvec").write_text("0 1 0 0 1\n0 0 1 0 0\n0 0 0 1 0\n")
-    expected = read_volume(by_bundle(model_with_context, source, tmp_path / "by_bundle")).data
-    assert not np.array_equal(in_order, expected), "the nearest in q-space are others"
+    source = tmp_path / "in" / "dwi.nii.gz"
+    clean, rng = phantom((24, 22, 20))[0], np.random.default_rng(0)
+    volumes = np.stack([(k % 3 + 1) * clean + rng.normal(0, 10, clean.shape) for k in range(7)], axis=-1)
+    nibabel.save(nibabel.Nifti1Image(volumes.astype(np.float32), np.eye(4)), source)
+    expected = read_volume(by_bundle(model, source, tmp_path / "by_bundle")).data
     (tmp_path / "out").mkdir()
-    found = read_volume(entry(model_with_context, source, tmp_path / "out")).data
-    np.testing.assert_array_equal(found, expected)
-    array = nibabel.load(source).get_fdata(dtype=np.float32)
-    array = monai_n2v.denoise(array, model=model_with_context, device="cpu")
-    np.testing.assert_array_equal(np.moveaxis(array, -1, 0), in_order)
+    np.testing.assert_array_equal(read_volume(entry(model, source, tmp_path / "out")).data, expected)
+    array = monai_n2v.denoise(nibabel.load(source).get_fdata(dtype=np.float32), model=model, device="cpu")
+    np.testing.assert_array_equal(np.moveaxis(array, -1, 0), expected)
+    apart = monai_n2v.denoise(torch.from_numpy(read_volume(source).data), model=model, device="cpu", volumes="apart")
+    assert not np.array_equal(apart.numpy(), expected)
 
 
 @pytest.mark.parametrize("case", ["padded CT", "scanner circle", "thin axis first", "4D"])

@@ -6,11 +6,10 @@ Everything is decided by the image itself (`Judge`).
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
-from monai_n2v.apps.context import choose_context
 from monai_n2v.apps.inspect import NoisyImage
 from monai_n2v.apps.judge import Judge
 from monai_n2v.bundle.options import TrainingOptions
@@ -37,14 +36,12 @@ class Choice:
         spatial_dims: axes of the network.
         scheme: the training scheme, one of `SCHEMES` but not ``"auto"``.
         reason: why, for the log.
-        context: how many other volumes of a series the network sees beside each.
         judge: who chose, and tells at the end whether the training was worth it; None where nobody was asked.
     """
 
     spatial_dims: int
     scheme: str
     reason: str
-    context: int = 0
     judge: Judge | None = None
 
 
@@ -81,8 +78,7 @@ def choose(images: Sequence[NoisyImage], options: TrainingOptions) -> Choice:
         options: as they were given.
 
     Raises:
-        ValueError: where 3D is asked for images, a scheme needs the prior and the network is another, or an image has
-            not so many other volumes as are asked for.
+        ValueError: where 3D is asked for images, or a scheme needs the prior and the network is another.
     """
     spatial_dims = choose_dims([image.shape[1:] for image in images], options.spatial_dims)
     scheme = options.scheme
@@ -93,38 +89,25 @@ def choose(images: Sequence[NoisyImage], options: TrainingOptions) -> Choice:
                 f"scheme must be n2v for another network than the prior's, got {scheme} and "
                 f"{', '.join(_of_network(options))}. Use --scheme n2v, or leave the network as it is."
             )
-        return Choice(spatial_dims, "n2v", "without the prior", choose_context(images, options.context)[0])
+        return Choice(spatial_dims, "n2v", "without the prior")
     if blind_spots and scheme == "auto":
         scheme = "n2v"
-    of_prior = scheme in ("renoised", "prior")
-    context, independent = (0, False) if of_prior else choose_context(images, options.context)
     open_dims = spatial_dims == 3 and options.spatial_dims is None and not _is_for_volumes(options, images)
     if scheme not in ("auto", "prior") and not open_dims:
-        return Choice(spatial_dims, scheme, "as asked for", context)
-    judge = Judge.of(images, spatial_dims, options.device, context, options.noise_map)
+        return Choice(spatial_dims, scheme, "as asked for")
+    judge = Judge.of(images, spatial_dims, options.device, options.noise_map, options.volumes_for(scheme))
     if not judge.parts:
-        if scheme == "auto":
-            scheme, context = "prior", 0  # which sees one volume
-        return Choice(spatial_dims, scheme, "next to no noise was found", context)
+        return Choice(spatial_dims, "prior" if scheme == "auto" else scheme, "next to no noise was found")
     if open_dims:
         sliced = judge.sliced()
         logger.debug("Estimated errors of the prior: in 2D %s, in 3D %s.", sliced.prior, judge.prior)
         judge = sliced if sliced.prior.error < _CLEARLY * judge.prior.error else judge
     if scheme != "auto":
-        return Choice(judge.spatial_dims, scheme, "as asked for", context, judge if scheme == "prior" else None)
-    noises = [replace(part.noise, sigmas=part.noise.sigmas / part.scale) for part in judge.parts]
-    scheme, reason = _scheme_for(noises)
-    if context:
-        scheme, reason = _scheme_for_series(noises, independent)
-    return Choice(judge.spatial_dims, scheme, reason, context, judge)
-
-
-def _scheme_for_series(noises: Sequence[NoiseModel], independent: bool) -> tuple[str, str]:
-    """What suits volumes with context. Not renoising, whose target is the prior's result: context has no part in it."""
-    sigmas = [noise.sigma for noise in noises]
-    if independent and max(sigmas) / min(sigmas) <= _ALIKE:
-        return "recorrupted", "the noise is independent and as strong in all volumes"
-    return "n2v", "the noise of the volumes is known roughly"
+        return Choice(judge.spatial_dims, scheme, "as asked for", judge if scheme == "prior" else None)
+    scheme, reason = _scheme_for([part.noise for part in judge.parts])
+    if judge.of_components:
+        scheme, reason = "prior", "volumes that are denoised together tell more than a training would"
+    return Choice(judge.spatial_dims, scheme, reason, judge)
 
 
 def _scheme_for(noises: Sequence[NoiseModel]) -> tuple[str, str]:

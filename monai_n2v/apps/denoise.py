@@ -30,8 +30,8 @@ from monai_n2v.transforms.files import as_meta_tensor
 
 logger = logging.getLogger(__name__)
 
-_OF_TRAINING = ("epochs", "max_time", "scheme", "context", "prior", "spatial_dims")
-_OF_PREDICTION = ("tta", "keep_padding", "magnitude", "coils", "dtype", "noise_map", "wiener")
+_OF_TRAINING = ("epochs", "max_time", "scheme", "prior", "spatial_dims")
+_OF_PREDICTION = ("tta", "keep_padding", "magnitude", "coils", "dtype", "noise_map", "wiener", "volumes")
 # Kinds of ndarray that do not behave like one.
 _NOT_PLAIN = {
     np.ma.MaskedArray: "Fill what is masked, such as by x.filled(0): a constant around the image is taken for padding.",
@@ -101,7 +101,12 @@ def denoise_image(
             record["model"] = str(model)
         else:
             folder = work.enter_context(scratch())
-            training = replace(training or TrainingOptions(), device=prediction.device, noise_map=prediction.noise_map)
+            training = replace(
+                training or TrainingOptions(),
+                device=prediction.device,
+                noise_map=prediction.noise_map,
+                volumes=prediction.volumes or "auto",
+            )
             network, trained = train_network([noisy], folder, training)
             record |= trained
         check_axes(network, noisy)
@@ -140,9 +145,9 @@ def denoise(
             its length; ``scheme`` is ``"auto"``, ``"n2v"``, ``"recorrupted"``, ``"renoised"``, or ``"prior"``, which
             does not train at all and takes seconds; ``prior=False`` trains from random weights; ``spatial_dims`` is
             3, or 2 to denoise volumes slice by slice, across their shortest axis (chosen by the image where it is
-            left out); ``context`` is how many other volumes of a series the network sees beside each, or ``"auto"``. Of
-            the prediction, where None stands for the model's own default: ``tta`` averages over flips
-            and turns of the image; ``keep_padding`` leaves constant padding exactly as it is; ``magnitude`` is
+            left out). Of the prediction, where None stands for the model's own default: ``tta`` averages over flips
+            and turns of the image; ``volumes`` is ``"together"`` or ``"apart"``, how the volumes of a series are
+            denoised, or ``"auto"``; ``keep_padding`` leaves constant padding exactly as it is; ``magnitude`` is
             ``"auto"``, ``"rician"`` or ``"off"``, whether the bias of a magnitude image is taken off, and ``coils`` how
             many coils it was combined of; ``noise_map`` tells how the noise varies over the image, a path or an array
             ``(*spatial)`` of any unit; ``wiener`` is the weight of the Wiener filter, 0 for the network alone;

@@ -26,6 +26,7 @@ from monai_n2v.io.volume import Volume
 from monai_n2v.metrics.residual import find_faults, measure
 from monai_n2v.noise.check import NoiseCheck, check_noise, suggest_footprint
 from monai_n2v.noise.magnitude import check_not_negative, tell_noise
+from monai_n2v.transforms.components import are_components
 from monai_n2v.transforms.noise_map import noise_gain
 
 logger = logging.getLogger(__name__)
@@ -200,6 +201,8 @@ class _Work:
         """Write what was asked for beside the denoised image; the record is completed on the way."""
         known, output, noises = self.known[str(job.source)], outcome["pred"].numpy(), outcome.get("magnitude_noise")
         record["magnitude"] = f"the bias of {tell_noise(noises)} was taken off" if noises else "no bias was taken off"
+        if len(output) > 1:
+            record["volumes"] = "together" if are_components(outcome["image"]) else "apart"
         if self.settings.prediction.noise_map is not None:
             record["given_noise_map"] = self.settings.prediction.noise_map.path
         record["prediction_seconds"] = round(time.perf_counter() - known.started, 1)

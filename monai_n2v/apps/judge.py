@@ -7,9 +7,9 @@ residual shows.
 
 import functools
 import logging
-from collections.abc import Hashable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -23,8 +23,8 @@ from monai_n2v.noise.block_statistics import MIN_SIDE
 from monai_n2v.noise.model import NoiseModel, NoNoiseError
 from monai_n2v.noise.noise_map import NoiseMap
 from monai_n2v.transforms.axes import slice_axis
-from monai_n2v.transforms.noise_parts import evenly, measure_part, parts_of, scales_of_parts
-from monai_n2v.transforms.series import NearestVolumesd
+from monai_n2v.transforms.components import are_components
+from monai_n2v.transforms.noise_parts import evenly, measure_part, parts_of
 from monai_n2v.transforms.wiener import wiener_filter
 
 logger = logging.getLogger(__name__)
@@ -48,18 +48,14 @@ class _Part:
         level: the same denoised by the prior: the intensities that noise may go with.
         noise: by the difference of the two.
         axis: the spatial axis across which a 2D network would cut slices.
-        context: of the same place in other volumes, ``(context, *spatial)``.
         padding: where it was padded, ``(1, *spatial)``.
-        scale: how strong noise that is even over the series is in this volume; 1 without context.
     """
 
     noisy: torch.Tensor
     level: torch.Tensor
     noise: NoiseModel
     axis: int
-    context: torch.Tensor
     padding: np.ndarray
-    scale: float = 1.0
 
     @property
     def is_noisy(self) -> bool:
@@ -73,11 +69,9 @@ class _Part:
         """The same with the axis across slices last, as a 2D network takes it."""
         order = [*np.delete(np.arange(self.noisy.ndim - 1), self.axis), self.axis]
         noise = replace(self.noise, lags=self.noise.lags[order])
-        noisy, level, context = (
-            torch.movedim(one, 1 + self.axis, -1) for one in (self.noisy, self.level, self.context)
-        )
+        noisy, level = (torch.movedim(one, 1 + self.axis, -1) for one in (self.noisy, self.level))
         padding = np.moveaxis(self.padding, 1 + self.axis, -1)
-        return _Part(noisy, level, noise, len(order) - 1, context, padding, self.scale)
+        return _Part(noisy, level, noise, len(order) - 1, padding)
 
 
 class Verdict(NamedTuple):
@@ -99,10 +93,11 @@ class Judge:
         parts: what to judge by.
         spatial_dims: axes of the networks.
         device: as torch names it.
+        of_components: whether the parts are of series that are denoised together.
     """
 
-    def __init__(self, parts: Sequence[_Part], spatial_dims: int, device: str) -> None:
-        self.parts, self.spatial_dims, self.device = parts, spatial_dims, device
+    def __init__(self, parts: Sequence[_Part], spatial_dims: int, device: str, of_components: bool = False) -> None:
+        self.parts, self.spatial_dims, self.device, self.of_components = parts, spatial_dims, device, of_components
 
     @classmethod
     def of(
@@ -110,8 +105,8 @@ class Judge:
         images: Sequence[NoisyImage],
         spatial_dims: int,
         device: str,
-        context: int = 0,
         noise_map: NoiseMap | None = None,
+        volumes: str = "apart",
     ) -> "Judge":
         """Take parts of a few images, as far as there is noise in them.
 
@@ -119,31 +114,31 @@ class Judge:
             images: to judge by.
             spatial_dims: axes of the networks.
             device: as torch names it.
-            context: how many other volumes a trained network sees beside each; the prior sees none.
             noise_map: how their noise varies.
+            volumes: how series are denoised, see `PrincipalComponentsd`.
         """
-        prior = Denoiser(prior_network(spatial_dims), PredictionOptions(device, noise_map=noise_map))
+        prior = Denoiser(prior_network(spatial_dims), PredictionOptions(device, noise_map=noise_map, volumes=volumes))
         predict = prior.network_alone()
         parts: list[_Part] = []
+        together = []
         for image in (images[number] for number in evenly(len(images), _N_IMAGES)):
             axis = slice_axis(image.shape[1:], 2)
-            whole: dict[Hashable, Any] = {"image": prior.standardized(image.image, image.series)}
-            series = NearestVolumesd("image", context)(whole)["image"]
-            for cut, scales in zip(parts_of(series, _MAX_VOXELS), scales_of_parts(series)):
-                noisy, beside = cut.volumes[:1], cut.volumes[1:]
-                level = predict(noisy[None])[0]
+            standardized = prior.standardized(image.image, image.series)
+            together.append(are_components(standardized))
+            for cut in parts_of(standardized, _MAX_VOXELS):
+                level = predict(cut.noisy[None])[0]
                 try:
-                    model = measure_part(cut, level, scales)
+                    model = measure_part(cut, level)
                 except NoNoiseError:
                     continue
-                part = _Part(noisy, level, model, axis, beside, cut.padding, scales[0])
+                part = _Part(cut.noisy, level, model, axis, cut.padding)
                 if part.is_noisy:
                     parts.append(part)
-        return cls(parts, spatial_dims, device)
+        return cls(parts, spatial_dims, device, all(together))
 
     def sliced(self) -> "Judge":
         """A judge of 2D networks by the same parts of volumes."""
-        return Judge([part.sliced() for part in self.parts], 2, self.device)
+        return Judge([part.sliced() for part in self.parts], 2, self.device, self.of_components)
 
     @functools.cached_property
     def prior(self) -> Verdict:
@@ -152,21 +147,17 @@ class Judge:
 
     def trained(self, network: TrainedNetwork) -> Verdict:
         """Of a trained network."""
-        found = self._judge(_denoiser(network, self.device).network_alone(), with_context=True)
+        found = self._judge(_denoiser(network, self.device).network_alone())
         logger.debug("Estimated errors: trained %s, prior %s.", found, self.prior)
         return found
 
-    def _judge(self, predict: Predict, with_context: bool = False) -> Verdict:
+    def _judge(self, predict: Predict) -> Verdict:
         def errors_of(part: _Part) -> np.ndarray:
-            # Noise of the context is independent, so the estimate holds as if the context were a part of the network.
-            def predict_part(noisy: torch.Tensor) -> torch.Tensor:
-                return predict(torch.cat([noisy, part.context[None]], dim=1) if with_context else noisy)
-
             def finish(noisy: torch.Tensor, denoised: torch.Tensor) -> list[torch.Tensor]:
                 filtered = wiener_filter(noisy[0, 0], denoised[0, 0], part.noise, self.spatial_dims)[None, None]
                 return [torch.lerp(denoised, filtered, weight) for weight in _WEIGHTS]
 
-            return sure(part.noisy, predict_part, part.noise, part.level, finish, padding=part.padding)
+            return sure(part.noisy, predict, part.noise, part.level, finish, padding=part.padding)
 
         return _best(np.mean([errors_of(part) for part in self.parts], axis=0))
 

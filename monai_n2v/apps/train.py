@@ -82,7 +82,7 @@ def _train_into(
     started = time.perf_counter()
     folder.parent.mkdir(parents=True, exist_ok=True)
     with scratch(folder.parent) as made:
-        _write_bundle(made, spatial_dims, images, options, choice.context)
+        _write_bundle(made, spatial_dims, images, options, choice.scheme)
         record = _train(made, folder, images, options, choice)
         configs = [made / "configs" / name for name in ("train.json", "inference.json")]
         record["config_sha256"] = hashlib.sha256(b"".join(path.read_bytes() for path in configs)).hexdigest()
@@ -125,10 +125,7 @@ def _train(
     """Train the network of ``bundle``; its weights go there, checkpoints into ``folder``."""
     weights, prior = bundle / "models" / "model.pt", bundle / PRIOR
     logger.info("%s, %s: %s.", f"{choice.spatial_dims}D", _SCHEMES[choice.scheme], choice.reason)
-    if choice.context:
-        logger.info("Every volume is seen beside its %d nearest.", choice.context)
     record: dict[str, Any] = {"scheme": choice.scheme, "epochs": 0, "epoch_length": 0, "steps": 0, "losses": []}
-    record["context"] = choice.context
     if choice.scheme == "prior":
         shutil.copyfile(prior, weights)
         _keep_weight(bundle, choice.judge.prior if choice.judge else None, record)
@@ -160,9 +157,8 @@ def _train(
         verdict = choice.judge.trained(resolve_model(bundle))
     if verdict.error >= choice.judge.prior.error:
         logger.info("By the noisy image itself, the prior alone is better than what was trained: it is kept.")
-        _write_bundle(bundle, choice.spatial_dims, images, options, context=0)  # the prior sees one volume
         shutil.copyfile(prior, weights)
-        record |= {"scheme": "prior", "context": 0}
+        record["scheme"] = "prior"
         verdict = choice.judge.prior
     _keep_weight(bundle, verdict, record)
     return record
@@ -205,7 +201,7 @@ def _turn_footprint(footprint: np.ndarray, images: Sequence[NoisyImage], spatial
 
 
 def _write_bundle(
-    folder: Path, spatial_dims: int, images: Sequence[NoisyImage], options: TrainingOptions, context: int
+    folder: Path, spatial_dims: int, images: Sequence[NoisyImage], options: TrainingOptions, scheme: str
 ) -> None:
     """Copy a bundle with overlays and settings in its configs; only entries that a config has are replaced in it."""
     bundle = find_bundle(bundle_name(spatial_dims))
@@ -213,7 +209,7 @@ def _write_bundle(
     for name in ("LICENSE", "configs/logging.conf", *pages, PRIOR):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(bundle / name, folder / name)
-    entries: dict[str, Any] = {"footprint": None, "context": context}
+    entries: dict[str, Any] = {"footprint": None, "volumes": options.volumes_for(scheme)}
     if not starts_from_prior(options):
         entries |= json.loads(find_config("from_scratch.json").read_text())
         del entries["_desc_"]
@@ -236,7 +232,7 @@ def _write_bundle(
         (folder / "configs" / path.name).write_text(json.dumps(config, indent=4) + "\n")
     metadata = json.loads((bundle / "configs" / "metadata.json").read_text())
     metadata |= {"data_source": "the user's own noisy images", "eval_metrics": {}}  # those are of the prior
-    metadata["network_data_format"]["inputs"]["image"]["num_channels"] = 1 + context
+    metadata["network_data_format"]["inputs"]["image"]["num_channels"] = 1
     metadata["training_data"] = [_summary(image) for image in images]
     (folder / "configs" / "metadata.json").write_text(json.dumps(metadata, indent=4) + "\n")
 

@@ -9,10 +9,13 @@ import numpy as np
 
 from monai_n2v.noise.magnitude import check_magnitude
 from monai_n2v.noise.noise_map import NoiseMap
+from monai_n2v.transforms.components import check_volumes
 from monai_n2v.transforms.wiener import check_weight
 
 # Where network input and target come from; each but n2v is explained in its overlay in ``configs/``.
 SCHEMES = ("auto", "n2v", "recorrupted", "renoised", "prior")
+# Those that draw one noise for all that they train on.
+_OF_ONE_NOISE = ("recorrupted", "renoised")
 
 
 @dataclass(frozen=True)
@@ -29,6 +32,8 @@ class PredictionOptions:
         dtype: of written files, ``"float32"`` or ``"input"`` (see `SaveDenoisedd`).
         noise_map: how the noise varies over the images (see `DivideByNoiseMapd`).
         wiener: weight of the Wiener filter in the result, from 0 to 1 (see `WienerFilterd`).
+        volumes: whether those of a series are denoised ``"together"`` or ``"apart"``; ``"auto"`` where their noise is
+            independent (see `PrincipalComponentsd`).
     """
 
     device: str = "cpu"
@@ -39,6 +44,7 @@ class PredictionOptions:
     dtype: str | None = None
     noise_map: NoiseMap | None = None
     wiener: float | None = None
+    volumes: str | None = None
 
     def __post_init__(self) -> None:
         """Refuse texts, of which "false" would count as true."""
@@ -48,6 +54,7 @@ class PredictionOptions:
                 raise ValueError(f"{name} must be True or False, got {value!r}. Pass the boolean, not the text.")
         check_magnitude("auto" if self.magnitude is None else self.magnitude, self.coils)
         check_weight(0 if self.wiener is None else self.wiener)
+        check_volumes("auto" if self.volumes is None else self.volumes)
 
     def keys(self) -> dict[str, Any]:
         """The keys of ``inference.json`` that these options set."""
@@ -64,8 +71,8 @@ class TrainingOptions:
         max_time: length of the training in seconds instead, a limit; at least one step.
         scheme: ``"n2v"``, ``"recorrupted"``, ``"renoised"``, or ``"prior"`` for no training at all, which takes
             seconds; ``"auto"`` takes what suits the noise.
-        context: how many other volumes of a series the network sees beside each, the nearest in time, or in q-space
-            where b-vectors lie beside the file; 0 for none; ``"auto"`` where their noise is independent.
+        volumes: whether those of a series are denoised ``"together"`` or ``"apart"``; ``"auto"`` where their noise is
+            independent (see `PrincipalComponentsd`).
         prior: whether training starts from the bundle's prior; from random weights otherwise, as in the paper.
         spatial_dims: 2 to denoise volumes slice by slice, across their shortest axis; 3 for volumes; where it
             is None, what the image shows to be better.
@@ -83,7 +90,7 @@ class TrainingOptions:
     epochs: int | None = None
     max_time: float | None = None
     scheme: str = "auto"
-    context: int | str = 0
+    volumes: str = "auto"
     prior: bool = True
     spatial_dims: int | None = None
     seed: int = 0
@@ -112,12 +119,11 @@ class TrainingOptions:
             raise ValueError(f"max_time must be above 0 seconds, got {self.max_time:g}. Use for example 120.")
         if self.scheme not in SCHEMES:
             raise ValueError(f"scheme must be one of {', '.join(SCHEMES)}, got {self.scheme!r}. Leave it out for auto.")
-        if self.context != "auto" and (type(self.context) is not int or self.context < 0):
-            raise ValueError(f'context must be a whole number from 0 or "auto", got {self.context!r}. Use 0 for none.')
-        if self.context not in (0, "auto") and self.scheme in ("renoised", "prior"):
+        check_volumes(self.volumes)
+        if self.volumes == "together" and self.scheme in _OF_ONE_NOISE:
             raise ValueError(
-                f"scheme must be auto, n2v or recorrupted with context, got {self.scheme}: the prior sees one volume. "
-                "Drop one of them."
+                f"scheme must be auto, n2v or prior with volumes together, got {self.scheme}. "
+                "It draws one noise, and components of volumes differ in theirs: drop one of them."
             )
         length = next((name for name in ("epochs", "max_time") if getattr(self, name) is not None), None)
         if self.scheme == "prior" and length:
@@ -130,3 +136,7 @@ class TrainingOptions:
             raise ValueError(f"spatial_dims must be 2 or 3, got {self.spatial_dims}. Use 3 for volumes.")
         if self.resume and self.max_time is not None:
             raise ValueError("resume must come with epochs, got max_time. A time says nothing about what is left.")
+
+    def volumes_for(self, scheme: str) -> str:
+        """How series are denoised after a training of a scheme: apart after one that draws one noise for all."""
+        return "apart" if scheme in _OF_ONE_NOISE else self.volumes

@@ -208,9 +208,9 @@ class Denoiser:
         return standardized
 
     def network_alone(self) -> Callable[[torch.Tensor], torch.Tensor]:
-        """The network as a function of standardized images, one volume with its context each; see `predict_with`."""
+        """The network as a function of standardized images, one channel each; see `predict_with`."""
         with untouched_process():
-            inferer, network = self._workflow.get("inferer#inferer#inferer"), self._workflow.get("network")
+            inferer, network = self._workflow.get("inferer#inferer"), self._workflow.get("network")
         network.load_state_dict(load_weights(self._weights))  # the evaluator would do so when it runs
         return predict_with(network, inferer)
 

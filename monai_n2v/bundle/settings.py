@@ -13,7 +13,7 @@ _OPTIONS = {
     **dict.fromkeys(("spatial_dims", "network_def#spatial_dims"), "--spatial-dims"),
     **dict.fromkeys(("resume", "checkpoints"), "--resume of monai-n2v train"),
     **{
-        name: f"--{name.replace('_', '-')}" for name in ("device", "seed", "epochs", "max_time", "footprint", "context")
+        name: f"--{name.replace('_', '-')}" for name in ("device", "seed", "epochs", "max_time", "footprint", "volumes")
     },
     "dataset_dir": "--input",
     "pattern": "--pattern",

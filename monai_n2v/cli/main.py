@@ -17,7 +17,7 @@ from monai_n2v.cli.lean import load_lean_monai
 from monai_n2v.cli.options import make_parser
 from monai_n2v.cli.signals import ended_by_signals
 from monai_n2v.cli.threads import considerate_threads
-from monai_n2v.cli.validate import UsageError, check_before_work, plan_command_jobs, read_noise_map, training_options
+from monai_n2v.cli.validate import UsageError, check_noise_map, plan_command_jobs, read_noise_map, training_options
 
 logger = logging.getLogger("monai_n2v")
 
@@ -86,7 +86,7 @@ def _denoise(args: argparse.Namespace) -> int:
     # torch and MONAI take seconds to load: a single file is read before.
     noise_map = read_noise_map(args, [path for job in jobs for path in (job.source, *job.outputs)])
     loaded = {str(job.source): read_volume(job.source, args.series) for job in jobs[: len(jobs) == 1]}
-    check_before_work(args, [job.source for job in jobs], loaded, noise_map)
+    check_noise_map(noise_map, loaded)
     if args.is_program:
         load_lean_monai(args.model, dict(args.set))
     from monai_n2v.apps.choose import starts_from_prior
@@ -103,6 +103,7 @@ def _denoise(args: argparse.Namespace) -> int:
         args.dtype,
         noise_map,
         args.wiener,
+        args.volumes,
     )
     if args.model is None:
         epochs = f"for {args.epochs} epoch{'s' if args.epochs != 1 else ''}" if args.epochs else ""
@@ -145,7 +146,7 @@ def _tell(args: argparse.Namespace, record: dict[str, Any], n_jobs: int) -> None
     if record.get("steps") and (n_jobs == 1 or args.per_image):
         scheme = "" if args.scheme == "auto" else f" --scheme {args.scheme}"
         scheme += " --from-scratch" if args.from_scratch else ""
-        scheme += f" --context {record['context']}" if record.get("context") else ""
+        scheme += f" --volumes {args.volumes}" if args.volumes else ""
         dims = f" --spatial-dims {args.spatial_dims}" if args.spatial_dims else ""
         sides = "x".join(map(str, args.footprint)) if isinstance(args.footprint, tuple) else args.footprint
         hidden = f" --footprint {sides}" if sides else ""
@@ -185,7 +186,7 @@ def _train(args: argparse.Namespace) -> int:
         raise UsageError(str(error)) from error
     noise_map = read_noise_map(args, sources)
     loaded = {str(source): read_volume(source, args.series) for source in sources[: len(sources) == 1]}
-    check_before_work(args, sources, loaded, noise_map)
+    check_noise_map(noise_map, loaded)
     from monai_n2v.apps.inspect import read_images
     from monai_n2v.apps.train import train_network
 

@@ -203,8 +203,8 @@ def _add_rare_training(parser: argparse.ArgumentParser) -> None:
 def _add_series(group: argparse._ArgumentGroup) -> None:
     uneven = "an image in IN's grid with the noise level of each voxel, such as a g-factor map"
     group.add_argument("--noise-map", type=Path, metavar="FILE", help=uneven)
-    context = "of a series: other volumes that the network sees beside each; auto: 8 where their noise is independent"
-    group.add_argument("--context", type=_context, metavar="auto|N", help=context)
+    volumes = "of a series of 6 and more; auto: together where their noise is independent"
+    group.add_argument("--volumes", choices=("auto", "together", "apart"), help=volumes)
 
 
 def _add_folder(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
@@ -249,12 +249,7 @@ _positive = _number(float, lambda value: 0 < value < float("inf"), "above 0")
 _share = _number(float, lambda value: 0 <= value <= 1, "a share from 0 to 1")
 _positive_int = _number(int, lambda value: value >= 1, "at least 1")
 _seed = _number(int, lambda value: 0 <= value < 2**32, "from 0 to 2**32 - 1")
-_count = _number(int, lambda value: value >= 0, "a whole number from 0, or auto")
 _whole = _number(int, lambda _: True, "")
-
-
-def _context(text: str) -> str | int:
-    return text if text == "auto" else _count(text)
 
 
 def _footprint(text: str) -> str | tuple[int, ...]:

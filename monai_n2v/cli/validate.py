@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 
 _OF_TRAINING = (
     "scheme",
-    "context",
     "from_scratch",
     "epochs",
     "max_time",
@@ -72,7 +71,7 @@ def plan_command_jobs(args: argparse.Namespace) -> tuple[list[Job], Derivative |
     given = ", ".join(
         {"scheme": "--scheme or --fast"}.get(name, "--" + name.replace("_", "-"))
         for name in _OF_TRAINING
-        if vars(args)[name] not in (None, False, [], "auto") or (name == "context" and args.context is not None)
+        if vars(args)[name] not in (None, False, [], "auto")
     )
     if args.model is not None and given:
         raise UsageError(f"--model must come without options of a training, got {given}. Drop one of the two.")
@@ -119,36 +118,20 @@ def read_noise_map(args: argparse.Namespace, paths: Sequence[Path]) -> NoiseMap 
     return NoiseMap.of(args.noise_map)
 
 
-def check_before_work(
-    args: argparse.Namespace, paths: Sequence[Path], loaded: Mapping[str, Volume], noise_map: NoiseMap | None
-) -> None:
-    """Say what headers and the files beside images tell to be wrong, before anything heavy is loaded or computed.
+def check_noise_map(noise_map: NoiseMap | None, loaded: Mapping[str, Volume]) -> None:
+    """Refuse a noise map of another grid, before anything heavy is loaded or computed.
 
     Args:
-        args: of ``monai-n2v denoise`` or ``train``.
-        paths: of the images.
+        noise_map: that is to serve the images.
         loaded: those that were read already, by path.
-        noise_map: that is to serve them.
 
     Raises:
-        ValueError: for a map of another grid, or context that an image has not.
+        ValueError: for a map of another grid.
     """
-    from monai_n2v.io.series import find_q_files, nearest_volumes, read_q_vectors
-
-    if args.context not in (None, 0):
-        # With a network for each, an image that fails does not stop the others.
-        for path in paths if len(paths) == 1 or not getattr(args, "per_image", False) else ():
-            volume = loaded.get(str(path))
-            n_volumes = None if volume is None else len(volume.data)
-            if n_volumes is not None and args.context != "auto":
-                nearest_volumes(n_volumes, args.context, name=path)  # which refuses too many
-            if n_volumes is None:
-                find_q_files(path)
-            elif n_volumes > 1:
-                read_q_vectors(path, n_volumes)
-    if noise_map is not None:
-        for volume in loaded.values():
-            noise_map.check_grid(volume.data.shape[1:], volume.source.affine, volume.path)
+    if noise_map is None:
+        return
+    for volume in loaded.values():
+        noise_map.check_grid(volume.data.shape[1:], volume.source.affine, volume.path)
 
 
 def training_options(args: argparse.Namespace, noise_map: NoiseMap | None) -> TrainingOptions:
@@ -171,7 +154,7 @@ def training_options(args: argparse.Namespace, noise_map: NoiseMap | None) -> Tr
         check_settings(dict(args.set), parts=True)
         return TrainingOptions(
             **{name: vars(args)[name] for name in ("epochs", "max_time", "scheme", "spatial_dims", "seed")},
-            context=0 if args.context is None else args.context,
+            volumes=args.volumes or "auto",
             prior=not args.from_scratch,
             device=choose_device(args.device),
             progress=not args.quiet and sys.stderr.isatty(),

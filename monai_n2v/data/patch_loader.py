@@ -41,9 +41,8 @@ class PatchLoader:
         cut: how patches are cut out of them.
         batch_size: patches per batch.
         epoch_length: batches per epoch.
-        transform: applied to ``{key: patches}`` of a whole batch, `RandN2VMaskd` with ``batched=True`` for Noise2Void;
-            volumes with context have it beside as ``context``, which pairings leave as it is, and ``noise_scale``. Its
-            ``set_random_state`` is called every epoch.
+        transform: applied to ``{key: patches}`` of a whole batch, `RandN2VMaskd` with ``batched=True`` for Noise2Void.
+            Its ``set_random_state`` is called every epoch.
         device: where volumes and batches live.
         seed: with the epoch, the source of all randomness: a whole number from 0, or several, such as seed and rank of
             a process, so that processes draw different patches. One number counts as that of rank 0.
@@ -152,12 +151,11 @@ class PatchLoader:
 
     def _draw(self, rng: np.random.RandomState) -> dict[str, torch.Tensor]:
         assert self._store is not None
-        patches, beside = self._store.draw(rng, self.batch_size, self._flippable)
+        patches = self._store.draw(rng, self.batch_size, self._flippable)
         batch = {self.cut.key: patches}
         if self.cut.label_key is not None:
             image, label = patches.chunk(2, dim=1)
             batch = {self.cut.key: image.contiguous(), self.cut.label_key: label.contiguous()}
-        batch |= beside
         return batch if self.transform is None else self.transform(batch)
 
     def _make_store(self, images: list[HeldImage], merge: bool) -> PatchStore:

@@ -12,7 +12,6 @@ import torch
 from monai.data import MetaTensor
 
 from monai_n2v.data.cutting import cut_gathered, cut_views
-from monai_n2v.transforms.series import NEAREST, noise_scales
 from monai_n2v.transforms.symmetries import axis_orders, flippable_axes
 
 
@@ -42,16 +41,10 @@ class _Volume(NamedTuple):
 
 
 class HeldImage(NamedTuple):
-    """An image as it is held: the voxels ``(n_volumes, C, n_voxels)`` of its volumes, all of one kind.
-
-    ``nearest`` are the volumes that are context of each, ``(n_volumes, context)``, or None; ``noise_scales`` the
-    strength of noise that is even over the series in standardized units, ``(n_volumes,)`` (see `noise_scales`).
-    """
+    """An image as it is held: the voxels ``(n_volumes, C, n_voxels)`` of its volumes, all of one kind."""
 
     voxels: torch.Tensor
     volume: _Volume
-    nearest: np.ndarray | None = None
-    noise_scales: np.ndarray | None = None
 
     @property
     def n_bytes(self) -> int:
@@ -65,7 +58,7 @@ class PatchCut:
 
     A volume thinner than the patch is cut with a smaller patch. Rotations by 90 degrees exchange only axes of equal
     spacing (to 1 %) and equal patch length. With one spatial axis more than the patch has, a volume is cut slice by
-    slice along its last axis. Where `NearestVolumesd` has seen the image, its context is cut at the same place.
+    slice along its last axis.
 
     Attributes:
         patch_size: in voxels, one side per axis of the network.
@@ -120,14 +113,7 @@ class PatchCut:
                     f"{tuple(label.shape)}{_name_of(label)}. Pair images of the same grid."
                 )
             voxels = torch.cat([voxels, self._volumes_of(label)], dim=1)
-        nearest = image.meta.get(NEAREST) if isinstance(image, MetaTensor) else None
-        if nearest is not None and self.in_channels != 1:
-            raise ValueError(
-                f"in_channels must be 1 where volumes have context, got {self.in_channels}{_name_of(image)}. "
-                "Use context 0, or in_channels 1."
-            )
-        scales = None if nearest is None else noise_scales(image)
-        return HeldImage(voxels.flatten(2).to(torch.float32).contiguous(), volume, nearest, scales)
+        return HeldImage(voxels.flatten(2).to(torch.float32).contiguous(), volume)
 
     def _volumes_of(self, image: torch.Tensor) -> torch.Tensor:
         """View an image as ``(n_volumes, in_channels, *spatial)``: all channels at once, or each on its own."""
@@ -169,16 +155,11 @@ def _name_of(image: Any) -> str:
 
 
 class _Place(NamedTuple):
-    """A volume in the stores: number of its store, offset in it, and the same of the volumes that are its context.
-
-    ``noise_scale`` is the volume's, see `HeldImage`.
-    """
+    """A volume in the stores: number of its store, and offset in it."""
 
     store: int
     offset: int
     volume: _Volume
-    nearest: list[tuple[int, int]]
-    noise_scale: float
 
 
 class PatchStore:
@@ -209,14 +190,12 @@ class PatchStore:
             self.stores.append(torch.empty(images[0].voxels.shape[1], n_voxels, device=device))
         offset = 0
         while images:
-            voxels, volume, nearest, scales = images.pop(0)
+            voxels, volume = images.pop(0)
             n_volumes, _, size = voxels.shape
             first = len(self.stores)
             places = [(0, offset + n * size) if merge else (first + n, 0) for n in range(n_volumes)]
-            for number, (flat, (store, start)) in enumerate(zip(voxels, places)):
-                near = [] if nearest is None else [places[other] for other in nearest[number]]
-                scale = 1.0 if scales is None else float(scales[number])
-                self.groups.setdefault(volume.patch, []).append(_Place(store, start, volume, near, scale))
+            for flat, (store, start) in zip(voxels, places):
+                self.groups.setdefault(volume.patch, []).append(_Place(store, start, volume))
                 if merge:
                     self.stores[0][:, start : start + size] = flat
                 else:
@@ -226,14 +205,11 @@ class PatchStore:
         self._shares = {patch: _shares(of_group) for patch, of_group in sizes.items()}
         self._shares_of_groups = _shares([sum(of_group) for of_group in sizes.values()])
 
-    def draw(
-        self, rng: np.random.RandomState, batch_size: int, flippable: Sequence[bool]
-    ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    def draw(self, rng: np.random.RandomState, batch_size: int, flippable: Sequence[bool]) -> torch.Tensor:
         """Cut a batch of random patches, all of one size, flipped along the axes that permit it.
 
         Returns:
-            patches ``(B, C, *patch)``; and where volumes have context, the first channels of it as ``context``
-            ``(B, context, *patch)``, and ``noise_scale`` ``(B, 1, ...)``.
+            patches ``(B, C, *patch)``.
         """
         patch, group = list(self.groups.items())[rng.choice(len(self.groups), p=self._shares_of_groups)]
         chosen = [group[i] for i in rng.choice(len(group), size=batch_size, p=self._shares[patch])]
@@ -242,7 +218,7 @@ class PatchStore:
         steps = np.empty((batch_size, n_axes), dtype=np.int64)
         uniform = rng.random_sample((batch_size, n_axes + 2))
         flips = rng.randint(0, 2, (batch_size, n_axes)).astype(bool) & np.asarray(flippable)
-        for row, (_, offset, volume, *_) in enumerate(chosen):
+        for row, (_, offset, volume) in enumerate(chosen):
             start[row] = offset
             if len(volume.shape) > n_axes:
                 start[row] += int(uniform[row, 1] * volume.shape[-1]) * volume.strides[-1]
@@ -254,20 +230,7 @@ class PatchStore:
                     stride = -stride
                 steps[row, axis] = stride
         cut = cut_views if self.device.type == "cpu" else cut_gathered
-        patches = cut(self.stores, np.array([place.store for place in chosen]), start, steps, patch)
-        if not chosen[0].nearest:
-            return patches, {}
-        # The same place in other volumes: no more than what is cut is ever copied.
-        stores, offsets = np.moveaxis(np.array([place.nearest for place in chosen]), -1, 0)
-        inside = start - [place.offset for place in chosen]
-        n_near = stores.shape[1]
-        context = cut(
-            [store[:1] for store in self.stores], stores.ravel(), (inside[:, None] + offsets).ravel(),
-            np.repeat(steps, n_near, axis=0), patch,
-        )  # fmt: skip
-        scales = torch.tensor([place.noise_scale for place in chosen], dtype=torch.float32, device=self.device)
-        scales = scales.view(-1, *(1,) * (n_axes + 1))
-        return patches, {"context": context.view(batch_size, n_near, *patch), "noise_scale": scales}
+        return cut(self.stores, np.array([place.store for place in chosen]), start, steps, patch)
 
 
 def _shares(sizes: Sequence[int]) -> np.ndarray:

@@ -79,7 +79,7 @@ def require_checkpoint(path: str | Path, network: torch.nn.Module | None = None)
             raise ValueError(
                 f"ckpt_path must hold weights of the network its bundle configures, got weights of another "
                 f"({len(other)} names or shapes differ, {other[0]} first) for {path}. "
-                "Give the features, context, network_def and overlays of the training."
+                "Give the features, network_def and overlays of the training."
             )
     return str(path)
 

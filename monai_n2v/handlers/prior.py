@@ -22,9 +22,6 @@ T = TypeVar("T", bound=torch.nn.Module)
 def start_from_prior(network: T, path: str | Path, enabled: bool | str = True) -> T:
     """Give a network the weights of the prior; one of another shape keeps its random weights, which the log says.
 
-    Where the network only takes more channels, the context of a volume, their weights start at 0: it begins as the
-    prior.
-
     Args:
         network: that of the bundle, with its random weights.
         path: of the prior, ``models/prior.pt`` of a bundle.
@@ -40,7 +37,7 @@ def start_from_prior(network: T, path: str | Path, enabled: bool | str = True) -
     """
     if not enabled:
         return network
-    state = _widened(load_prior(path), network)
+    state = load_prior(path)
     if unlike(network, state):
         if enabled == "required":
             raise ValueError(
@@ -51,19 +48,6 @@ def start_from_prior(network: T, path: str | Path, enabled: bool | str = True) -
     else:
         network.load_state_dict(state)
     return network
-
-
-def _widened(state: dict[str, torch.Tensor], network: torch.nn.Module) -> dict[str, torch.Tensor]:
-    """Weights with zeros for the input channels that a network takes beyond theirs; as they are where more differs."""
-    own, differing = unwrapped(network).state_dict(), unlike(network, state)
-    if len(differing) != 1 or differing[0] not in own or differing[0] not in state:
-        return state
-    given, wanted = state[differing[0]], own[differing[0]]
-    n_more = wanted.shape[1] - given.shape[1] if wanted.ndim == given.ndim > 2 else 0
-    if n_more <= 0:
-        return state
-    zeros = given.new_zeros((len(given), n_more, *given.shape[2:]))
-    return {**state, differing[0]: torch.cat([given, zeros], dim=1)}
 
 
 def load_prior(path: str | Path) -> dict[str, torch.Tensor]:

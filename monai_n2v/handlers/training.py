@@ -33,8 +33,7 @@ def shared_handler(handler: Any) -> Any:
 class PrepareN2VBatch(PrepareBatch):
     """Pack label and mask into one target, since MONAI's trainer hands the loss two arguments only.
 
-    Without a mask every voxel counts, as in traditional and Noise2Noise training. The ``context`` of a batch follows
-    the image as further channels, as it is.
+    Without a mask every voxel counts, as in traditional and Noise2Noise training.
     """
 
     def __call__(
@@ -47,8 +46,6 @@ class PrepareN2VBatch(PrepareBatch):
         """Return ``image`` and ``cat([label, mask], dim=1)``, or None in place of the latter without a label."""
         to = {"device": device, "non_blocking": non_blocking, **kwargs}
         image = batchdata["image"].to(**to)
-        if "context" in batchdata:
-            image = torch.cat([image, batchdata["context"].to(**to)], dim=1)
         label = batchdata.get("label")
         if not isinstance(label, torch.Tensor):
             return image, None

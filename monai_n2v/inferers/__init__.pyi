@@ -1,6 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
 from .blind_spot import BlindSpotInferer as BlindSpotInferer, SeparateBlindd as SeparateBlindd
-from .context import ContextInferer as ContextInferer
 from .noise_by_network import (
     DenoisedLabeld as DenoisedLabeld,
     measure_by_network as measure_by_network,

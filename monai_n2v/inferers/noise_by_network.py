@@ -4,7 +4,6 @@
 import copy
 import functools
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -14,7 +13,7 @@ from monai.transforms import MapTransform
 
 from monai_n2v.noise.model import NoiseModel, NoNoiseError, pooled
 from monai_n2v.transforms.drawn_noise import draw_noise
-from monai_n2v.transforms.noise_parts import evenly, measure_part, padding_of, parts_of, scales_of_parts
+from monai_n2v.transforms.noise_parts import evenly, measure_part, padding_of, parts_of
 
 _N_IMAGES = 8  # that a noise model is read from: more make it no better
 _STEP = 0.1  # of the derivative in SURE, in standard deviations of the noise
@@ -80,12 +79,11 @@ def measure_by_network(images: Sequence[Mapping[str, Any]], predict: Predict, ke
 
     Args:
         images: a dataset of standardized images ``(C, *spatial)``.
-        predict: see `predict_with`; of a volume from itself and its context, where there is some.
+        predict: see `predict_with`.
         key: of the images.
 
     Returns:
-        the model, in units of the standardized images; of several images and channels a common one. Of volumes with
-        context it is divided by their `noise_scales`.
+        the model, in units of the standardized images; of several images and channels a common one.
 
     Raises:
         NoNoiseError: where none of the images holds noise to measure.
@@ -94,13 +92,11 @@ def measure_by_network(images: Sequence[Mapping[str, Any]], predict: Predict, ke
     missing: NoNoiseError | None = None
     for number in evenly(len(images), _N_IMAGES):
         image = images[number][key]
-        for part, scales in zip(parts_of(image), scales_of_parts(image)):
+        for part in parts_of(image):
             try:
-                model = measure_part(part, predict(part.volumes[None])[0], scales)
+                models.append(measure_part(part, predict(part.noisy[None])[0]))
             except NoNoiseError as error:
                 missing = error
-                continue
-            models.append(replace(model, sigmas=model.sigmas / scales[0]))
     if missing is not None and not models:
         raise missing
     return pooled(models)

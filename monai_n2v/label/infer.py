@@ -25,6 +25,7 @@ from monai_n2v.io.volume import where
 from monai_n2v.label.options import check_keys, chosen, device_of, number, switched, whole_number
 from monai_n2v.noise.magnitude import MAGNITUDES
 from monai_n2v.noise.noise_map import NoiseMap
+from monai_n2v.transforms.components import VOLUMES
 
 # What is written beside a denoised image, by the option that asks for it; each is kept as a label of that tag.
 BESIDE = {"save_residual": "residual", "save_noise_map": "noise_map", "report": "report"}
@@ -72,7 +73,7 @@ class DenoiseTask(InferTask):
             **self._defaults,
             "train_on_image": False,
             "max_time": 300,
-            "context": ["0", "auto"],
+            "volumes": list(VOLUMES),
         }
         # Volumes go in whatever the network's axes: by a 2D one slice by slice.
         super().__init__(InferType.OTHERS, {}, 3, str(parser["_meta_#description"]), options)
@@ -124,23 +125,27 @@ class DenoiseTask(InferTask):
             magnitude=None if magnitude is None else str(magnitude),
             coils=None if chosen(request, "coils") is None else number(request, "coils", 1),
             noise_map=None if noise_map is None else NoiseMap.of(str(noise_map)),
+            volumes=None if chosen(request, "volumes") is None else str(chosen(request, "volumes")),
             **switches,
         )
 
     def _settings(self, request: Mapping[str, Any]) -> Settings:
         """How to denoise: by the bundle's network, or by one that is trained on the image."""
         prediction = self.prediction(request)
-        training = TrainingOptions(device=prediction.device, noise_map=prediction.noise_map, progress=False)
+        training = TrainingOptions(
+            device=prediction.device,
+            noise_map=prediction.noise_map,
+            volumes=prediction.volumes or "auto",
+            progress=False,
+        )
         if not switched(request, "train_on_image", False):
             return Settings(training, prediction, self.bundle)
         name = "max_epochs" if chosen(request, "max_epochs") is not None else "epochs"
         by_epochs = chosen(request, name) is not None
-        asked = str(chosen(request, "context", 0))
         training = replace(
             training,
             epochs=whole_number(request, name, 1) if by_epochs else None,
             max_time=None if by_epochs else number(request, "max_time", 300),
-            context=int(asked) if asked.isdecimal() else asked,
             spatial_dims=2 if self.spatial_dims == 2 else None,
         )
         return Settings(training, prediction)

@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Whether the noise of a series is independent, between its volumes and within, measured on the series alone."""
+"""Whether the noise of a series is independent between its volumes, measured on the series alone."""
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 
 import numpy as np
@@ -10,7 +9,7 @@ from scipy import ndimage
 
 from monai_n2v.noise.block_statistics import MIN_SIDE, second_difference
 
-# Up to this correlation, noise counts as independent between volumes, as between voxels.
+# Up to this correlation, noise counts as independent between volumes.
 INDEPENDENT = 0.15
 # Pairs of volumes that are looked at, and voxels of a volume along an axis.
 _N_PAIRS, _MAX_SIDE = 8, 96
@@ -20,37 +19,20 @@ _CALM, _SMOOTH, _FEW = 0.25, 1.5, 1000
 _MIN_VOLUMES = 6
 
 
-@dataclass(frozen=True)
-class SeriesNoise:
-    """Correlations of the noise of a series.
-
-    Attributes:
-        between: of consecutive volumes; None for two volumes where shared noise cannot be told from structure.
-        within: of neighboring voxels, along the axis where it is strongest.
-    """
-
-    between: float | None
-    within: float
-
-    @property
-    def is_independent(self) -> bool:
-        """Whether volumes can be context of each other."""
-        return self.between is not None and max(abs(self.between), abs(self.within)) <= INDEPENDENT
-
-
-def measure_series(volumes: np.ndarray) -> SeriesNoise | None:
-    """Measure what noise shares between the volumes of a series, and between neighboring voxels.
+def measure_series(volumes: np.ndarray) -> float | None:
+    """Measure the correlation of the noise of consecutive volumes of a series.
 
     Noise is read where the mean of the volumes is calm, in second differences along the axes, which leave little of
     structure. What consecutive volumes share beyond far ones is noise. A series of fewer than 6 volumes has no far
     ones: where its volumes share more than a little, the differences of consecutive ones are asked, in which structure
-    is nearly gone. Within a volume noise is read from such differences, too.
+    is nearly gone.
 
     Args:
         volumes: ``(n_volumes, *spatial)`` with 2 or 3 spatial axes, finite; of any intensity scale each.
 
     Returns:
-        medians over pairs of volumes; None for a single volume, or too few voxels with noise.
+        the median over pairs of volumes; None for a single volume, too few voxels with noise, or two volumes where
+        shared noise cannot be told from structure. Up to 0.15 the noise counts as independent.
     """
     axes = [axis for axis in range(1, volumes.ndim) if volumes.shape[axis] >= MIN_SIDE]
     n_volumes = len(volumes)
@@ -68,8 +50,12 @@ def measure_series(volumes: np.ndarray) -> SeriesNoise | None:
     slope = ndimage.gaussian_gradient_magnitude(mean, _SMOOTH)[inner]
     calm = varies & (slope <= np.quantile(slope[varies], _CALM))
     far = [(a, b) for a in parts for b in parts if n_volumes >= _MIN_VOLUMES and b - a > n_volumes // 3]
-    within = [max(_within(parts[a] - parts[b], axes, calm), key=abs) for a, b in near]
-    return SeriesNoise(_between(sharp, calm, near, far), float(np.median(within)))
+    return _between(sharp, calm, near, far)
+
+
+def are_independent(correlation: float | None) -> bool:
+    """Whether, by `measure_series`, the noise of one volume tells nothing of that of another."""
+    return correlation is not None and abs(correlation) <= INDEPENDENT
 
 
 def _part(volume: np.ndarray) -> np.ndarray:
@@ -95,14 +81,3 @@ def _between(
         return float((1 + 2 * np.median(c)) / max(2 + 2 * np.median(c), 1e-6)) if c else None
     shared = max(0.0, float(np.median([values[a] @ values[b] for a, b in far])))
     return (found - shared) / max(1 - shared, 1e-6)
-
-
-def _within(difference: np.ndarray, axes: Sequence[int], calm: np.ndarray) -> Iterator[float]:
-    """Correlation of neighbors along each axis, in second differences along the others."""
-    for axis in axes:
-        sharp = second_difference(difference, [other for other in axes if other != axis])[0]
-        sharp = np.moveaxis(sharp, axis - 1, 0)[1:-1]
-        chosen = np.moveaxis(calm, axis - 1, 0)
-        pairs = chosen[1:] & chosen[:-1]
-        first, second = sharp[1:][pairs], sharp[:-1][pairs]
-        yield float(first @ second / max(np.linalg.norm(first) * np.linalg.norm(second), 1e-12))

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from monai_n2v.io.plain import to_plain
-from monai_n2v.noise.between_volumes import SeriesNoise, measure_series
+from monai_n2v.noise.between_volumes import measure_series
 from monai_n2v.noise.block_statistics import MAX_LAG
 from monai_n2v.noise.correlation import Correlation
 from monai_n2v.noise.measure import Noise, measure_noise
@@ -62,7 +62,7 @@ class NoiseCheck:
         snr: signal range (1st to 99th percentile of the means of small blocks) over ``noise.sigma``, or None.
         axes: one check per spatial axis.
         footprint: structN2V footprint to use, uint8 with odd sides and one axis per spatial axis, or None.
-        series: what noise shares between volumes; None for a single one, or where it was not measured.
+        between_volumes: correlation of the noise of consecutive volumes; None where it was not measured.
         sentences: everything worth knowing in plain words, the overall verdict first.
         noise: the measurements.
     """
@@ -72,7 +72,7 @@ class NoiseCheck:
     snr: float | None
     axes: tuple[AxisCheck, ...]
     footprint: np.ndarray | None
-    series: SeriesNoise | None
+    between_volumes: float | None
     sentences: tuple[str, ...]
     noise: Noise
 
@@ -116,9 +116,9 @@ def check_noise(
     warned = [check.axis for check in axes if check.verdict == "WARN"]
     sentences = [headline(verdict, warned, noisy), *strength_sentences(noise, noisy, snr)]
     sentences += [axis.sentence for axis in axes] + reason + trace_sentences(noise.traces, noise.sigma)
-    series = None if noisy is False else measure_series(volumes)
-    sentences += series_sentences(series)
-    return NoiseCheck(verdict, noisy, snr, axes, footprint, series, tuple(sentences), noise)
+    between_volumes = None if noisy is False else measure_series(volumes)
+    sentences += series_sentences(between_volumes)
+    return NoiseCheck(verdict, noisy, snr, axes, footprint, between_volumes, tuple(sentences), noise)
 
 
 def suggest_footprint(axes: Sequence[AxisCheck]) -> tuple[np.ndarray | None, list[str]]:

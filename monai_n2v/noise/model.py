@@ -80,17 +80,13 @@ class NoiseModel:
         return filters
 
 
-def fit_noise_model(
-    noisy: np.ndarray, denoised: np.ndarray, ignore: np.ndarray | None = None, noise: np.ndarray | None = None
-) -> NoiseModel:
+def fit_noise_model(noisy: np.ndarray, denoised: np.ndarray, ignore: np.ndarray | None = None) -> NoiseModel:
     """Measure the noise of images, where a denoised version of them is calm.
 
     Args:
         noisy: float32 ``(n_images, *spatial)``, 2 or 3 spatial axes.
         denoised: of the same shape.
         ignore: voxels to leave out, such as padding, bool of the same shape.
-        noise: an image of the noise alone, of the same shape, where there is one: read in place of the noisy images
-            and of what was removed from them.
 
     Raises:
         NoNoiseError: where no noise is left to measure, or the image is too small to.
@@ -103,16 +99,11 @@ def fit_noise_model(
     lags = np.zeros((noisy.ndim - 1, MAX_LAG))
     for axis in axes:
         others = [other for other in axes if other != axis]
-        lags[axis - 1] = _lags(
-            second_difference(noisy if noise is None else noise, others), calm[_within(noisy.ndim, others)], axis
-        )
+        lags[axis - 1] = _lags(second_difference(noisy, others), calm[_within(noisy.ndim, others)], axis)
     lags = np.where(np.abs(lags[:, :1]) < _NO_CORRELATION, 0.0, lags)
     gains = {axis: filter_gain(lags[axis - 1]) for axis in axes}
     filtered = [axis for axis in axes if gains[axis] > _ENOUGH] or [max(gains, key=lambda axis: gains[axis])]
-    sharp, inner = (
-        second_difference(noisy - denoised if noise is None else noise, filtered),
-        _within(noisy.ndim, filtered),
-    )
+    sharp, inner = second_difference(noisy - denoised, filtered), _within(noisy.ndim, filtered)
     values = sharp[calm[inner]].astype(np.float64) / math.sqrt(math.prod(gains[axis] for axis in filtered))
     levels, sigmas = _by_level(denoised[inner][calm[inner]], values)
     is_sure = len(sigmas) > 1 or _is_even(sharp, denoised[inner], wanted[inner])

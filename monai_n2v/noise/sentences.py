@@ -3,7 +3,7 @@
 
 from collections.abc import Sequence
 
-from monai_n2v.noise.between_volumes import INDEPENDENT, SeriesNoise
+from monai_n2v.noise.between_volumes import are_independent
 from monai_n2v.noise.measure import Noise
 from monai_n2v.noise.processing import Traces
 
@@ -71,22 +71,20 @@ def trace_sentences(traces: Traces, sigma: float) -> list[str]:
     return told
 
 
-def series_sentences(series: SeriesNoise | None) -> list[str]:
-    """Whether the volumes of a series can be context of each other."""
-    if series is None:
+def series_sentences(correlation: float | None) -> list[str]:
+    """Whether the volumes of a series can be denoised together."""
+    if correlation is None:
         return []
-    if series.is_independent:
+    if are_independent(correlation):
         return [
-            f"Noise is independent between volumes (correlation of consecutive ones {series.between:.2f}): they can be "
-            "context of each other (--context)."
+            f"Noise is independent between volumes (correlation of consecutive ones {correlation:.2f}): they can be "
+            "denoised together (--volumes)."
         ]
-    return [f"The volumes should not be context of each other (--context): {why_no_context(series)}."]
+    return [f"The volumes should be denoised apart (--volumes): {why_apart(correlation)}."]
 
 
-def why_no_context(series: SeriesNoise | None) -> str:
-    """Why volumes should not be context of each other."""
-    if series is None or series.between is None:
+def why_apart(correlation: float | None) -> str:
+    """Why volumes should not be denoised together."""
+    if correlation is None:
         return "the noise between volumes could not be measured"
-    if abs(series.between) > INDEPENDENT:
-        return f"noise is shared between volumes (correlation {series.between:.2f}), as after resampling in time"
-    return f"neighboring voxels share noise (correlation {series.within:.2f}), as after resampling or motion correction"
+    return f"noise is shared between volumes (correlation {correlation:.2f}), as after resampling in time"

@@ -5,6 +5,7 @@ from .blind_spots import (
     apply_blind_spots as apply_blind_spots,
     draw_blind_spots as draw_blind_spots,
 )
+from .components import PrincipalComponentsd as PrincipalComponentsd, RestoreVolumesd as RestoreVolumesd
 from .drawn_noise import (
     RandRecorruptD as RandRecorruptD,
     RandRecorruptd as RandRecorruptd,
@@ -43,6 +44,5 @@ from .pairing import (
     RandSwapPairDict as RandSwapPairDict,
 )
 from .procedural_noise import RandProceduralNoised as RandProceduralNoised
-from .series import NearestVolumesd as NearestVolumesd
 from .symmetries import list_symmetries as list_symmetries
 from .wiener import WienerFilterd as WienerFilterd, wiener_filter as wiener_filter

@@ -110,8 +110,7 @@ class RandRecorruptd(_NoiseDrawer):
     are independent, so the mean squared error over every voxel is, but for a constant, that against the clean image.
     Nothing is hidden. The noise has to be known well: one that is 10 % off costs a decibel or two.
 
-    ``d[key]`` becomes the input, ``d[label_key]`` the target. Where there is ``d["noise_scale"]``, noise is drawn so
-    many times as strong (see `noise_scales`).
+    ``d[key]`` becomes the input, ``d[label_key]`` the target.
 
     Args:
         keys: noisy images, in the units of ``noise``.
@@ -145,7 +144,7 @@ class RandRecorruptd(_NoiseDrawer):
             image = d[key]
             noisy = _as_tensor(image)
             clean = d.get(label_key)
-            drawn = self._draw(noisy if clean is None else _as_tensor(clean)) * d.get("noise_scale", 1.0)
+            drawn = self._draw(noisy if clean is None else _as_tensor(clean))
             d[key] = _like(noisy + self.alpha * drawn, image)
             d[label_key] = _like(noisy - drawn / self.alpha, image)
         return d

@@ -2,7 +2,6 @@
 """Noise of an image by a denoised version of it: of parts that are enough to measure it."""
 
 import math
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -13,7 +12,6 @@ from scipy import ndimage
 from monai_n2v.noise.model import NoiseModel, fit_noise_model
 from monai_n2v.noise.processing import constant_areas
 from monai_n2v.transforms.padding import padding_in
-from monai_n2v.transforms.series import NEAREST, noise_scales
 
 # Channels of an image whose noise is measured, and voxels of these: more make it no better.
 _N_CHANNELS, _MAX_VOXELS = 4, 2**20
@@ -25,32 +23,26 @@ class NoisyPart(NamedTuple):
     """A part of one channel of an image.
 
     Attributes:
-        volumes: ``(1 + context, *spatial)``, standardized; a channel and its context.
+        noisy: the channel ``(1, *spatial)``, standardized.
         padding: where the channel was padded, and the two voxels around it; bool ``(1, *spatial)``.
     """
 
-    volumes: torch.Tensor
+    noisy: torch.Tensor
     padding: np.ndarray
 
 
-def measure_part(part: NoisyPart, denoised: torch.Tensor, scales: Sequence[float] = (1.0,)) -> NoiseModel:
+def measure_part(part: NoisyPart, denoised: torch.Tensor) -> NoiseModel:
     """Measure the noise of a channel by its denoised version.
-
-    With context it is measured by the difference to the nearest volume, in which structure is gone.
 
     Args:
         part: as of `parts_of`.
         denoised: the channel, ``(1, *spatial)``.
-        scales: of channel and context, see `noise_scales`.
 
     Raises:
         NoNoiseError: where there is none to measure.
     """
-    before, after = (one.cpu().float().numpy() for one in (part.volumes, denoised))
-    if len(before) == 1:
-        return fit_noise_model(before, after, part.padding)
-    noise = (before[:1] - before[1:2]) / np.float32(math.hypot(1.0, scales[1] / scales[0]))
-    return fit_noise_model(before[:1], after, part.padding, noise)
+    before, after = (one.cpu().float().numpy() for one in (part.noisy, denoised))
+    return fit_noise_model(before, after, part.padding)
 
 
 def padding_of(channel: torch.Tensor, filled: np.ndarray | None = None) -> np.ndarray:
@@ -65,7 +57,7 @@ def measure_channel(image: torch.Tensor, denoised: torch.Tensor, channel: int) -
     """Measure the noise of one channel of an image by a part of it.
 
     Args:
-        image: ``(C, *spatial)``, standardized; with the context of each volume in its metadata, if there is some.
+        image: ``(C, *spatial)``, standardized.
         denoised: of the same shape.
         channel: its number.
 
@@ -73,7 +65,7 @@ def measure_channel(image: torch.Tensor, denoised: torch.Tensor, channel: int) -
         NoNoiseError: where there is none to measure.
     """
     part, place = _part_of(image, channel, max(_FEW_VOXELS, _MAX_VOXELS // len(image)))
-    return measure_part(part, denoised[channel][place][None], _scales_of(image, channel))
+    return measure_part(part, denoised[channel][place][None])
 
 
 def parts_of(image: torch.Tensor, max_voxels: int = _MAX_VOXELS) -> list[NoisyPart]:
@@ -84,36 +76,18 @@ def parts_of(image: torch.Tensor, max_voxels: int = _MAX_VOXELS) -> list[NoisyPa
         max_voxels: of a channel, roughly.
 
     Returns:
-        copies, plain tensors; the context is as `NearestVolumesd` found it.
+        copies, plain tensors.
     """
     return [_part_of(image, channel, max_voxels)[0] for channel in evenly(len(image), _N_CHANNELS)]
 
 
-def scales_of_parts(image: torch.Tensor) -> list[list[float]]:
-    """The `noise_scales` of the parts of `parts_of`, channel and context; 1 for an image without context."""
-    return [_scales_of(image, channel) for channel in evenly(len(image), _N_CHANNELS)]
-
-
 def _part_of(image: torch.Tensor, channel: int, max_voxels: int) -> tuple[NoisyPart, tuple[slice, ...]]:
-    """A part of a channel with its context, and its place."""
+    """A part of a channel, and its place."""
     whole = image.as_tensor() if isinstance(image, MetaTensor) else image
     filled = padding_in(image.meta if isinstance(image, MetaTensor) else {}, channel, whole.shape[1:])[None]
     place = _fullest(whole[channel : channel + 1], filled, max_voxels)
-    volumes = torch.stack([whole[number][place] for number in (channel, *_context_of(image, channel))])
-    return NoisyPart(volumes, padding_of(volumes[:1], filled[(slice(None), *place)])), place
-
-
-def _scales_of(image: torch.Tensor, channel: int) -> list[float]:
-    context = _context_of(image, channel)
-    if not context or not isinstance(image, MetaTensor):
-        return [1.0]
-    scales = noise_scales(image)
-    return [float(scales[number]) for number in (channel, *context)]
-
-
-def _context_of(image: torch.Tensor, channel: int) -> list[int]:
-    nearest = image.meta.get(NEAREST) if isinstance(image, MetaTensor) else None
-    return [] if nearest is None else [int(other) for other in nearest[channel]]
+    noisy = whole[channel][place][None].clone()
+    return NoisyPart(noisy, padding_of(noisy, filled[(slice(None), *place)])), place
 
 
 def evenly(n: int, n_chosen: int) -> list[int]:

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Empirical Wiener filter: the denoised image tells where there is structure, the noisy image what it is like."""
 
+import contextlib
 import itertools
 import math
 from collections.abc import Hashable, Iterator, Mapping, Sequence
@@ -9,14 +10,16 @@ from typing import Any
 import numpy as np
 import torch
 from monai.config import KeysCollection
+from monai.data import MetaTensor
 from monai.transforms import MapTransform
 from monai.utils import convert_to_tensor
 from scipy.fft import dct
 from scipy.linalg import toeplitz
 
 from monai_n2v.noise.model import NoiseModel, NoNoiseError
+from monai_n2v.transforms.components import SPREADS, are_components
 from monai_n2v.transforms.drawn_noise import noise_strength
-from monai_n2v.transforms.noise_parts import measure_channel
+from monai_n2v.transforms.noise_parts import evenly, measure_channel
 
 _SIDE = 8  # of a block, in voxels
 # Where the grids of blocks begin: points of a lattice, spread more evenly than as many of a grid.
@@ -25,6 +28,7 @@ _KAISER = 2.0  # of the window that blocks are weighted by; their borders are le
 _MAX_VOXELS, _MAX_AT_A_TIME = 2**24, 2**20  # of a slab, and of what is transformed at a time
 # Share of the noise's power that counts: faint structure, such as small lesions, is worth a little noise.
 _COUNTED = 0.7
+_N_COMPONENTS = 8  # by which the noise of a series is measured
 _LEAST_POWER = 1e-3  # of the noise's power at any frequency, beside its mean
 
 
@@ -158,11 +162,13 @@ class WienerFilterd(MapTransform):
     """Refine predictions by the noisy image; see `wiener_filter`.
 
     The noise is measured in what the network removed, channel by channel. Where none is found, predictions stay as
-    they are.
+    they are. The components of a series (`PrincipalComponentsd`) share one noise, so it is measured in several of them.
+    The first ones stand so high above it that the network's own errors count more: these are filtered twice, the
+    second time with the first result as the pilot, and nothing of the network's result is mixed in.
 
     Args:
         keys: predictions ``(C, *spatial)``, standardized.
-        source_key: the noisy image, standardized; with the context of each volume in its metadata, if there is some.
+        source_key: the noisy image, standardized.
         weight: share of the filtered image in the result, from 0 to 1; 0 leaves predictions as they are.
         spatial_dims: axes of the network, 2 or 3.
 
@@ -186,14 +192,35 @@ class WienerFilterd(MapTransform):
         d = dict(data)
         for key in self.key_iterator(d) if self.weight else ():
             image, denoised = d[self.source_key], convert_to_tensor(d[key])
-            found = denoised.clone()
-            for channel, before in enumerate(denoised):
-                try:
-                    noise = measure_channel(image, denoised, channel)
-                except NoNoiseError:
-                    continue
-                noisy = convert_to_tensor(image[channel]).to(before.device)
-                for rows, slab in _filtered_slabs(noisy, before, noise, self.spatial_dims):
-                    found[channel, rows].lerp_(slab, self.weight)
-            d[key] = found
+            d[key] = (self._of_components if are_components(image) else self._of_channels)(image, denoised)
         return d
+
+    def _of_channels(self, image: torch.Tensor, denoised: torch.Tensor) -> torch.Tensor:
+        found = denoised.clone()
+        for channel, before in enumerate(denoised):
+            try:
+                noise = measure_channel(image, denoised, channel)
+            except NoNoiseError:
+                continue
+            noisy = convert_to_tensor(image[channel]).to(before.device)
+            for rows, slab in _filtered_slabs(noisy, before, noise, self.spatial_dims):
+                found[channel, rows].lerp_(slab, self.weight)
+        return found
+
+    def _of_components(self, image: MetaTensor, denoised: torch.Tensor) -> torch.Tensor:
+        spreads = np.asarray(image.meta[SPREADS], dtype=np.float64).ravel()
+        models = []
+        for channel in evenly(len(denoised), _N_COMPONENTS):
+            with contextlib.suppress(NoNoiseError):
+                models.append((measure_channel(image, denoised, channel), spreads[channel]))
+        if not models:
+            return denoised
+        sigma = float(np.median([model.sigma * spread for model, spread in models]))
+        lags = np.median([model.lags for model, _ in models], axis=0)
+        found = torch.empty_like(denoised)
+        for channel, pilot in enumerate(denoised):
+            noise = NoiseModel(np.zeros(1), np.array([sigma / spreads[channel]]), lags)
+            noisy = convert_to_tensor(image[channel]).to(pilot.device)
+            once = wiener_filter(noisy, pilot, noise, self.spatial_dims)
+            found[channel] = wiener_filter(noisy, once, noise, self.spatial_dims)
+        return found

@@ -47,12 +47,6 @@ def loop(folder: Path) -> list:
     return io(folder / "in.nii")
 
 
-def other_directions(folder: Path) -> list:
-    written(folder / "in.bval", b"0 1000\n")
-    written(folder / "in.bvec", b"0 1\n0 0\n0 0\n")
-    return [*io(nifti(folder, FOUR)), "--context", "auto"]
-
-
 def existing(folder: Path) -> list:
     nifti(folder, DATA, "out.nii.gz")
     return io(nifti(folder, DATA))
@@ -104,10 +98,9 @@ CASES = [
     Case("--noise-map is OUT", 2, "--noise-map must be another file", lambda f: _map_is_out(f)),
     Case("--series with a file", 1, "series must come with a folder", lambda f: [*io(nifti(f, DATA)), "--series", "3"]),
     Case(
-        "--context above the other volumes", 1, "context must be below the number of volumes",
-        lambda f: [*io(nifti(f, FOUR)), "--context", "4"],
+        "--volumes together and a scheme of one noise", 2, "scheme must be auto, n2v or prior with volumes together",
+        lambda f: [*io(nifti(f, FOUR)), "--volumes", "together", "--scheme", "recorrupted"], of_a_file=False,
     ),
-    Case("b-vectors of another series", 1, "bval must hold one entry per volume", other_directions),
     Case("--bids without a dataset", 2, "IN must be a BIDS dataset with --bids", lambda f: bids(f, described=False)),
     Case(
         "--bids with a folder of the raw images as OUT", 2, "OUT must lie in derivatives/",

@@ -16,9 +16,9 @@ from monai.transforms import Compose, Transform
 
 from monai_n2v.data.datalists import find_pairs, find_scored_images, make_dataset
 from monai_n2v.transforms.axes import ShortestAxisLastd
+from monai_n2v.transforms.components import PrincipalComponentsd
 from monai_n2v.transforms.files import LoadNoisyd
 from monai_n2v.transforms.intensity import StandardizeIntensityd
-from monai_n2v.transforms.series import NearestVolumesd
 
 
 @pytest.fixture
@@ -186,7 +186,7 @@ def test_cached_copy_runs_nothing(tmp_path):
     noisy[:6], noisy[12, 9, 9] = -1000, 1e5  # padding and an outlier are noted in the metadata
     nibabel.save(nibabel.Nifti1Image(noisy.astype(np.float32), np.eye(4)), tmp_path / "a.nii")
     steps = [LoadNoisyd("image"), ShortestAxisLastd("image", 2), StandardizeIntensityd("image")]
-    transform = Compose([*steps, NearestVolumesd("image", 1)])
+    transform = Compose([*steps, PrincipalComponentsd("image", "together")])
 
     def read() -> MetaTensor:
         return make_dataset([{"image": str(tmp_path / "a.nii")}], transform, tmp_path / "cache")[0]["image"]
@@ -196,8 +196,8 @@ def test_cached_copy_runs_nothing(tmp_path):
     made = copy.stat().st_mtime_ns
     again = read()  # without a warning, which is an error here
     assert copy.stat().st_mtime_ns == made, "the copy was read"
-    assert first.meta.keys() == again.meta.keys() >= {"padding", "outliers", "nearest_volumes", "intensity_std"}
-    assert all(np.array_equal(first.meta[key], again.meta[key]) for key in ("padding", "outliers", "nearest_volumes"))
+    assert first.meta.keys() == again.meta.keys() >= {"padding", "outliers", "components", "intensity_std"}
+    assert all(np.array_equal(first.meta[key], again.meta[key]) for key in ("padding", "outliers", "components"))
     torch.save({"image": _Touch(tmp_path / "mark")}, copy)
     with pytest.warns(UserWarning, match="Corrupt cache file detected"):
         third = read()

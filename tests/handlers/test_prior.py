@@ -47,21 +47,6 @@ def test_prior_is_written_named_and_started_from(bundle):
     assert all(torch.equal(a, b) for a, b in zip(again.parameters(), before))
 
 
-@pytest.mark.parametrize("n_more", [1, 4])
-def test_a_network_with_context_begins_as_the_prior(bundle, n_more):
-    trained = network().eval()
-    path = bundle / "models" / "prior.pt"
-    write_prior(trained, path, {})
-    trained.load_state_dict(load_prior(path))
-    wider = start_from_prior(BasicUNet(2, 1 + n_more, 1, features=FEATURES, norm=None), path, "required").eval()
-    image, context = torch.randn(1, 1, 16, 16), torch.randn(1, n_more, 16, 16)
-    with torch.inference_mode():
-        torch.testing.assert_close(wider(torch.cat([image, context], dim=1)), trained(image))
-    wider(torch.cat([image, context], dim=1)).sum().backward()
-    first = next(weight for name, weight in wider.named_parameters() if name.endswith("conv.weight"))
-    assert (first.grad[:, 1:] != 0).any(), "it can learn"
-
-
 def test_another_network_keeps_its_weights_and_the_log_says_so(bundle, caplog):
     path = bundle / "models" / "prior.pt"
     write_prior(network(), path, {})

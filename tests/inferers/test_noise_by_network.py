@@ -51,7 +51,7 @@ def test_sure_does_not_prefer_what_is_only_brighter():
 
 def test_parts_are_small_copies_of_a_few_channels():
     image = torch.randn(9, 40, 200, 200)
-    parts = [part.volumes for part in parts_of(image, 2**16)]
+    parts = [part.noisy for part in parts_of(image, 2**16)]
     assert len(parts) == 4
     assert all(part.numel() <= 1.6 * 2**16 and part.untyped_storage().nbytes() == 4 * part.numel() for part in parts)
 

@@ -185,7 +185,7 @@ def old_bundle(folder):
     """As it was before there was averaging."""
     path = folder / "configs" / "inference.json"
     config = json.loads(path.read_text())
-    config["inferer"] = config["inferer"]["inferer"]["inferer"]
+    config["inferer"] = config["inferer"]["inferer"]
     del config["tta"], config["footprint"]
     path.write_text(json.dumps(config))
 

@@ -178,7 +178,7 @@ def test_noise_is_measured_beside_padding_only(shape):
     for image in (whole, noisy):
         standard = StandardizeIntensity()(MetaTensor(image[None]))
         (part,) = parts_of(standard)
-        smooth = ndimage.uniform_filter(part.volumes.numpy(), (1, *[3] * len(shape)))
+        smooth = ndimage.uniform_filter(part.noisy.numpy(), (1, *[3] * len(shape)))
         noise = measure_part(part, torch.from_numpy(smooth))
         noises.append(noise.sigma * float(standard.meta["intensity_std"][0]))
         assert part.padding.mean() == pytest.approx(mask.mean() if image is noisy else 0, abs=0.15)

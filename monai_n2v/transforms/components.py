@@ -1,0 +1,148 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The volumes of a series as principal components: a few hold what the volumes share, the others mostly noise."""
+
+import logging
+from collections.abc import Hashable, Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from monai.config import KeysCollection
+from monai.data import MetaTensor
+from monai.transforms import MapTransform
+from monai.utils import convert_to_tensor
+
+from monai_n2v.noise.between_volumes import are_independent, measure_series
+from monai_n2v.noise.sentences import why_apart
+
+logger = logging.getLogger(__name__)
+
+VOLUMES = ("auto", "together", "apart")
+# Keys of the metadata: what makes volumes of components again, float64 ``(n_volumes, n_volumes)``, and the spreads that
+# components were divided by, ``(n_volumes,)``: noise is as strong in all before.
+COMPONENTS, SPREADS = "components", "component_spreads"
+# From this many volumes on a series is one to auto; fewer are channels, each with noise of its own kind.
+_FEWEST = 6
+_AT_A_TIME = 2**20  # voxels of a volume that are turned at a time
+_LEAST = 1e-6  # of the largest spread: components below hold rounding alone
+
+
+def check_volumes(volumes: Any) -> None:
+    """Refuse what is no way to denoise a series.
+
+    Raises:
+        ValueError: for anything but one of `VOLUMES`.
+    """
+    if volumes not in VOLUMES:
+        raise ValueError(f"volumes must be one of {', '.join(VOLUMES)}, got {volumes!r}. Leave it out for auto.")
+
+
+class PrincipalComponentsd(MapTransform):
+    """Turn the volumes of a series into principal components, which a network then denoises as it does volumes.
+
+    The components are uncorrelated mixtures of the volumes. Independent noise that is equally strong in all volumes
+    stays so in all components, but what the volumes share gathers in a few of them, far above the noise ([1]_; [2]_
+    transforms the volumes of a series before it filters them, too). Each component is divided by its spread. Nothing is
+    left out. :py:class:`RestoreVolumesd` goes back.
+
+    Args:
+        keys: images ``(n_volumes, *spatial)``, as `StandardizeIntensityd` leaves them.
+        volumes: ``"auto"`` does so for 6 volumes and more whose noise is independent (see `measure_series`), and the
+            log says so; ``"together"`` always, ``"apart"`` never.
+
+    Raises:
+        ValueError: for another value of ``volumes``.
+
+    References:
+        .. [1] Veraart et al., "Denoising of Diffusion MRI Using Random Matrix Theory", NeuroImage 2016.
+        .. [2] Manjon et al., "Diffusion Weighted Image Denoising Using Overcomplete Local PCA", PLoS ONE 2013.
+    """
+
+    def __init__(self, keys: KeysCollection = "image", volumes: str = "auto") -> None:
+        super().__init__(keys)
+        check_volumes(volumes)
+        self.volumes = volumes
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Turn ``data[key]``; returns a new dictionary."""
+        d = dict(data)
+        for key in self.key_iterator(d) if self.volumes != "apart" else ():
+            image = d[key] if isinstance(d[key], MetaTensor) else MetaTensor(d[key])
+            if self._are_together(image):
+                d[key] = _to_components(image)
+        return d
+
+    def _are_together(self, image: MetaTensor) -> bool:
+        n_volumes = len(image)
+        if n_volumes < (2 if self.volumes == "together" else _FEWEST):
+            return False
+        noise = measure_series(image.as_tensor().cpu().numpy())
+        independent = are_independent(noise)
+        if independent:
+            logger.info("The %d volumes are denoised together: their noise is independent.", n_volumes)
+        elif self.volumes == "together":
+            logger.warning("The volumes should be denoised apart: %s.", why_apart(noise))
+        else:
+            logger.info("The %d volumes are denoised apart: %s.", n_volumes, why_apart(noise))
+        return independent or self.volumes == "together"
+
+
+class RestoreVolumesd(MapTransform):
+    """Make volumes of the components of :py:class:`PrincipalComponentsd` again.
+
+    Args:
+        keys: predictions ``(n_volumes, *spatial)``.
+        source_key: the image, whose metadata says how; without that, predictions stay as they are.
+    """
+
+    def __init__(self, keys: KeysCollection = "pred", source_key: str = "image") -> None:
+        super().__init__(keys)
+        self.source_key = source_key
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Turn ``data[key]`` back; returns a new dictionary."""
+        d = dict(data)
+        source = d[self.source_key]
+        back = source.meta.get(COMPONENTS) if isinstance(source, MetaTensor) else None
+        for key in self.key_iterator(d) if back is not None else ():
+            values = convert_to_tensor(d[key])
+            d[key] = _mixed(values, np.asarray(back, dtype=np.float64).reshape(len(values), -1))
+        return d
+
+
+def are_components(image: torch.Tensor) -> bool:
+    """Whether an image's channels are components."""
+    return isinstance(image, MetaTensor) and COMPONENTS in image.meta
+
+
+def _to_components(image: MetaTensor) -> MetaTensor:
+    voxels = image.as_tensor()
+    # In units in which noise is equally strong in all volumes, standardized or not.
+    stds = np.asarray(image.meta.get("intensity_std", np.ones(len(voxels))), dtype=np.float64)
+    weights = np.where(stds > 0, stds, 1.0)
+    weights = weights / np.exp(np.log(weights).mean())
+    flat = voxels.flatten(1)
+    moments = sum((part.double() @ part.double().T).cpu().numpy() for part in _pieces(flat)) / flat.shape[1]
+    values, vectors = np.linalg.eigh(weights[:, None] * moments * weights)
+    values, vectors = values[::-1], vectors[:, ::-1]
+    vectors = vectors * np.sign(vectors[np.abs(vectors).argmax(axis=0), np.arange(len(values))])
+    spreads = np.sqrt(np.maximum(values, _LEAST**2 * values[0]))
+    there = vectors.T * weights / spreads[:, None]
+    back = vectors * spreads / weights[:, None]
+    return MetaTensor(_mixed(voxels, there), meta={**image.meta, COMPONENTS: back, SPREADS: spreads})
+
+
+def _mixed(volumes: torch.Tensor, matrix: np.ndarray) -> torch.Tensor:
+    """Mixtures of volumes ``(n_volumes, *spatial)``, one per row of the matrix; float32."""
+    mixed = torch.empty(volumes.shape, dtype=torch.float32, device=volumes.device)
+    factors = torch.from_numpy(matrix).to(volumes.device, torch.float32)
+    plain = volumes.as_tensor() if isinstance(volumes, MetaTensor) else volumes
+    for part, out in zip(_pieces(plain.flatten(1)), _pieces(mixed.flatten(1))):
+        torch.matmul(factors, part.float(), out=out)
+    return mixed
+
+
+def _pieces(flat: torch.Tensor) -> Iterator[torch.Tensor]:
+    n_each = max(1, _AT_A_TIME // len(flat))
+    for start in range(0, flat.shape[1], n_each):
+        yield flat[:, start : start + n_each]
