@@ -189,15 +189,15 @@ def uneven_section(stored: dict[str, Any]) -> list[str]:
 
 
 def series_section(stored: dict[str, Any]) -> list[str]:
-    """Series of volumes, with and without context."""
+    """Series of volumes, together and apart."""
     rows = stored["rows"]
     lines = [
         "## Series of volumes",
         "",
         "Simulated on 32 x 32 x 24 voxels of Colin27: 32 directions of two fiber bundles at b 1000 and 4 volumes",
         "without weighting; 60 time points with blocks of 2 % activation in balls of 3 voxels. White noise of one",
-        "strength. Prior and adapted denoise every volume by itself; with context each is seen beside its 8 nearest",
-        "(`--context auto`). Patch2Self and MP-PCA are dipy's. PSNR and errors in tissue. The bias of a shell is that",
+        "strength. Together is what the program does by default, without a training (`--volumes auto`); apart every",
+        "volume is denoised by itself. Patch2Self and MP-PCA are dipy's. PSNR and errors in tissue. Bias of a shell: that",
         "of its mean signal.",
         "",
     ]

@@ -33,7 +33,6 @@ CASES: dict[str, Callable[[], Series]] = {
 METHODS: dict[str, dict[str, Any] | None] = {
     "noisy": None,
     "apart, prior": {"scheme": "prior", "volumes": "apart"},
-    "apart, adapted": {"volumes": "apart"},
     "together": {},
     "Patch2Self": None,
     "MP-PCA": None,

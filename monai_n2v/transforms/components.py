@@ -14,6 +14,7 @@ from monai.utils import convert_to_tensor
 
 from monai_n2v.noise.between_volumes import are_independent, measure_series
 from monai_n2v.noise.sentences import why_apart
+from monai_n2v.transforms.padding import PADDING, padding_in
 
 logger = logging.getLogger(__name__)
 
@@ -23,7 +24,7 @@ VOLUMES = ("auto", "together", "apart")
 COMPONENTS, SPREADS = "components", "component_spreads"
 # From this many volumes on a series is one to auto; fewer are channels, each with noise of its own kind.
 _FEWEST = 6
-_AT_A_TIME = 2**20  # voxels of a volume that are turned at a time
+_AT_A_TIME = 2**14  # voxels of a volume that are turned at a time
 _LEAST = 1e-6  # of the largest spread: components below hold rounding alone
 
 
@@ -121,8 +122,12 @@ def _to_components(image: MetaTensor) -> MetaTensor:
     stds = np.asarray(image.meta.get("intensity_std", np.ones(len(voxels))), dtype=np.float64)
     weights = np.where(stds > 0, stds, 1.0)
     weights = weights / np.exp(np.log(weights).mean())
-    flat = voxels.flatten(1)
-    moments = sum((part.double() @ part.double().T).cpu().numpy() for part in _pieces(flat)) / flat.shape[1]
+    measured = _measured(image)
+    moments = np.zeros((len(voxels), len(voxels)))
+    for part, counts in zip(_pieces(voxels.flatten(1)), _pieces(measured)):
+        counted = part[:, counts[0]].double()
+        moments += (counted @ counted.T).cpu().numpy()
+    moments /= int(measured.sum())
     values, vectors = np.linalg.eigh(weights[:, None] * moments * weights)
     values, vectors = values[::-1], vectors[:, ::-1]
     vectors = vectors * np.sign(vectors[np.abs(vectors).argmax(axis=0), np.arange(len(values))])
@@ -130,6 +135,16 @@ def _to_components(image: MetaTensor) -> MetaTensor:
     there = vectors.T * weights / spreads[:, None]
     back = vectors * spreads / weights[:, None]
     return MetaTensor(_mixed(voxels, there), meta={**image.meta, COMPONENTS: back, SPREADS: spreads})
+
+
+def _measured(image: MetaTensor) -> torch.Tensor:
+    """Where no volume was padded, bool ``(1, n_voxels)``: what fills padding says nothing about the volumes."""
+    shape = image.shape[1:]
+    padded = np.zeros(shape, dtype=bool)
+    for channel in range(len(image)) if PADDING in image.meta else ():
+        padded |= padding_in(image.meta, channel, shape)
+    measured = padded if padded.all() else ~padded
+    return torch.from_numpy(measured.reshape(1, -1)).to(image.device)
 
 
 def _mixed(volumes: torch.Tensor, matrix: np.ndarray) -> torch.Tensor:
@@ -143,6 +158,5 @@ def _mixed(volumes: torch.Tensor, matrix: np.ndarray) -> torch.Tensor:
 
 
 def _pieces(flat: torch.Tensor) -> Iterator[torch.Tensor]:
-    n_each = max(1, _AT_A_TIME // len(flat))
-    for start in range(0, flat.shape[1], n_each):
-        yield flat[:, start : start + n_each]
+    for start in range(0, flat.shape[1], _AT_A_TIME):
+        yield flat[:, start : start + _AT_A_TIME]

@@ -57,7 +57,7 @@ def _without_padding(values: torch.Tensor, meta: Mapping[str, Any]) -> torch.Ten
         padding = padding_in(meta, channel, voxels.shape)
         image = voxels.to(filled.dtype).cpu().numpy()
         whole = padding.all() or not padding.any()
-        filled[channel] = torch.from_numpy(image if whole else fill_padding(image, padding))
+        filled[channel] = torch.from_numpy(image if whole else fill_padding(image, padding, seed=channel))
     return filled
 
 

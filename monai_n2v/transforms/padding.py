@@ -99,24 +99,24 @@ def _outer(solid: np.ndarray) -> np.ndarray:
     return (at_border & large)[labels]
 
 
-def fill_padding(volume: np.ndarray, padding: np.ndarray) -> np.ndarray:
+def fill_padding(volume: np.ndarray, padding: np.ndarray, seed: int = 0) -> np.ndarray:
     """Give padding the intensities beside it, so that no network sees its edge.
 
     Every voxel gets the mean of what was measured in and beside the smallest block around it where there is some:
     blocks of 2, 4, 8 and more voxels a side. So the time goes with the number of voxels, however wide padding is. White
-    noise of the image's strength is added, always the same: beside a calm area networks take noise for weaker than it
-    is.
+    noise of the image's strength is added: beside a calm area networks take noise for weaker than it is.
 
     Args:
         volume: one image, float, 2 or 3 axes.
         padding: bool of the same shape; some voxel must be none.
+        seed: of the noise; volumes of a series must not share theirs.
 
     Returns:
         a copy, the same where nothing is padded.
     """
     filled = volume.copy()
     _fill(filled, ~padding)
-    noise = np.random.default_rng(0).standard_normal(int(padding.sum()), dtype=np.float32)
+    noise = np.random.default_rng(seed).standard_normal(int(padding.sum()), dtype=np.float32)
     filled[padding] += _noise_level(volume, ~padding) * noise
     return filled
 
