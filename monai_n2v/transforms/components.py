@@ -22,6 +22,8 @@ VOLUMES = ("auto", "together", "apart")
 # Keys of the metadata: what makes volumes of components again, float64 ``(n_volumes, n_volumes)``, and the spreads that
 # components were divided by, ``(n_volumes,)``: noise is as strong in all before.
 COMPONENTS, SPREADS = "components", "component_spreads"
+# What `measure_series` found, NaN for nothing; where it was asked.
+SHARED = "noise_between_volumes"
 # From this many volumes on a series is one to auto; fewer are channels, each with noise of its own kind.
 _FEWEST = 6
 _AT_A_TIME = 2**14  # voxels of a volume that are turned at a time
@@ -48,8 +50,8 @@ class PrincipalComponentsd(MapTransform):
 
     Args:
         keys: images ``(n_volumes, *spatial)``, as `StandardizeIntensityd` leaves them.
-        volumes: ``"auto"`` does so for 6 volumes and more whose noise is independent (see `measure_series`), and the
-            log says so; ``"together"`` always, ``"apart"`` never.
+        volumes: ``"auto"`` does so for 6 volumes and more whose noise is independent (see `measure_series`);
+            ``"together"`` always, ``"apart"`` never.
 
     Raises:
         ValueError: for another value of ``volumes``.
@@ -67,29 +69,19 @@ class PrincipalComponentsd(MapTransform):
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Turn ``data[key]``; returns a new dictionary."""
         d = dict(data)
+        fewest = _FEWEST if self.volumes == "auto" else 2
         for key in self.key_iterator(d) if self.volumes != "apart" else ():
             image = d[key] if isinstance(d[key], MetaTensor) else MetaTensor(d[key])
-            if self._are_together(image):
-                d[key] = _to_components(image)
+            if len(image) < fewest:
+                continue
+            shared = measure_series(image.as_tensor().cpu().numpy())
+            image.meta[SHARED] = np.array(np.nan if shared is None else shared)
+            d[key] = _to_components(image) if self.volumes == "together" or are_independent(shared) else image
         return d
-
-    def _are_together(self, image: MetaTensor) -> bool:
-        n_volumes = len(image)
-        if n_volumes < (2 if self.volumes == "together" else _FEWEST):
-            return False
-        noise = measure_series(image.as_tensor().cpu().numpy())
-        independent = are_independent(noise)
-        if independent:
-            logger.info("The %d volumes are denoised together: their noise is independent.", n_volumes)
-        elif self.volumes == "together":
-            logger.warning("The volumes should be denoised apart: %s.", why_apart(noise))
-        else:
-            logger.info("The %d volumes are denoised apart: %s.", n_volumes, why_apart(noise))
-        return independent or self.volumes == "together"
 
 
 class RestoreVolumesd(MapTransform):
-    """Make volumes of the components of :py:class:`PrincipalComponentsd` again.
+    """Make volumes of the components of :py:class:`PrincipalComponentsd` again; the log says how a series was denoised.
 
     Args:
         keys: predictions ``(n_volumes, *spatial)``.
@@ -105,10 +97,24 @@ class RestoreVolumesd(MapTransform):
         d = dict(data)
         source = d[self.source_key]
         back = source.meta.get(COMPONENTS) if isinstance(source, MetaTensor) else None
+        _tell(source)
         for key in self.key_iterator(d) if back is not None else ():
             values = convert_to_tensor(d[key])
             d[key] = _mixed(values, np.asarray(back, dtype=np.float64).reshape(len(values), -1))
         return d
+
+
+def _tell(image: torch.Tensor) -> None:
+    if not isinstance(image, MetaTensor) or SHARED not in image.meta:
+        return
+    found = float(image.meta[SHARED])
+    shared = None if np.isnan(found) else found
+    if are_independent(shared):
+        logger.info("The %d volumes were denoised together: their noise is independent.", len(image))
+    elif are_components(image):
+        logger.warning("The volumes should be denoised apart: %s.", why_apart(shared))
+    else:
+        logger.info("The %d volumes were denoised apart: %s.", len(image), why_apart(shared))
 
 
 def are_components(image: torch.Tensor) -> bool:
