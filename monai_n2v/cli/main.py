@@ -55,6 +55,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     handler.setFormatter(_Format())
     logger.addHandler(handler)
     levels = [logging.INFO, logging.DEBUG, TRACEBACKS]
+    level_before = logger.level
     logger.setLevel(logging.WARNING if args.quiet else levels[min(args.verbose, 2)])
     commands = {"denoise": _denoise, "train": _train, "check": _check, "info": _info, "bundle": _bundle}
     try:
@@ -73,6 +74,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return EXIT_USAGE if asked_wrongly else EXIT_FILE_FAILED
     finally:
         logger.removeHandler(handler)
+        logger.setLevel(level_before)
 
 
 def _denoise(args: argparse.Namespace) -> int:

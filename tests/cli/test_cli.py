@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import shlex
 import stat
@@ -402,3 +403,11 @@ def test_help_has_the_common_options_on_one_screen(command, monkeypatch, capsys)
 @pytest.mark.parametrize("command", ["denoise", "train"])
 def test_fast_and_scheme_set_one_thing(command, given, scheme):
     assert make_parser().parse_args([command, "-i", "a", "-o", "b", *given]).scheme == scheme
+
+
+@pytest.mark.parametrize("more", ["-q", "-v"])
+def test_logging_is_left_as_it_was(more, tmp_path):
+    logger = logging.getLogger("monai_n2v")
+    before = logger.level, list(logger.handlers)
+    assert main(["denoise", "-i", str(tmp_path / "none.nii"), "-o", str(tmp_path / "out.nii"), more]) != 0
+    assert (logger.level, logger.handlers) == before
