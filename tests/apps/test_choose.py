@@ -90,7 +90,8 @@ def test_padded_channels_of_other_gains_are_seen_to_be_noisy(spatial_dims):
     assert all_of_them.scheme == alone.scheme
     sigmas = [part.noise.sigma for part in all_of_them.judge.parts]
     assert len(sigmas) == 3
-    assert sigmas == pytest.approx([alone.judge.parts[0].noise.sigma] * 3, rel=1e-3)
+    # What fills padding is drawn for each channel.
+    assert sigmas == pytest.approx([alone.judge.parts[0].noise.sigma] * 3, rel=0.02)
 
 
 def test_noise_is_looked_for_beside_wide_padding():
