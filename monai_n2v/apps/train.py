@@ -128,7 +128,9 @@ def _train(
     record: dict[str, Any] = {"scheme": choice.scheme, "epochs": 0, "epoch_length": 0, "steps": 0, "losses": []}
     if choice.scheme == "prior":
         shutil.copyfile(prior, weights)
-        _keep_weight(bundle, choice.judge.prior if choice.judge else None, record)
+        # What is denoised together is filtered whole, whatever the weight.
+        asked = choice.judge is not None and not choice.judge.of_components
+        _keep_weight(bundle, choice.judge.prior if asked else None, record)
         return record
     overlays = [*([] if choice.scheme == "n2v" else [f"{choice.scheme}.json"]), "anneal.json"]
     # Those of train.json stand there already; what remains of the settings is for the overlays.

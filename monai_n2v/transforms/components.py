@@ -2,6 +2,7 @@
 """The volumes of a series as principal components: a few hold what the volumes share, the others mostly noise."""
 
 import logging
+import math
 from collections.abc import Hashable, Iterator, Mapping
 from typing import Any
 
@@ -12,7 +13,7 @@ from monai.data import MetaTensor
 from monai.transforms import MapTransform
 from monai.utils import convert_to_tensor
 
-from monai_n2v.noise.between_volumes import are_independent, measure_series
+from monai_n2v.noise.between_volumes import are_independent, measure_series, noise_of_volumes
 from monai_n2v.noise.sentences import why_apart
 from monai_n2v.transforms.padding import PADDING, padding_in
 
@@ -27,6 +28,7 @@ SHARED = "noise_between_volumes"
 # From this many volumes on a series is one to auto; fewer are channels, each with noise of its own kind.
 _FEWEST = 6
 _AT_A_TIME = 2**14  # voxels of a volume that are turned at a time
+_ALIKE = 1.3  # noises that differ by less count as one strength
 _LEAST = 1e-6  # of the largest spread: components below hold rounding alone
 
 
@@ -43,10 +45,10 @@ def check_volumes(volumes: Any) -> None:
 class PrincipalComponentsd(MapTransform):
     """Turn the volumes of a series into principal components, which a network then denoises as it does volumes.
 
-    The components are uncorrelated mixtures of the volumes. Independent noise that is equally strong in all volumes
-    stays so in all components, but what the volumes share gathers in a few of them, far above the noise ([1]_; [2]_
-    transforms the volumes of a series before it filters them, too). Each component is divided by its spread. Nothing is
-    left out. :py:class:`RestoreVolumesd` goes back.
+    The components are uncorrelated mixtures of the volumes, each divided by the strength of its noise first.
+    So independent noise is equally strong in all components, but what the volumes share gathers in a few of them, far
+    above the noise ([1]_; [2]_ transforms the volumes of a series before it filters them, too). Each component is then
+    divided by its spread. Nothing is left out. :py:class:`RestoreVolumesd` goes back.
 
     Args:
         keys: images ``(n_volumes, *spatial)``, as `StandardizeIntensityd` leaves them.
@@ -112,7 +114,7 @@ def _tell(image: torch.Tensor) -> None:
     if are_independent(shared):
         logger.info("The %d volumes were denoised together: their noise is independent.", len(image))
     elif are_components(image):
-        logger.warning("The volumes should be denoised apart: %s.", why_apart(shared))
+        logger.warning("The volumes were denoised together, but should not be: %s.", why_apart(shared))
     else:
         logger.info("The %d volumes were denoised apart: %s.", len(image), why_apart(shared))
 
@@ -124,9 +126,8 @@ def are_components(image: torch.Tensor) -> bool:
 
 def _to_components(image: MetaTensor) -> MetaTensor:
     voxels = image.as_tensor()
-    # In units in which noise is equally strong in all volumes, standardized or not.
-    stds = np.asarray(image.meta.get("intensity_std", np.ones(len(voxels))), dtype=np.float64)
-    weights = np.where(stds > 0, stds, 1.0)
+    # In units in which noise is equally strong in all volumes.
+    weights = 1 / _noise_of(image)
     weights = weights / np.exp(np.log(weights).mean())
     measured = _measured(image)
     moments = np.zeros((len(voxels), len(voxels)))
@@ -141,6 +142,18 @@ def _to_components(image: MetaTensor) -> MetaTensor:
     there = vectors.T * weights / spreads[:, None]
     back = vectors * spreads / weights[:, None]
     return MetaTensor(_mixed(voxels, there), meta={**image.meta, COMPONENTS: back, SPREADS: spreads})
+
+
+def _noise_of(image: MetaTensor) -> np.ndarray:
+    """How strong noise is in each standardized volume, to a common factor; one strength where none clearly differs."""
+    stds = np.asarray(image.meta.get("intensity_std", np.ones(len(image))), dtype=np.float64)
+    stds = np.where(stds > 0, stds, 1.0)
+    strengths = noise_of_volumes(image.as_tensor().cpu().numpy())
+    if strengths is None or not (strengths > 0).any():
+        return 1 / stds
+    relative = strengths * stds / np.median((strengths * stds)[strengths > 0])
+    differs = (strengths > 0) & (np.abs(np.log(np.where(strengths > 0, relative, 1.0))) > math.log(_ALIKE))
+    return np.where(differs, relative, 1.0) / stds
 
 
 def _measured(image: MetaTensor) -> torch.Tensor:

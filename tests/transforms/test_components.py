@@ -92,7 +92,13 @@ def test_components_are_uncorrelated_and_share_one_noise(spatial_dims):
         (noisy_series(3), "auto", True, "INFO", "The 12 volumes were denoised together: their noise is independent."),
         (noisy_series(2), "auto", True, "INFO", "The 12 volumes were denoised together"),
         (resampled(3), "auto", False, "INFO", "The 11 volumes were denoised apart: noise is shared between volumes"),
-        (resampled(3), "together", True, "WARNING", "The volumes should be denoised apart: noise is shared"),
+        (
+            resampled(3),
+            "together",
+            True,
+            "WARNING",
+            "denoised together, but should not be: noise is shared",
+        ),
         (noisy_series(3, 5), "auto", False, None, ""),
         (noisy_series(3, 5), "together", True, "INFO", "The 5 volumes were denoised together"),
         (noisy_series(3), "apart", False, None, ""),
@@ -143,6 +149,19 @@ def test_together_is_far_better_than_apart_and_bright_volumes_are_no_exception(s
         errors[how] = np.sqrt(((found - clean) ** 2).reshape(len(clean), -1).mean(axis=1))
     assert errors["together"].mean() < 0.75 * errors["apart"].mean()
     assert errors["together"].max() < 0.5 * SIGMA
+
+
+@pytest.mark.parametrize("strengths", [[15] * 4 + [60] + [15] * 6, [40, 30, 22, 16, 12, 9, 7, 5], [4, *[15] * 7]])
+def test_volumes_with_noise_of_their_own_are_no_worse_than_apart(strengths):
+    clean, rng = clean_series(3, len(strengths)), np.random.default_rng(3)
+    noisy = np.stack([one + rng.normal(0, sigma, one.shape) for one, sigma in zip(clean, strengths)])
+    options = {"scheme": "prior", "device": "cpu", "spatial_dims": 3, "magnitude": "off"}
+    errors = {}
+    for how in ("together", "apart"):
+        found = monai_n2v.denoise(torch.from_numpy(noisy.astype(np.float32)), volumes=how, **options).numpy()
+        errors[how] = np.sqrt(((found - clean) ** 2).reshape(len(clean), -1).mean(axis=1))
+    assert (errors["together"] < 1.1 * errors["apart"]).all(), errors
+    assert (errors["together"] < strengths).all()
 
 
 def test_a_change_in_one_volume_alone_stays_there():
