@@ -194,8 +194,8 @@ def series_section(stored: dict[str, Any]) -> list[str]:
     lines = [
         "## Series of volumes",
         "",
-        "Simulated on 32 x 32 x 24 voxels of Colin27: 32 directions of two fiber bundles at b 1000 and 4 volumes",
-        "without weighting; 60 time points with blocks of 2 % activation in balls of 3 voxels. White noise of one",
+        "Simulated on 32 x 32 x 24 voxels of Colin27: 64 directions of two fiber bundles at b 1000 and 6 volumes",
+        "without weighting; 100 time points with blocks of 2 % activation in balls of 3 voxels. White noise of one",
         "strength. Together is what the program does by default, without a training (`--volumes auto`); apart every",
         "volume is denoised by itself. Patch2Self and MP-PCA are dipy's. PSNR and errors in tissue.",
         "The bias of a shell is that of its mean signal.",

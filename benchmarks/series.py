@@ -27,6 +27,7 @@ from monai_n2v.io.images import read_volume
 CASES: dict[str, Callable[[], Series]] = {
     "diffusion, SNR 8": lambda: diffusion(8),
     "diffusion, SNR 20": lambda: diffusion(20),
+    "diffusion, SNR 30": lambda: diffusion(30),
     "functional, tSNR 40": lambda: functional(40),
 }
 # Options of `monai_n2v.denoise`; None for those of dipy.

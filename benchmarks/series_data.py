@@ -52,7 +52,7 @@ def directions(n: int) -> np.ndarray:
     return np.stack([radii * np.cos(angles), radii * np.sin(angles), heights], axis=1)
 
 
-def diffusion(snr: float, n_directions: int = 32, n_b0: int = 4, seed: int = 0) -> Series:
+def diffusion(snr: float, n_directions: int = 64, n_b0: int = 6, seed: int = 0) -> Series:
     """Tensors of two fiber bundles with a sharp border, in the white matter of a crop of Colin27.
 
     Args:
@@ -85,7 +85,7 @@ def diffusion(snr: float, n_directions: int = 32, n_b0: int = 4, seed: int = 0) 
     return Series(clean, noisy, t1 > 45, values, vectors, truth, np.empty(0))
 
 
-def functional(tsnr: float, n_volumes: int = 60, block: int = 10, seed: int = 0) -> Series:
+def functional(tsnr: float, n_volumes: int = 100, block: int = 10, seed: int = 0) -> Series:
     """Blocks of 2 % activation in balls of gray matter, on Colin27 at 2 mm.
 
     Args:

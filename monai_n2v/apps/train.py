@@ -129,8 +129,8 @@ def _train(
     if choice.scheme == "prior":
         shutil.copyfile(prior, weights)
         # What is denoised together is filtered whole, whatever the weight.
-        asked = choice.judge is not None and not choice.judge.of_components
-        _keep_weight(bundle, choice.judge.prior if asked else None, record)
+        judge = None if choice.judge is None or choice.judge.of_components else choice.judge
+        _keep_weight(bundle, None if judge is None else judge.prior, record)
         return record
     overlays = [*([] if choice.scheme == "n2v" else [f"{choice.scheme}.json"]), "anneal.json"]
     # Those of train.json stand there already; what remains of the settings is for the overlays.

@@ -110,8 +110,10 @@ def _denoise(args: argparse.Namespace) -> int:
     if args.model is None:
         epochs = f"for {args.epochs} epoch{'s' if args.epochs != 1 else ''}" if args.epochs else ""
         length = f"for {args.max_time:g} s" if args.max_time else epochs
-        start = "the prior" if starts_from_prior(training) else "random weights"
-        train = f"Training on these images, from {start}, {length or 'for minutes'}"
+        from_prior = starts_from_prior(training)
+        helps = ", where that helps" if from_prior and args.scheme == "auto" and not epochs else ""
+        start = "the prior" if from_prior else "random weights"
+        train = f"Training on these images{helps}, from {start}, {length or 'for minutes'}"
         logger.info("%s.", "The prior denoises" if args.scheme == "prior" else train)
     settings = Settings(training, prediction, args.model, args.per_image, args.series)
     records: list[dict[str, Any]] = []
