@@ -161,6 +161,12 @@ def magnitude_section(stored: dict[str, Any]) -> list[str]:
     for one in stored["rows"]:
         names = ("coils", "method", "psnr", "psnr_head", "air_bias", "tissue_bias", "seconds")
         lines.append(row(f"{one['sigma']:g}", *(one[name] for name in names)))
+    for one in stored.get("m4raw", ()):
+        lines += [
+            "",
+            f"M4Raw {one['contrast']}, brain, a signal of {one['signal']:g} standard deviations: the bias against the mean of the",
+            f"two other repeats, without theirs, is {one['before']:+.3f} before and {one['after']:+.3f} after.",
+        ]
     return [*lines, "", origin(stored["machine"])]
 
 
