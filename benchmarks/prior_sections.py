@@ -164,8 +164,8 @@ def magnitude_section(stored: dict[str, Any]) -> list[str]:
     for one in stored.get("m4raw", ()):
         lines += [
             "",
-            f"M4Raw {one['contrast']}, brain, a signal of {one['signal']:g} standard deviations: the bias against the mean of the",
-            f"two other repeats, without theirs, is {one['before']:+.3f} before and {one['after']:+.3f} after.",
+            f"M4Raw {one['contrast']}, brain, a signal of {one['signal']:g} standard deviations: the bias is",
+            f"{one['before']:+.3f} before and {one['after']:+.3f} after, by the two other repeats without theirs.",
         ]
     return [*lines, "", origin(stored["machine"])]
 
