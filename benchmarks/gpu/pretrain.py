@@ -3,7 +3,7 @@
 
 It runs the bundle's own command (`docs/explanation/prior.md`) with a larger batch, and stops it when the time is up.
 Checkpoints gather in ``--folder``; take it along to the next piece. When all epochs are done, the bundle's
-``models/prior.pt`` is written.
+``models/prior.pt`` is written. Further options are keys of the bundle, such as ``--features [16,32,64,64,64,16]``.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=8)
     parser.add_argument("--epochs", type=int, default=600)
     parser.add_argument("--folder", type=Path, default=ROOT / "prior_out")
-    arguments = parser.parse_args()
+    arguments, keys = parser.parse_known_args()
     bundle = f"bundles/n2v_denoise_{arguments.dims}d"
     configs = [f"{bundle}/configs/train.json", "configs/anneal.json", "configs/pretrain.json"]
     patches = {2: ["[96,96]", "32"], 3: ["[48,48,48]", "16"]}[arguments.dims]
     command = [sys.executable, "-m", "monai.bundle", "run", "--config_file", str(configs), "--bundle_root", bundle]
     command += ["--output_dir", str(arguments.folder / f"{arguments.dims}d"), "--epochs", str(arguments.epochs)]
-    command += ["--patch_size", patches[0], "--batch_size", patches[1], "--progress", "False"]
+    command += ["--patch_size", patches[0], "--batch_size", patches[1], "--progress", "False", *keys]
     running = subprocess.Popen(command, cwd=ROOT)
     try:
         running.wait(60 * arguments.minutes)
