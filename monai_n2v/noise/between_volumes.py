@@ -64,9 +64,8 @@ def noise_of_volumes(volumes: np.ndarray) -> np.ndarray | None:
         return None
     strengths = []
     for volume in volumes:
-        spread = float(_middle(volume).std(dtype=np.float64))
-        sharp = second_difference(_part(volume), axes)[0][calm]
-        strengths.append(spread * float(np.median(np.abs(sharp))) / _MEDIAN_OF_NORMAL)
+        sharp = second_difference(_middle(volume)[None], axes)[0][calm]
+        strengths.append(float(np.median(np.abs(sharp))) / _MEDIAN_OF_NORMAL)
     return np.array(strengths)
 
 

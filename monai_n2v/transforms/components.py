@@ -77,7 +77,8 @@ class PrincipalComponentsd(MapTransform):
             if len(image) < fewest:
                 continue
             shared = measure_series(image.as_tensor().cpu().numpy())
-            image.meta[SHARED] = np.array(np.nan if shared is None else shared)
+            found = {**image.meta, SHARED: np.array(np.nan if shared is None else shared)}
+            image = MetaTensor(image.as_tensor(), meta=found)
             d[key] = _to_components(image) if self.volumes == "together" or are_independent(shared) else image
         return d
 
